@@ -1,0 +1,1 @@
+"""Files on disk become a table of scans, and that table becomes DataLoaders."""

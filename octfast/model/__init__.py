@@ -1,0 +1,1 @@
+"""A name becomes a network: a pretrained body, a head, and the way both are kept on disk."""

@@ -1,0 +1,1 @@
+"""DataLoaders and a network become a trained model in a run folder."""
