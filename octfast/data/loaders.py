@@ -1,0 +1,198 @@
+"""The DataBlock: a Scans table becomes fastai DataLoaders with augmentation for OCT."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from fastai.data.block import CategoryBlock, DataBlock
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import ColReader, ColSplitter, Normalize
+from fastai.torch_core import TensorImage, default_device, set_seed
+from fastai.vision.augment import aug_transforms
+from fastai.vision.core import PILImage
+from fastai.vision.data import ImageBlock
+from fasttransform import Transform, compose_tfms
+
+from octfast.data.check import leave_out_unreadable
+from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize
+from octfast.data.scans import class_names, read_scans
+from octfast.data.splits import assign_validation
+
+log = logging.getLogger("octfast")
+
+
+class BScan(PILImage):
+    """A B-scan that fastai can show: decoded as 8-bit grey by `octfast.data.preprocess.decode_grey`."""
+
+    _show_args = {"cmap": "gray"}  # noqa: RUF012
+
+    @classmethod
+    def create(cls, fn, **kwargs):
+        """A scan from a file, bytes, a PIL image, or an array or tensor that fastai's PILImage takes."""
+        if isinstance(fn, str | Path | bytes):
+            return cls(decode_grey(fn))
+        return cls(decode_grey(PILImage.create(fn, **kwargs)))
+
+
+class Squeeze(Transform):
+    """Resize a scan to size x size without cropping, as `octfast.data.preprocess.resize` does, in three channels."""
+
+    order = 1
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def encodes(self, x: BScan):
+        return BScan(resize(x, self.size).convert("RGB"))
+
+
+class OnlyTraining(Transform):
+    """Apply batch transforms to training batches alone; fastai's own resample validation by the identity."""
+
+    order, split_idx = 30, 0
+
+    def __init__(self, tfms: Sequence[Transform]):
+        super().__init__()
+        self.tfms = list(tfms)
+
+    def encodes(self, x: TensorImage):
+        return compose_tfms(x, self.tfms, split_idx=0)
+
+
+def oct_transforms(size: int = 224) -> list:
+    """Augmentation for B-scans, by batch: horizontal flip, rotation to 8 degrees, zoom, light changes, random crop.
+
+    No vertical flip and no warp: the vitreous is always above, and the thickness of a layer is a finding. They act on
+    training batches alone; validation is untouched, not even resampled.
+    """
+    tfms = aug_transforms(
+        do_flip=True,
+        flip_vert=False,
+        max_rotate=8.0,
+        max_zoom=1.05,
+        max_warp=0.0,
+        max_lighting=0.15,
+        p_affine=0.75,
+        p_lighting=0.75,
+        size=size,
+        min_scale=0.85,
+    )
+    return [OnlyTraining(tfms)]
+
+
+def oct_datablock(
+    classes: Sequence[str],
+    size: int = 224,
+    *,
+    augment: bool = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> DataBlock:
+    """The DataBlock over rows of a Scans table that `oct_dataloaders` uses."""
+    return DataBlock(
+        blocks=(ImageBlock(cls=BScan), CategoryBlock(vocab=list(classes), sort=False)),
+        get_x=ColReader("path"),
+        get_y=ColReader("label"),
+        splitter=ColSplitter("is_valid"),
+        item_tfms=Squeeze(size),
+        batch_tfms=[*(oct_transforms(size) if augment else []), Normalize.from_stats(list(mean), list(std))],
+    )
+
+
+def oct_dataloaders(
+    data: str | Path | pd.DataFrame,
+    *,
+    size: int = 224,
+    bs: int | None = None,
+    valid: str | float = 0.1,
+    seed: int = 0,
+    augment: bool = True,
+    num_workers: int | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    device: str | None = None,
+) -> DataLoaders:
+    """DataLoaders of the training and validation scans; test scans are never in them.
+
+    Parameters
+    ----------
+    data : a folder that `read_scans` understands, or a Scans table. In a table that already has validation scans
+        `split` is kept as it is; otherwise validation is held out by patient.
+    size : the side of a scan, in pixels.
+    bs : scans a batch; None takes 64, and fewer where an epoch would have fewer than 8 batches.
+    valid : the share of scans to hold out by patient, or "folder" to keep the given validation folder.
+    seed : of the held-out patients, the order of training and the augmentation.
+    augment : whether to change training scans at random (`oct_transforms`).
+    num_workers : processes that decode; None chooses by cores and shared memory.
+    mean, std : of the three channels, for samples in 0..1.
+
+    Returns
+    -------
+    DataLoaders whose batches are (float32 of shape (bs, 3, size, size), class indices of shape (bs,)); `vocab` holds
+    the class names in the order of their index, and `scans` the table they were made of.
+
+    Raises
+    ------
+    DataError, UsageError : see `read_scans`, `leave_out_unreadable` and `assign_validation`.
+    """
+    if isinstance(data, pd.DataFrame):
+        scans = data if (data["split"] == "valid").any() else assign_validation(data, valid, seed)
+    else:
+        scans, _ = leave_out_unreadable(read_scans(data))
+        scans = assign_validation(scans, valid, seed)
+    scans = scans.reset_index(drop=True)
+    used = scans[scans["split"] != "test"].reset_index(drop=True)
+    used = used.assign(is_valid=used["split"] == "valid")
+    bs = batch_size(int((~used["is_valid"]).sum()), bs)
+    workers = decoding_workers(size, bs) if num_workers is None else num_workers
+    set_seed(seed)
+    block = oct_datablock(class_names(scans), size, augment=augment, mean=mean, std=std)
+    device = device or default_device()
+    dls = block.dataloaders(used, bs=bs, num_workers=workers, device=device, pin_memory=str(device).startswith("cuda"))
+    dls.scans = scans
+    return dls
+
+
+def batch_size(n_train: int, bs: int | None = None) -> int:
+    """The batch size for so many training scans; a change to what was asked for is said in the log.
+
+    Where none is asked for: 64, halved down to 4 until an epoch has at least 8 batches, since a head that sees one
+    batch an epoch learns nothing. fastai drops a last short batch, so a batch is never larger than the training set.
+    """
+    if bs is not None:
+        if bs > n_train:
+            log.warning("batch size %d is more than the %d training scans: %d is used", bs, n_train, n_train)
+        return min(bs, n_train)
+    chosen = 64
+    while chosen > 4 and n_train < 8 * chosen:
+        chosen //= 2
+    chosen = max(1, min(chosen, n_train))
+    if chosen != 64:
+        log.info("batch size %d instead of 64, as there are only %d training scans", chosen, n_train)
+    return chosen
+
+
+def decoding_workers(size: int, bs: int, shm: str | Path = "/dev/shm") -> int:
+    """How many decoding processes to use: one a core, to 8; none, said in the log, where shared memory is too small."""
+    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    shm = Path(shm)
+    if workers and shm.is_dir():
+        # Each worker keeps two batches of three float channels under way.
+        needed = workers * 2 * bs * 3 * size * size * 4
+        free = shutil.disk_usage(shm).free
+        if free < needed:
+            log.warning(
+                "shared memory is too small for decoding in %d processes (%d MB free, %d MB needed): decoding in the "
+                "main process instead",
+                workers,
+                free >> 20,
+                needed >> 20,
+            )
+            return 0
+    return workers

@@ -1,0 +1,115 @@
+"""Splits a Scans table so that no patient stands on two sides and every class keeps its share."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from octfast.errors import DataError, UsageError
+
+log = logging.getLogger("octfast")
+
+
+def hold_out(scans: pd.DataFrame, share: float, seed: int = 0) -> np.ndarray:
+    """Choose about `share` of the scans by whole patients, each class in about its proportion.
+
+    The patients are cut into round(1 / share) groups by scikit-learn's StratifiedGroupKFold and one group is held out,
+    the one whose class proportions lie nearest to those asked for.
+
+    Parameters
+    ----------
+    scans : with `label` and `patient`; scans of one patient may have several labels.
+    share : between 0 and .5.
+    seed : of the shuffling.
+
+    Returns
+    -------
+    A boolean array of shape (len(scans),), True where held out.
+
+    Raises
+    ------
+    DataError : fewer than two patients.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    patients = scans["patient"].to_numpy()
+    labels = scans["label"].to_numpy()
+    n_patients = len(np.unique(patients))
+    if n_patients < 2:
+        raise DataError(
+            f"all {len(scans)} scans are of one patient, so none can be held out",
+            "more patients are needed; name the files CLASS-PATIENT-IMAGE",
+        )
+    counts = pd.Series(labels).value_counts()
+    wanted = counts * share
+    folds = max(2, min(round(1 / share), n_patients, int(counts.max())))
+    with warnings.catch_warnings():
+        # A class with fewer scans than folds is no reason to stop, and the counts are shown to the user anyway.
+        warnings.filterwarnings("ignore", "The least populated class")
+        splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+        groups = [held for _, held in splitter.split(labels, labels, patients)]
+
+    def misfit(held: np.ndarray) -> float:
+        got = pd.Series(labels[held]).value_counts().reindex(wanted.index, fill_value=0)
+        emptied = int((got == 0).sum() + (got == counts).sum())
+        return float(((got - wanted) ** 2 / wanted).sum()) + 1e6 * emptied
+
+    mask = np.zeros(len(scans), dtype=bool)
+    mask[min((held for held in groups if 0 < len(held) < len(scans)), key=misfit)] = True
+    return mask
+
+
+def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int = 0) -> pd.DataFrame:
+    """Give each scan its split; the test scans stay as they are.
+
+    Parameters
+    ----------
+    valid : the share of the training and validation scans to hold out by patient, or "folder" to keep the given ones.
+
+    Returns
+    -------
+    A copy of the table with `split` set.
+
+    Raises
+    ------
+    UsageError : a share outside 0 to .5, or another word.
+    DataError : "folder" without a validation folder; too few patients.
+    """
+    out = scans.copy()
+    if valid == "folder":
+        if not (out["split"] == "valid").any():
+            raise DataError("there is no validation folder to keep", "leave --valid out, or give a share: --valid 0.1")
+        return out
+    share = _share(valid)
+    pool = out.index[out["split"] != "test"]
+    held = hold_out(out.loc[pool], share, seed)
+    out.loc[pool, "split"] = np.where(held, "valid", "train")
+    lacking = sorted(set(out.loc[pool, "label"]) - set(out.loc[out["split"] == "valid", "label"]))
+    if lacking:
+        log.warning("validation has no scan of %s: too few patients of that class", ", ".join(lacking))
+    untrained = sorted(set(out.loc[pool, "label"]) - set(out.loc[out["split"] == "train", "label"]))
+    if untrained:
+        raise DataError(
+            f"with validation held out, no training scan of {', '.join(untrained)} is left",
+            "more patients of that class are needed, or --valid folder",
+        )
+    return out
+
+
+def shared_patients(scans: pd.DataFrame) -> pd.DataFrame:
+    """The patients that stand in more than one split: a row a patient, with `splits` joined by '+'."""
+    splits = scans.groupby("patient")["split"].agg(lambda s: "+".join(sorted(set(s))))
+    return splits[splits.str.contains("+", regex=False)].rename("splits").reset_index()
+
+
+def _share(valid: str | float) -> float:
+    try:
+        share = float(valid)
+    except ValueError:
+        raise UsageError(f"--valid {valid}: neither 'folder' nor a number", "for example --valid 0.1") from None
+    if not 0 < share <= 0.5:
+        raise UsageError(f"--valid {valid}: outside 0 to 0.5", "for example --valid 0.1")
+    return share

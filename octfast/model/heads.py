@@ -1,0 +1,91 @@
+"""The heads: octfast's own on pooled features, fastai's, and the article's on VGG's two 4096-wide layers."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import nn
+
+from octfast.errors import UsageError
+from octfast.model.arch import Arch, make_body
+
+HEADS = ("octfast", "fastai", "article")
+
+
+def check_head(head: str, arch: Arch) -> None:
+    """
+    Raises
+    ------
+    UsageError : an unknown head, or the article's on another family than VGG.
+    """
+    if head not in HEADS:
+        near = difflib.get_close_matches(head, HEADS, n=1, cutoff=0.3)
+        raise UsageError(
+            f"no head named {head!r}", f"did you mean {near[0]}?" if near else f"one of {', '.join(HEADS)}"
+        )
+    if head == "article" and not arch.is_vgg:
+        raise UsageError(f"the article's head needs a VGG network, not {arch.name}", "try --arch vgg16")
+
+
+def body_and_head(network: nn.Module, arch: Arch, head: str, n_classes: int) -> tuple[nn.Module, nn.Module]:
+    """Cut a network into the body and head that `head` names.
+
+    Parameters
+    ----------
+    network : what `make_network` gave, with its weights.
+    n_classes : how many classes the head tells apart.
+
+    Returns
+    -------
+    (body, head), to be run one after the other. The head gives logits, of shape (B, n_classes); the article's gives
+    log-probabilities.
+
+    Raises
+    ------
+    UsageError : see `check_head`.
+    """
+    check_head(head, arch)
+    if head == "article":
+        return _article(network, arch, n_classes)
+    if head == "fastai":
+        return _fastai(network, arch, n_classes)
+    body = make_body(network, arch)
+    width = network.num_features if arch.library == "timm" else _width(body)
+    return body, nn.Sequential(
+        nn.BatchNorm1d(width),
+        nn.Dropout(0.25),
+        nn.Linear(width, 256),
+        nn.ReLU(inplace=True),
+        nn.BatchNorm1d(256),
+        nn.Dropout(0.5),
+        nn.Linear(256, n_classes),
+    )
+
+
+def _article(network: nn.Module, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
+    frozen = list(network.classifier.children())[:6]
+    body = nn.Sequential(*make_body(network, arch, pool=False), network.avgpool, nn.Flatten(), *frozen)
+    head = nn.Sequential(
+        nn.Linear(4096, 256), nn.ReLU(inplace=True), nn.Dropout(0.4), nn.Linear(256, n_classes), nn.LogSoftmax(dim=1)
+    )
+    return body, head
+
+
+def _fastai(network: nn.Module, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
+    from fastai.vision.learner import TimmBody, create_head
+
+    if arch.library == "timm":
+        body = TimmBody(network, pretrained=False)
+        return body, create_head(network.num_features, n_classes, pool=body.needs_pool)
+    body = make_body(network, arch, pool=False)
+    return body, create_head(_width(body), n_classes)
+
+
+def _width(body: nn.Module) -> int:
+    """How many features or channels a body gives."""
+    training = body.training
+    with torch.no_grad():
+        width = body.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
+    body.train(training)
+    return width

@@ -1,0 +1,368 @@
+"""Runs the frozen part of a Learner once a view, and trains the rest on what it gave through fastai's own Learner."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.training import BnFreeze
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.torch_core import TensorCategory, to_device
+from fastai.vision.augment import RandTransform
+from torch import Tensor, nn
+
+from octfast.errors import UsageError
+from octfast.model.engine import Engine
+from octfast.progress import track
+from octfast.train.store import FeatureStore, StoreSpec, open_store
+
+log = logging.getLogger("octfast")
+
+
+def frozen_learner(
+    learn: Learner,
+    *,
+    views: int = 4,
+    seed: int = 0,
+    precision: str = "auto",
+    cache: str | Path | None = None,
+    workers: int | None = None,
+    bs: int | None = None,
+) -> Learner:
+    """A Learner that trains what is not frozen of another, on stored activations of what is.
+
+    The frozen prefix of the model is run over the training set once a view, each view an augmented reading of it
+    through the Learner's own DataLoader, and once over the validation set. Epoch e trains on view e mod `views`. The
+    modules that are trained are the Learner's own, so that its model is the finished one. Callbacks belong to the
+    call of `fit`.
+
+        fast = frozen_learner(learn)
+        fast.fit_one_cycle(10, 2e-3)
+        learn.predict("scan.jpeg")
+
+    Parameters
+    ----------
+    learn : its model a Sequential, frozen up to a cut.
+    views : augmented readings of the training set.
+    seed : of the augmentation of the views.
+    precision : of the frozen prefix: "auto", "fp32", "bf16", "fp16". What it gives is stored in half precision;
+        with "fp32" in float32.
+    cache : folder of the stores; None takes the user's cache folder.
+    workers : threads that decode; None takes one on a CPU, and one a core, to 16, beside a GPU.
+    bs : batch size of the training; None takes the Learner's.
+
+    Returns
+    -------
+    The Learner of the suffix; `stores` holds what is open, (training, validation), and `engine` what ran.
+
+    Raises
+    ------
+    UsageError : nothing is frozen, or nothing is left to train; views below 1.
+    OctfastError : see `octfast.train.store.open_store`.
+    """
+    if views < 1:
+        raise UsageError(f"views is {views}: at least one is needed", "views=0 is the Learner as it is: learn.fit(...)")
+    prefix, suffix = cut_model(learn.model)
+    dls = learn.dls
+    device = torch.device(dls.device or "cpu")
+    engine = Engine(nn.Sequential(*prefix), precision, device)
+    log.info(
+        "the frozen part (%.1f million parameters) runs once a view, in %s on %s",
+        sum(p.numel() for m in prefix for p in m.parameters()) / 1e6,
+        engine.precision,
+        device,
+    )
+    sources = [_Pictures(dls.train, views, seed, device, workers), _Pictures(dls.valid, 1, seed, device, workers)]
+    dtype = "float32" if precision == "fp32" else "float16"
+    shapes = _shapes(engine(sources[0].views_of(sources[0].read([0]), 0)[0]))
+    body = _hash_of_body(prefix)
+    stores = []
+    for what, source in zip(("training", "validation"), sources, strict=True):
+        spec = StoreSpec(
+            key={"body": body, "precision": engine.precision, **source.key()},
+            scans=len(source),
+            views=source.views,
+            dim=sum(int(np.prod(s)) for s in shapes),
+            dtype=dtype,
+            block=source.block,
+        )
+        total = len(source) * source.views
+        with track(f"frozen part over the {what} scans", total, "pictures") as update:
+            stores.append(
+                open_store(
+                    spec,
+                    lambda blocks, source=source: _activations(source, engine, blocks),
+                    cache=cache,
+                    progress=lambda n, _, source=source, total=total, update=update: update(n * source.views, total),
+                )
+            )
+    bs = bs or dls.train.bs
+    loaders = DataLoaders(
+        StoreLoader(stores[0], _targets(dls.train), bs=bs, shuffle=True, drop_last=True, device=device),
+        StoreLoader(stores[1], _targets(dls.valid), bs=max(bs, 256), device=device),
+        path=learn.path,
+        device=device,
+    )
+    loaders.vocab, loaders.c = dls.vocab, len(dls.vocab)
+    fast = Learner(
+        loaders,
+        nn.Sequential(Unpack(shapes), *suffix).to(device),
+        loss_func=learn.loss_func,
+        opt_func=learn.opt_func,
+        lr=learn.lr,
+        splitter=lambda model: _groups(learn, model),
+        metrics=list(learn.metrics),
+        path=learn.path,
+        model_dir=learn.model_dir,
+        wd=learn.wd,
+        wd_bn_bias=learn.wd_bn_bias,
+        train_bn=learn.train_bn,
+        moms=learn.moms,
+        cbs=[NextView(), BnFreeze()],
+    )
+    fast.stores, fast.engine = stores, engine
+    return fast
+
+
+def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Cut a Sequential before its first module that has anything to train.
+
+    Dropout just before the cut belongs to what is trained. Everything before the cut is taken to be in eval mode.
+
+    Returns
+    -------
+    (modules of the frozen prefix, modules of the suffix), which run one after the other are the model.
+
+    Raises
+    ------
+    UsageError : nothing is frozen, or all is.
+    """
+    parts = _parts(model)
+    first = next((i for i, m in enumerate(parts) if any(p.requires_grad for p in m.parameters())), len(parts))
+    if first == len(parts):
+        raise UsageError("nothing in this model can be trained", "unfreeze its head: learn.freeze()")
+    while first and isinstance(parts[first - 1], nn.modules.dropout._DropoutNd):
+        first -= 1
+    if not any(True for m in parts[:first] for _ in m.parameters()):
+        raise UsageError(
+            "nothing at the start of this model is frozen",
+            "freeze its body with learn.freeze(), made with train_bn=False so that its batch norms are frozen too",
+        )
+    return parts[:first], parts[first:]
+
+
+class Unpack(nn.Module):
+    """Stored rows, of shape (B, sum of sizes), as the tensors they were made of: one, or a tuple of several."""
+
+    def __init__(self, shapes: Sequence[Sequence[int]]):
+        super().__init__()
+        self.shapes = [tuple(s) for s in shapes]
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        parts = x.split([int(np.prod(s)) for s in self.shapes], dim=1)
+        out = tuple(p.reshape(-1, *s) for p, s in zip(parts, self.shapes, strict=True))
+        return out if len(out) > 1 else out[0]
+
+
+class NextView(Callback):
+    """Epoch e trains on view e mod the number of views."""
+
+    def before_train(self):
+        self.dls.train.view = self.epoch % self.dls.train.store.shape[1]
+
+
+class StoreLoader(DataLoader):
+    """Batches of (activations, float32 of shape (bs, dim); class indices of shape (bs,)) out of a FeatureStore."""
+
+    def __init__(self, store: FeatureStore, targets: Tensor, **kwargs):
+        kwargs.pop("dataset", None)
+        super().__init__(dataset=range(len(store)), num_workers=0, **kwargs)
+        self.store, self.targets, self.view = store, targets, 0
+
+    def create_batches(self, samps):
+        rows = np.fromiter(samps, dtype=np.int64)
+        end = len(rows) // self.bs * self.bs if self.drop_last else len(rows)
+        for start in range(0, end, self.bs):
+            at = rows[start : start + self.bs]
+            yield torch.from_numpy(self.store.take(at, self.view)).float(), TensorCategory(self.targets[at])
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        """The same activations with other settings, as `Learner.get_preds` asks for."""
+        own = {"bs": self.bs, "shuffle": self.shuffle, "drop_last": self.drop_last, "device": self.device}
+        made = type(self)(self.store, self.targets, **{**own, **kwargs})
+        made.view = self.view
+        return made
+
+
+class _Pictures:
+    """The pictures of a fastai DataLoader in the order of its data set, block by block and view by view."""
+
+    def __init__(self, dl: Any, views: int, seed: int, device: torch.device, workers: int | None):
+        self.dl = dl
+        self.views = views
+        self.seed = seed
+        self.device = device
+        self.block = 64 if device.type == "cuda" else 16
+        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.workers = max(1, workers or (min(16, self.cores) if device.type == "cuda" else 1))
+        # Transforms of single items that draw at random (fastai's Resize with a crop, say) draw from the global state.
+        self.random_items = any(isinstance(t, RandTransform) for t in dl.after_item.fs) and dl.split_idx == 0
+
+    def __len__(self) -> int:
+        return len(self.dl.dataset)
+
+    def rows(self, block: int) -> list[int]:
+        return list(range(block * self.block, min(len(self), (block + 1) * self.block)))
+
+    def read(self, rows: Sequence[int]) -> Any:
+        """Decode some scans and put them into a batch, before batch transforms."""
+        batch = self.dl.do_batch([self.dl.do_item(i) for i in rows])[0]
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def views_of(self, batch: Any, block: int) -> list[Tensor]:
+        """All views of a batch, float32 of shape (B, 3, H, W) each; each drawn from its own seed."""
+        if isinstance(batch, Tensor):
+            batch = to_device(batch, self.device, non_blocking=True)
+        out = []
+        for view in range(self.views):
+            with seeded(self.seed, block, view):
+                x = to_device(self.read(self.rows(block)), self.device) if self.random_items else batch.clone()
+                out.append(self.dl.after_batch((x,))[0].as_subclass(Tensor))
+        return out
+
+    def blocks(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """The blocks asked for, decoded ahead by threads while the caller computes."""
+        if self.random_items:
+            yield from ((b, None) for b in wanted)
+            return
+        with ThreadPoolExecutor(self.workers) as pool:
+            ahead: deque[tuple[int, Future]] = deque()
+            left = iter(wanted)
+            try:
+                while True:
+                    while len(ahead) < self.workers + 1 and (b := next(left, None)) is not None:
+                        ahead.append((b, pool.submit(self.read, self.rows(b))))
+                    if not ahead:
+                        return
+                    b, future = ahead.popleft()
+                    yield b, future.result()
+            finally:
+                for _, future in ahead:
+                    future.cancel()
+
+    def key(self) -> dict[str, Any]:
+        """What determines the pictures: the files, the transforms (by what they do to the first block), versions."""
+        first = self.views_of(self.read(self.rows(0)), 0)
+        # A transform's name says nothing of its parameters; what it makes of real scans does.
+        made = hashlib.sha256()
+        for x in first:
+            made.update(x.cpu().numpy().tobytes())
+        return {
+            "scans": _hash_of_items(self.dl, self.workers),
+            "views": self.views,
+            "seed": self.seed if self.dl.split_idx == 0 else 0,
+            "transforms": [type(t).__name__ for t in (*self.dl.after_item.fs, *self.dl.after_batch.fs)],
+            "first_pictures": made.hexdigest()[:20],
+            "device": self.device.type,
+            "versions": {p: version(p) for p in ("torch", "fastai", "pillow", "numpy")},
+        }
+
+
+def _activations(source: _Pictures, engine: Callable, blocks: Sequence[int]) -> Iterator[np.ndarray]:
+    """For each block an array of shape (scans, views, dim)."""
+    for block, batch in source.blocks(blocks):
+        outs = [_flat(engine(x)) for x in source.views_of(batch, block)]
+        yield torch.stack(outs, 1).cpu().numpy()
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Draw from a seed of these numbers inside, in Python, numpy and torch, and go on as before after."""
+    words = np.random.SeedSequence(entropy).generate_state(3)
+    python, numpy_state = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(int(words[0]))
+        np.random.seed(int(words[1]))
+        torch.manual_seed(int(words[2]))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+def _parts(model: nn.Module) -> list[nn.Module]:
+    """The modules that a Sequential of Sequentials runs one after the other."""
+    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+        return [part for child in model.children() for part in _parts(child)]
+    return [model]
+
+
+def _flat(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return torch.cat([o.flatten(1) for o in (out if isinstance(out, tuple) else (out,))], 1)
+
+
+def _shapes(out: Tensor | tuple[Tensor, ...]) -> list[tuple[int, ...]]:
+    return [tuple(o.shape[1:]) for o in (out if isinstance(out, tuple) else (out,))]
+
+
+def _groups(learn: Learner, suffix: nn.Module) -> list[list[nn.Parameter]]:
+    """The Learner's parameter groups, of what the suffix holds."""
+    here = {id(p) for p in suffix.parameters()}
+    groups = [[p for p in group if id(p) in here] for group in learn.splitter(learn.model)]
+    return [g for g in groups if g]
+
+
+def _targets(dl: Any) -> Tensor:
+    labels = dl.dataset.tls[-1]
+    return torch.tensor([int(labels[i]) for i in range(len(labels))])
+
+
+def _hash_of_body(prefix: Sequence[nn.Module]) -> str:
+    digest = hashlib.sha256(repr(prefix).encode())
+    for name, tensor in nn.Sequential(*prefix).state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _hash_of_items(dl: Any, workers: int) -> str:
+    """A digest of the contents of all scans, in order; where they stand on the disk plays no part."""
+    items = dl.items
+    if hasattr(items, "columns"):
+        items = list(items["path"]) if "path" in items.columns else items.to_json(orient="values").split("],")
+
+    def one(item: Any) -> bytes:
+        if isinstance(item, str | Path) and Path(item).is_file():
+            with Path(item).open("rb") as f:
+                return hashlib.file_digest(f, "sha256").digest() if hasattr(hashlib, "file_digest") else _digest(f)
+        return hashlib.sha256(json.dumps(item, default=repr).encode()).digest()
+
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(max(2, workers)) as pool:
+        for part in pool.map(one, items):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _digest(file: Any) -> bytes:
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.digest()

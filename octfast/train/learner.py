@@ -1,0 +1,211 @@
+"""oct_learner: fastai's vision_learner on a frozen pretrained body, with the batch norm truly frozen."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import fastai.callback.fp16
+import fastai.callback.schedule
+import torch
+from fastai.callback.channelslast import ChannelsLast
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastai.losses import BaseLoss, CrossEntropyLossFlat
+from fastai.metrics import accuracy
+from fastai.optimizer import Adam
+from fastai.torch_core import set_seed
+from fastai.vision.learner import model_meta, vision_learner
+from torch import nn
+
+from octfast.errors import UsageError
+from octfast.model.arch import Arch, body_groups, find_arch, make_network
+from octfast.model.bundle import BundleInfo
+from octfast.model.heads import body_and_head, check_head
+from octfast.model.untrained import calibrate_batch_norm
+from octfast.model.weights import WeightsReport, load_weights
+from octfast.train.callbacks import FrozenEval
+
+log = logging.getLogger("octfast")
+
+
+class NLLLossFlat(BaseLoss):
+    """Negative log-likelihood of a model that gives log-probabilities, as the article's head does."""
+
+    def __init__(self, *args, axis: int = -1, **kwargs):
+        super().__init__(nn.NLLLoss, *args, axis=axis, **kwargs)
+
+    def decodes(self, x):
+        """The class index of each row."""
+        return x.argmax(dim=self.axis)
+
+    def activation(self, x):
+        """The probabilities."""
+        return torch.exp(x)
+
+
+def oct_learner(
+    dls: DataLoaders,
+    arch: str = "vgg16_bn",
+    *,
+    head: str = "octfast",
+    weights: str | Path = "auto",
+    metrics: Callable | Sequence[Callable] = accuracy,
+    seed: int = 0,
+    unfreeze: str = "head",
+    **kwargs,
+) -> Learner:
+    """A fastai Learner that trains a new head on a pretrained body.
+
+    The body is frozen, its batch norms and dropouts in eval mode throughout; on a GPU it runs in mixed precision and
+    channels last. Parameter groups are the body up to its
+    last block, that block, and the head.
+
+    Parameters
+    ----------
+    dls : from `oct_dataloaders`.
+    arch : a torchvision name that fastai knows, or any timm name.
+    head : "octfast", "fastai" or "article" (see `octfast.model.heads`).
+    weights : "auto" looks where torch and timm keep theirs, then downloads; a file; or "none", which leaves the body
+        untrained and sets its batch norms to the training scans.
+    seed : of the untrained weights.
+    unfreeze : "head", "block5" (the last block too) or "all".
+    kwargs : for `vision_learner`: loss_func, opt_func, wd, path, model_dir, cbs ...
+
+    Returns
+    -------
+    The Learner; `learn.arch_found`, `learn.head_name` and `learn.weights_report` say what it is made of.
+
+    Raises
+    ------
+    UsageError : an unknown architecture or head, or nothing to unfreeze as asked.
+    WeightsError : no weights, or a file of another architecture.
+    """
+    found = find_arch(arch)
+    check_head(head, found)
+    size = _size(dls)
+    set_seed(seed)
+    network = make_network(found, size)
+    needed = ("features.",) if found.is_vgg else ()
+    report = load_weights(network, arch, weights, needed=needed)
+    if head == "article" and any(name.startswith(("classifier.0", "classifier.3")) for name in report.missing):
+        log.warning("the two 4096-wide layers of the article's head are untrained: the weights file has none")
+    _match_normalisation(dls, found)
+    set_seed(seed)
+    body, top = body_and_head(network, found, head, len(dls.vocab))
+    loss = NLLLossFlat() if head == "article" else CrossEntropyLossFlat()
+    kwargs = {"loss_func": loss, "opt_func": Adam, "metrics": metrics, **kwargs}
+
+    def made(pretrained):
+        return network
+
+    # vision_learner drops its argument `cut`; the table of architectures is where it does look.
+    model_meta[made] = {"cut": lambda _: body, "split": oct_splitter}
+    learn = vision_learner(
+        dls,
+        made,
+        pretrained=False,
+        normalize=False,
+        custom_head=top,
+        # The article's head and fastai's come initialised; fastai would overwrite the last layer's bias alone.
+        init=None if head != "octfast" else nn.init.kaiming_normal_,
+        train_bn=False,
+        **{**kwargs, "cbs": [FrozenEval(), *_listed(kwargs.get("cbs"))]},
+    )
+    del model_meta[made]
+    if report.source == "none":
+        _calibrate(learn)
+    if torch.device(dls.device).type == "cuda":
+        learn.add_cb(ChannelsLast()).to_fp16()
+    learn.arch_found, learn.head_name, learn.weights_report = found, head, report
+    return unfreeze_to(learn, unfreeze)
+
+
+def oct_splitter(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Parameter groups: the body up to its last block, that block (where the body can be cut), and the head."""
+    return [*body_groups(model[0]), list(model[1].parameters())]
+
+
+def unfreeze_to(learn: Learner, what: str) -> Learner:
+    """Freeze all but the head, all but the last block and the head, or nothing.
+
+    Raises
+    ------
+    UsageError : another word, or "block5" of a body that cannot be cut.
+    """
+    if what == "head":
+        learn.freeze()
+    elif what == "block5":
+        if len(learn.splitter(learn.model)) < 3:
+            raise UsageError("this architecture has no last block to unfreeze", "use --unfreeze head or all")
+        learn.freeze_to(-2)
+    elif what == "all":
+        learn.unfreeze()
+    else:
+        raise UsageError(f"cannot unfreeze {what!r}", "one of head, block5, all")
+    return learn
+
+
+def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool = False) -> BundleInfo:
+    """What a bundle of this Learner's model says of it."""
+    norm = _normalisation(learn.dls)
+    report: WeightsReport = learn.weights_report
+    return BundleInfo(
+        arch=learn.arch_found.name,
+        head=learn.head_name,
+        classes=tuple(learn.dls.vocab),
+        size=_size(learn.dls),
+        mean=tuple(round(v, 6) for v in norm.mean.flatten().tolist()),
+        std=tuple(round(v, 6) for v in norm.std.flatten().tolist()),
+        weights=report.to_dict(),
+        training=training or {},
+        synthetic=synthetic,
+    )
+
+
+def _size(dls: DataLoaders) -> int:
+    for tfm in dls.train.after_item.fs:
+        if hasattr(tfm, "size"):
+            return tfm.size if isinstance(tfm.size, int) else tfm.size[0]
+    return dls.one_batch()[0].shape[-1]
+
+
+def _normalisation(dls: DataLoaders) -> Normalize:
+    return next(tfm for tfm in dls.train.after_batch.fs if isinstance(tfm, Normalize))
+
+
+def _match_normalisation(dls: DataLoaders, arch: Arch) -> None:
+    """Some timm weights were trained with other statistics than ImageNet's: those are set in the DataLoaders."""
+    for dl in dls.loaders:
+        norm = next((tfm for tfm in dl.after_batch.fs if isinstance(tfm, Normalize)), None)
+        if norm is not None:
+            norm.mean = torch.tensor(arch.mean, device=norm.mean.device).view(1, 3, 1, 1)
+            norm.std = torch.tensor(arch.std, device=norm.std.device).view(1, 3, 1, 1)
+
+
+def _calibrate(learn: Learner, scans: int = 256) -> None:
+    """Set an untrained body's batch norms to the training scans as they are without augmentation."""
+    bs = min(16, len(learn.dls.train_ds))
+    n = min(scans, len(learn.dls.train_ds)) // bs * bs
+    # Every k-th scan: the table is sorted by path, so the first ones are all of one class.
+    rows = [round(i * len(learn.dls.train_ds) / n) for i in range(n)]
+    table = learn.dls.train.items
+    dl = learn.dls.test_dl(table.iloc[rows] if hasattr(table, "iloc") else [table[i] for i in rows], bs=bs)
+    device = next(learn.model.parameters()).device
+    learn.model[0].to(dl.device or device)
+    found = calibrate_batch_norm(
+        learn.model[0], (b[0].as_subclass(torch.Tensor) for b in itertools.islice(dl, n // bs))
+    )
+    if found:
+        log.warning(
+            "the body is untrained (random weights); its %d batch norms were set to %d training scans", found, n
+        )
+    else:
+        log.warning("the body is untrained (random weights) and has no batch norms to set: expect little of it")
+
+
+def _listed(cbs) -> list:
+    return [] if cbs is None else list(cbs) if isinstance(cbs, list | tuple) else [cbs]
