@@ -1,0 +1,66 @@
+"""octfast trains, judges and hands on classifiers of retinal OCT B-scans. Not a medical device.
+
+In a notebook:
+
+    from octfast import Learner, oct_dataloaders, oct_learner, frozen_learner, ClassificationInterpretation
+
+    dls = oct_dataloaders("OCT2017")
+    learn = oct_learner(dls, "vgg16_bn")
+    frozen_learner(learn).fit_one_cycle(10, 2e-3)
+    ClassificationInterpretation.from_learner(learn).plot_top_losses(9)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Learner": "fastai.learner",
+    "ClassificationInterpretation": "octfast.assess.interpret",
+    "OctfastError": "octfast.errors",
+    "Run": "octfast.train.run",
+    "TrainConfig": "octfast.train.config",
+    "frozen_learner": "octfast.train.frozen",
+    "interpret_run": "octfast.assess.report",
+    "load_bundle": "octfast.model.bundle",
+    "oct_dataloaders": "octfast.data.loaders",
+    "oct_learner": "octfast.train.learner",
+    "open_run": "octfast.train.run",
+    "preprocess": "octfast.data.preprocess",
+    "read_scans": "octfast.data.scans",
+    "train_classifier": "octfast.train.job",
+    "write_phantoms": "octfast.data.phantom",
+}
+
+__all__ = sorted(_PUBLIC)
+
+if TYPE_CHECKING:
+    from fastai.learner import Learner as Learner
+
+    from octfast.assess.interpret import ClassificationInterpretation as ClassificationInterpretation
+    from octfast.assess.report import interpret_run as interpret_run
+    from octfast.data.loaders import oct_dataloaders as oct_dataloaders
+    from octfast.data.phantom import write_phantoms as write_phantoms
+    from octfast.data.preprocess import preprocess as preprocess
+    from octfast.data.scans import read_scans as read_scans
+    from octfast.errors import OctfastError as OctfastError
+    from octfast.model.bundle import load_bundle as load_bundle
+    from octfast.train.config import TrainConfig as TrainConfig
+    from octfast.train.frozen import frozen_learner as frozen_learner
+    from octfast.train.job import train_classifier as train_classifier
+    from octfast.train.learner import oct_learner as oct_learner
+    from octfast.train.run import Run as Run
+    from octfast.train.run import open_run as open_run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'octfast' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

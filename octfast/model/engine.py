@@ -22,25 +22,40 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Engine:
     """A network in eval mode, copied, its convolutions and batch norms folded, in the precision that was chosen.
 
+    Parameters
+    ----------
+    network : what to run; the caller's is not changed.
+    tail : run in float32 on what the network gave; a head, which is small and wants the precision.
+    precision : "auto" or one of `PRECISIONS`.
+
     Attributes
     ----------
     precision : fp32, bf16 or fp16.
     device : where it runs.
     """
 
-    def __init__(self, network: nn.Module, precision: str = "auto", device: torch.device | str | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        precision: str = "auto",
+        device: torch.device | str | None = None,
+        tail: nn.Module | None = None,
+    ):
         self.device = torch.device(device or next(network.parameters()).device)
         self._net = fold(copy.deepcopy(network).eval().requires_grad_(False)).to(self.device)
         self._net = self._net.to(memory_format=torch.channels_last)
         self.precision = choose_precision(self._net, precision, self.device)
         self._net = self._net.to(_DTYPES[self.precision])
+        self._tail = copy.deepcopy(tail).eval().to(self.device) if tail is not None else None
 
     def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run pictures, float32 of shape (B, 3, H, W), through the network; what it gives comes back in float32."""
         with torch.inference_mode():
             x = x.as_subclass(Tensor).to(self.device, _DTYPES[self.precision], non_blocking=True)
             out = self._net(x.contiguous(memory_format=torch.channels_last))
-            return tuple(o.float() for o in out) if isinstance(out, tuple) else out.float()
+            if isinstance(out, tuple):
+                return tuple(o.float() for o in out)
+            return out.float() if self._tail is None else self._tail(out.float())
 
 
 def fold(network: nn.Module) -> nn.Module:

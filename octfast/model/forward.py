@@ -16,7 +16,7 @@ from octfast.model.engine import Engine
 
 
 def predict_scans(
-    model: nn.Module,
+    model: nn.Sequential,
     info: BundleInfo,
     scans: pd.DataFrame,
     *,
@@ -44,7 +44,7 @@ def predict_scans(
     ------
     DataError : a file cannot be decoded.
     """
-    engine = Engine(model, precision, device)
+    engine = Engine(model[0], precision, device, tail=model[1])
     logits = []
     paths = list(scans["path"])
     for batch in _batches(paths, info, bs):

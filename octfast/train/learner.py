@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import fastai.callback.fp16
-import fastai.callback.schedule
+import fastai.callback.schedule  # noqa: F401  (gives Learner fit_one_cycle and lr_find)
 import torch
 from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
@@ -118,8 +118,10 @@ def oct_learner(
     del model_meta[made]
     if report.source == "none":
         _calibrate(learn)
+    else:
+        log.info("%s", report.describe())
     if torch.device(dls.device).type == "cuda":
-        learn.add_cb(ChannelsLast()).to_fp16()
+        learn.add_cbs([ChannelsLast(), MixedPrecision()])
     learn.arch_found, learn.head_name, learn.weights_report = found, head, report
     return unfreeze_to(learn, unfreeze)
 

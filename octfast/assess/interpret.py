@@ -1,0 +1,107 @@
+"""Confusion, most confused pairs and top losses, all read from one Predictions table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.data.transforms import CategoryMap
+from fastai.interpret import ClassificationInterpretation as _FastaiInterpretation
+from fastai.learner import Learner
+from matplotlib.figure import Figure
+
+from octfast.assess.figures import plot_confusion_matrix, plot_top_losses
+from octfast.assess.predictions import run_predictions
+from octfast.model.forward import predictions_table
+from octfast.train.run import Run, open_run
+
+
+def confusion_matrix(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Counts of actual (rows) against predicted (columns), classes in the order of their index."""
+    counts = pd.crosstab(table["label"], table["predicted"])
+    counts = counts.reindex(index=list(classes), columns=list(classes), fill_value=0)
+    counts.index.name, counts.columns.name = "actual", "predicted"
+    return counts
+
+
+def most_confused(table: pd.DataFrame) -> pd.DataFrame:
+    """Pairs that were confused: `actual`, `predicted`, `scans`, `patients`; the most frequent first."""
+    wrong = table[table["label"] != table["predicted"]]
+    pairs = wrong.groupby(["label", "predicted"]).agg(scans=("path", "size"), patients=("patient", "nunique"))
+    pairs = pairs.reset_index().rename(columns={"label": "actual"})
+    return pairs.sort_values(["scans", "actual", "predicted"], ascending=[False, True, True], ignore_index=True)
+
+
+def top_losses(table: pd.DataFrame, k: int = 9, *, largest: bool = True) -> pd.DataFrame:
+    """The k rows with the largest (or smallest) loss, each scan once; `p_actual` is the probability of the label."""
+    rows = table.sort_values(["loss", "path"], ascending=[not largest, True]).drop_duplicates("path").head(k)
+    return rows.assign(p_actual=np.exp(-rows["loss"])).reset_index(drop=True)
+
+
+class ClassificationInterpretation(_FastaiInterpretation):
+    """fastai's ClassificationInterpretation over a Predictions table: the model runs once, whatever is asked after.
+
+    All of fastai's methods work: `confusion_matrix`, `plot_confusion_matrix`, `most_confused`, `top_losses`,
+    `print_classification_report`. `plot_top_losses` shows each scan once, with the probability of its own class and
+    of the predicted one.
+
+        interp = ClassificationInterpretation.from_learner(learn)
+        interp = ClassificationInterpretation.from_run("runs/latest", "test")
+
+    Attributes
+    ----------
+    table : the Predictions table.
+    """
+
+    def __init__(self, table: pd.DataFrame, classes: Sequence[str]):
+        self.table = table.reset_index(drop=True)
+        vocab = CategoryMap(list(classes), sort=False)
+        losses = torch.tensor(self.table["loss"].to_numpy(dtype=float))
+        recorded: Any = _Recorded(self.table, list(classes))
+        super().__init__(recorded, SimpleNamespace(items=self.table, vocab=vocab), losses)
+
+    @classmethod
+    def from_learner(cls, learn: Learner, ds_idx: int = 1, dl=None, act=None) -> ClassificationInterpretation:
+        """Run a Learner's model once over one of its DataLoaders (1: validation) whose items are a Scans table."""
+        if dl is None:
+            dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
+        probabilities, _ = learn.get_preds(dl=dl, act=act)
+        logits = torch.log(probabilities.double().clamp_min(1e-30)).numpy()
+        scans = dl.items.drop(columns="is_valid", errors="ignore")
+        return cls(predictions_table(scans, logits, list(learn.dls.vocab)), list(learn.dls.vocab))
+
+    @classmethod
+    def from_run(cls, run: Run | str | Path | None = None, split: str = "valid") -> ClassificationInterpretation:
+        """The predictions of a run's split; None takes the newest run."""
+        table, info = run_predictions(run if isinstance(run, Run) else open_run(run), split)
+        return cls(table, info.classes)
+
+    def __getitem__(self, idxs) -> pd.DataFrame:
+        """Rows of the Predictions table."""
+        return self.table.iloc[idxs.tolist() if hasattr(idxs, "tolist") else idxs]
+
+    def plot_top_losses(self, k: int = 9, largest: bool = True, **kwargs) -> Figure:
+        """The k scans with the largest (or smallest) loss; see `octfast.assess.figures.plot_top_losses`."""
+        return plot_top_losses(top_losses(self.table, k, largest=largest), **kwargs)
+
+    def plot_confusion_matrix(self, title: str = "Confusion matrix", **kwargs) -> Figure:
+        """Counts and the share of each actual class; see `octfast.assess.figures.plot_confusion_matrix`."""
+        return plot_confusion_matrix(confusion_matrix(self.table, list(self.vocab)), title=title, **kwargs)
+
+
+class _Recorded:
+    """Stands where fastai's Interpretation asks its Learner for predictions again, and gives those of the table."""
+
+    def __init__(self, table: pd.DataFrame, classes: list[str]):
+        index = {c: i for i, c in enumerate(classes)}
+        self.preds = torch.tensor(table[[f"p_{c}" for c in classes]].to_numpy(dtype=float))
+        self.targs = torch.tensor([index[c] for c in table["label"]])
+        self.decoded = torch.tensor([index[c] for c in table["predicted"]])
+
+    def get_preds(self, *args, with_decoded: bool = False, **kwargs) -> tuple:
+        return (self.preds, self.targs, self.decoded) if with_decoded else (self.preds, self.targs)

@@ -1,0 +1,49 @@
+"""The Predictions table of a run's split: read where it was made before, else made in one forward pass."""
+
+from __future__ import annotations
+
+import logging
+
+import pandas as pd
+
+from octfast.errors import DataError, UsageError
+from octfast.model.bundle import BundleInfo, load_bundle, read_info
+from octfast.model.forward import predict_scans
+from octfast.progress import track
+from octfast.train.run import Run
+
+log = logging.getLogger("octfast")
+
+
+def run_predictions(run: Run, split: str = "valid") -> tuple[pd.DataFrame, BundleInfo]:
+    """The Predictions table of a split of a run, and what its model is.
+
+    Training leaves the tables of valid and test in the run folder; only where one is missing is the model run, once,
+    and the table kept.
+
+    Parameters
+    ----------
+    split : "valid", "test" or "train".
+
+    Raises
+    ------
+    UsageError : another word.
+    DataError : the run has no scans in that split, or the scans are not where they were.
+    BundleError : the run has no trained model.
+    """
+    if split not in ("train", "valid", "test"):
+        raise UsageError(f"no split named {split!r}", "one of valid, test, train")
+    info = read_info(run.bundle)
+    table = run.predictions(split)
+    if table is not None:
+        return table, info
+    scans = run.scans
+    part = scans[scans["split"] == split].reset_index(drop=True)
+    if part.empty:
+        there = ", ".join(sorted(scans["split"].unique()))
+        raise DataError(f"the run {run.path.name} has no {split} scans", f"it has {there}")
+    model, info = load_bundle(run.bundle)
+    with track(f"predicting {split}", len(part)) as update:
+        table = predict_scans(model, info, part, precision=run.config.get("precision", "auto"), progress=update)
+    run.save_predictions(table, split)
+    return table, info

@@ -1,0 +1,115 @@
+"""`octfast cache`: see and clear the activations that octfast keeps on disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(help="See and clear the activations that octfast keeps on disk.", no_args_is_help=True)
+
+# Optional and not `| None`: typer evaluates these at run time, on Python 3.10 too.
+CacheOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--cache", metavar="DIR", help="The cache folder, else OCTFAST_CACHE, else the system's place for caches."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command("list")
+def list_(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+    """List the stored activations, the last used first."""
+    from octfast.train.store import cache_root, list_stores, readable_size
+
+    stores = list_stores(cache)
+    if as_json:
+        rows = [
+            {
+                "name": store.name,
+                "what": store.what,
+                "bytes": store.bytes,
+                "complete": store.complete,
+                "made": store.made.isoformat(),
+                "used": store.used.isoformat(),
+                "in_use": store.in_use,
+                "path": str(store.path),
+            }
+            for store in stores
+        ]
+        _print_json({"cache": str(cache_root(cache)), "bytes": sum(store.bytes for store in stores), "stores": rows})
+        return
+    if not stores:
+        typer.echo(f"nothing is stored in {cache_root(cache)}")
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("name", "what", "size", "state", "made", "last used"):
+        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading != "what")
+    for store in stores:
+        state = ("complete" if store.complete else "incomplete") + (", in use" if store.in_use else "")
+        made, used = (f"{time.astimezone():%Y-%m-%d %H:%M}" for time in (store.made, store.used))
+        table.add_row(store.name, store.what, readable_size(store.bytes), state, made, used)
+    console = Console()
+    console.print(table)
+    total = readable_size(sum(store.bytes for store in stores))
+    console.print(f"{_counted(len(stores))}, {total} in {cache_root(cache)}", highlight=False, soft_wrap=True)
+
+
+@app.command("clear")
+def clear(
+    cache: CacheOption = None,
+    older_than: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, max=100_000, help="Only what was last used so many days ago."
+        ),
+    ] = None,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only what was never finished.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove stored activations. What a running process has open stays, and so does every file not octfast's own."""
+    from datetime import timedelta
+
+    from octfast.train.store import cache_root, clear_stores, is_wanted, list_stores, readable_size
+
+    age = None if older_than is None else timedelta(days=older_than)
+    stores = list_stores(cache)
+    wanted = [store for store in stores if is_wanted(store, older_than=age, incomplete_only=incomplete)]
+    if wanted and not yes:
+        size = readable_size(sum(store.bytes for store in wanted))
+        what = f"{_counted(len(wanted))}, {size}, in {cache_root(cache)}"
+        if not _in_terminal():
+            typer.echo(f"{what}: add --yes to remove without being asked, as nobody can be asked here", err=True)
+            raise typer.Exit(2)
+        if not typer.confirm(f"Remove {what}?", err=as_json):
+            typer.echo("nothing removed", err=as_json)
+            raise typer.Exit(1)
+    removed, freed = clear_stores(cache, older_than=age, incomplete_only=incomplete) if wanted else (0, 0)
+    in_use = sum(store.in_use for store in stores)
+    if as_json:
+        _print_json({"cache": str(cache_root(cache)), "removed": removed, "bytes": freed, "left_in_use": in_use})
+        return
+    kept = f"; {_counted(in_use)} in use left alone" if in_use else ""
+    typer.echo(f"removed {_counted(removed)}, {readable_size(freed)}{kept}" if removed else f"nothing to remove{kept}")
+
+
+def _counted(stores: int) -> str:
+    return f"{stores} store{'' if stores == 1 else 's'}"
+
+
+def _in_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2))

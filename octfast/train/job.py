@@ -1,0 +1,303 @@
+"""train_classifier(config) -> Run: from a folder of scans to a trained model in a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+
+from octfast.data.check import leave_out_unreadable
+from octfast.data.loaders import oct_dataloaders
+from octfast.data.phantom import default_phantoms
+from octfast.data.scans import class_names, data_root, describe_scans, read_scans, save_scans, write_csv
+from octfast.data.splits import assign_validation, shared_patients
+from octfast.errors import OctfastError, WeightsError
+from octfast.model.bundle import save_bundle
+from octfast.model.forward import predict_scans
+from octfast.progress import track
+from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
+from octfast.train.config import TrainConfig
+from octfast.train.frozen import frozen_learner
+from octfast.train.learner import bundle_info, oct_learner, unfreeze_to
+from octfast.train.plots import plot_history, plot_lr_find, save_figure
+from octfast.train.run import SYNTHETIC_NOTE, Run, new_run, set_latest
+
+log = logging.getLogger("octfast")
+
+# Outside of these lr_find's valley is noise of a small set, not a rate.
+_LR_RANGE = (1e-4, 1e-2)
+
+
+def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
+    """Train a classifier of B-scans as `octfast train` does.
+
+    Parameters
+    ----------
+    config : every parameter; fields given by name replace the config's.
+
+    Returns
+    -------
+    The run: its folder holds config.json, scans.csv, history.csv, the model, predictions and figures.
+
+    Raises
+    ------
+    OctfastError : bad parameters, data or weights; the message says what to do.
+    """
+    config = replace(config or TrainConfig(), **fields)
+    run = new_run(config.out, config.arch.replace("/", "_"))
+    with _logged(run) as notes:
+        start = time.time()
+        try:
+            scans, left_out, root = _scans(config)
+            dls = oct_dataloaders(scans, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers)
+            learn = _learner(dls, config)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
+        synthetic = config.data is None
+        save_scans(scans, run.path / "scans.csv", root)
+        if len(left_out):
+            save_scans(left_out, run.path / "left-out.csv", root)
+        about: dict[str, Any] = {
+            **config.to_dict(),
+            "classes": {name: i for i, name in enumerate(dls.vocab)},
+            "chosen": {"bs": dls.train.bs, "patience": config.chosen_patience, "device": str(dls.device)},
+            "data": {"root": str(root), "synthetic": synthetic, "fingerprint": _fingerprint(scans, root)},
+            "weights_report": learn.weights_report.to_dict(),
+            "versions": _versions(),
+            "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+            "git": _git_state(),
+            "notes": notes,
+        }
+        run.write_json("config.json", about)
+        set_latest(run)
+        learn.path, learn.model_dir = run.path, Path("checkpoints")
+        about["chosen"].update(_fit(learn, config, run))
+        training = {
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "scans": describe_scans(scans).to_dict("index"),
+            "versions": about["versions"],
+        }
+        info = bundle_info(learn, training=training, synthetic=synthetic)
+        save_bundle(run.path / "model", learn.model, info)
+        title = "synthetic phantoms" if synthetic else str(root)
+        save_figure(plot_history(run.history, f"{config.arch}, {title}"), run.figures / "history.png")
+        for split in ("valid", "test"):
+            part = scans[scans["split"] == split]
+            if len(part):
+                with track(f"predicting {split}", len(part)) as update:
+                    table = predict_scans(
+                        learn.model, info, part, precision=config.precision, device=dls.device, progress=update
+                    )
+                run.save_predictions(table, split)
+                run.write_json(f"metrics-{split}.json", headline(table))
+        if learn.weights_report.source == "none":
+            log.warning("remember: the body of this model is untrained; with pretrained weights it would do better")
+        if synthetic:
+            log.warning("remember: %s", SYNTHETIC_NOTE)
+        about["seconds"] = round(time.time() - start, 1)
+        run.write_json("config.json", about)
+    return run
+
+
+def headline(predictions: pd.DataFrame) -> dict[str, float | int]:
+    """Accuracy, loss and counts of a Predictions table; a patient is right when all of its scans are."""
+    right = predictions["predicted"] == predictions["label"]
+    by_patient = right.groupby(predictions["patient"]).mean()
+    return {
+        "scans": len(predictions),
+        "patients": len(by_patient),
+        "right": int(right.sum()),
+        "accuracy": float(right.mean()),
+        "loss": float(predictions["loss"].mean()),
+        "patients_right": int((by_patient > 0.5).sum()),
+    }
+
+
+def _scans(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+    if config.data is None:
+        log.warning("no DATA given: training on synthetic phantoms, which show no patient")
+        with track("drawing phantoms", 1) as update:
+            root = default_phantoms(cache=Path(config.cache) if config.cache else None, progress=update)
+    else:
+        root = data_root(config.data)
+    found = read_scans(root)
+    with track("checking files", len(found)) as update:
+        scans, left_out = leave_out_unreadable(found, update)
+    scans = assign_validation(scans, config.valid, config.seed)
+    shared = shared_patients(scans)
+    if len(shared):
+        log.warning(
+            "%d patients stand in more than one split (%s): figures on those splits will flatter the model",
+            len(shared),
+            ", ".join(f"{s}: {n}" for s, n in shared["splits"].value_counts().items()),
+        )
+    log.info("classes: %s", ", ".join(f"{i} {name}" for i, name in enumerate(class_names(scans))))
+    for split, row in describe_scans(scans).iterrows():
+        log.info("%s: %d scans of %d patients", split, row["scans"], row["patients"])
+    return scans, left_out, root
+
+
+def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:
+    kwargs = {"arch": config.arch, "head": config.head, "seed": config.seed, "unfreeze": config.unfreeze}
+    try:
+        return oct_learner(dls, weights=config.weights, **kwargs)
+    except WeightsError as e:
+        if config.data is not None or config.weights != "auto":
+            raise
+        log.warning("%s; on phantoms an untrained body will do", e.message)
+        return oct_learner(dls, weights="none", **kwargs)
+
+
+def _fit(learn: Learner, config: TrainConfig, run: Run) -> dict[str, Any]:
+    """Fit as configured, with half the batch size again where a GPU's memory is too small; gives what was chosen."""
+    bs = learn.dls.train.bs
+    start = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
+    while True:
+        try:
+            return _fit_once(learn, config, run, bs)
+        except (RuntimeError, MemoryError) as e:
+            if not _out_of_memory(e):
+                raise
+            if torch.device(learn.dls.device).type != "cuda" or bs < 4:
+                raise OctfastError(
+                    f"memory is too small for batches of {bs} scans of {config.size} x {config.size}",
+                    f"try --bs {max(2, bs // 2)}, or --size {max(64, config.size // 2)}",
+                ) from e
+        bs //= 2
+        log.warning("GPU memory is too small for batches of %d scans: starting again with %d", 2 * bs, bs)
+        torch.cuda.empty_cache()
+        learn.model.load_state_dict(start)
+        for dl in learn.dls.loaders:
+            dl.bs = bs
+        (run.path / "history.csv").unlink(missing_ok=True)
+
+
+def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> dict[str, Any]:
+    stored = dict(seed=config.seed, precision=config.precision, cache=config.cache, workers=config.workers, bs=bs)
+    whole = config.unfreeze == "all"
+    if whole:
+        unfreeze_to(learn, "head")
+    trainee, precision = learn, "fp32" if torch.device(learn.dls.device).type == "cpu" else "mixed"
+    if config.views and not whole:
+        trainee = frozen_learner(learn, views=config.views, **stored)
+        precision = trainee.engine.precision
+    lr = config.lr
+    if lr is None:
+        finder = trainee if trainee is not learn else frozen_learner(learn, views=1, **stored)
+        lr = _find_lr(finder, run, iterations=100 if config.unfreeze == "head" else 50)
+    trainee.path, trainee.model_dir = run.path, Path("checkpoints")
+    cbs = [
+        History(run.path / "history.csv"),
+        best := SaveBest(run.path / "checkpoints" / "best.safetensors"),
+        StopEarly(patience=config.chosen_patience),
+        TrainBar(),
+    ]
+    with trainee.removed_cbs(trainee._grab_cbs(ProgressCallback)), trainee.no_logging():
+        if whole:
+            trainee.fine_tune(config.epochs, lr, cbs=cbs)
+        else:
+            rates = slice(lr / 10, lr) if config.unfreeze == "block5" else lr
+            trainee.fit_one_cycle(config.epochs, rates, cbs=cbs)
+    kept = None if best.best_epoch is None else best.best_epoch + 1
+    log.info("the weights of epoch %s, with the lowest validation loss, are kept", kept)
+    for store in getattr(trainee, "stores", []):
+        store.close()
+    return {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision}
+
+
+def _find_lr(learn: Learner, run: Run, iterations: int) -> float:
+    learn.path, learn.model_dir = run.path, Path("checkpoints")
+    with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging():
+        valley = float(learn.lr_find(num_it=iterations, show_plot=False).valley)
+    lr = min(max(valley, _LR_RANGE[0]), _LR_RANGE[1])
+    if lr != valley:
+        log.info("lr_find suggests %.1e, outside of %.0e to %.0e", valley, *_LR_RANGE)
+    log.info("learning rate %.1e, from lr_find", lr)
+    rates = [float(v) for v in learn.recorder.lrs]
+    losses = [float(v) for v in learn.recorder.losses]
+    save_figure(plot_lr_find(rates, losses, lr), run.figures / "lr_find.png")
+    write_csv(pd.DataFrame({"lr": rates, "loss": losses}), run.figures / "lr_find.csv")
+    return lr
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    )
+
+
+@contextmanager
+def _logged(run: Run) -> Iterator[list[str]]:
+    """Write the log to the run's log.txt while inside; gives the warnings so far, as a list that grows."""
+    notes: list[str] = []
+    file = logging.FileHandler(run.path / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING:
+                notes.append(record.getMessage())
+
+    handlers: list[logging.Handler] = [file, Notes()]
+    level = log.level
+    if log.getEffectiveLevel() > logging.INFO:
+        log.setLevel(logging.INFO)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+        log.setLevel(level)
+
+
+def _fingerprint(scans: pd.DataFrame, root: Path) -> str:
+    """A digest of every scan's place, size, label, patient and split."""
+    digest = hashlib.sha256()
+    for row in scans.itertuples():
+        path = Path(row.path)
+        place = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        digest.update(f"{place}\t{path.stat().st_size}\t{row.label}\t{row.patient}\t{row.split}\n".encode())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for package in ("octfast", "torch", "torchvision", "fastai", "timm", "pandas", "numpy", "pillow"):
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            out[package] = "not installed"
+    return out
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the folder that the run was started in, and whether it had changes; None outside of a repository."""
+    try:
+        commit, status = (
+            subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+        return {"commit": commit, "changed": bool(status)}
+    except (OSError, subprocess.SubprocessError):
+        return None
