@@ -60,7 +60,7 @@ def plot_top_losses(rows: pd.DataFrame, title: str = "Top losses", note: str = "
     lines = math.ceil(n / columns)
     fig = Figure(figsize=(4.0 * columns, 3.9 * lines + 0.6), layout="constrained")
     axes = np.atleast_1d(fig.subplots(lines, columns)).ravel()
-    for ax in axes:
+    for ax in axes[n:]:
         ax.axis("off")
     for ax, row in zip(axes, rows.itertuples(), strict=False):
         _show(ax, str(row.path))
@@ -81,6 +81,7 @@ def plot_top_losses(rows: pd.DataFrame, title: str = "Top losses", note: str = "
 
 
 def _show(ax, path: str) -> None:
+    ax.set(xticks=[], yticks=[])
     try:
         ax.imshow(np.asarray(decode_grey(path)), cmap="gray", vmin=0, vmax=255)
     except DataError as e:

@@ -42,5 +42,6 @@ def summary(
         found.layers.itertuples(index=False),
     )
     print(
-        f"{found.total:,} parameters in all, {found.trainable:,} of them trainable, {found.convolutions:,} in convolutions"
+        f"{found.total:,} parameters in all, {found.trainable:,} of them trainable, "
+        f"{found.convolutions:,} in the convolutions"
     )

@@ -33,16 +33,17 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     body = [list(row) for row in rows]
     for i, name in enumerate(columns):
         numeric = bool(body) and all(isinstance(row[i], int | float) for row in body)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in body:
         table.add_row(*(Text(_shown(v)) for v in row))
-    console = Console()
     # A pipe has no width: a table cut to 80 columns would lose file names.
-    Console(width=None if console.is_terminal else 160).print(table)
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(Text(f"\n{title}", style="bold"))
+    console.print(table)
 
 
 def print_json(content: Any) -> None:

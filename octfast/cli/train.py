@@ -75,7 +75,7 @@ def train(
     if as_json:
         print_json({"run": str(run.path), "results": results, "chosen": about["chosen"], "notes": about["notes"]})
         return
-    title = f"{about['arch']}, {about['chosen']['best_epoch']} of {len(run.history)} epochs kept"
+    title = f"{about['arch']}, weights of epoch {about['chosen']['best_epoch']} of {len(run.history)}"
     columns = ("split", "scans", "patients", "right", "accuracy", "loss")
     print_table(title, columns, [[split, *(r[c] for c in columns[1:])] for split, r in results.items()])
     if about["data"]["synthetic"]:

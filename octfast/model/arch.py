@@ -82,6 +82,13 @@ def make_network(arch: Arch, size: int = 224) -> nn.Module:
         raise UsageError(f"timm cannot make {arch.name} for scans of {size} x {size}: {e}", "try --size 224") from e
 
 
+def drop_classifier(network: nn.Module) -> None:
+    """Take the classifier off a torchvision network, in place, so that weights without one are whole."""
+    for name in ("classifier", "fc"):
+        if hasattr(network, name):
+            setattr(network, name, nn.Identity())
+
+
 class PooledStage(nn.Module):
     """A stage of a body that also hands on the mean of its map over the picture.
 

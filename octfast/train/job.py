@@ -20,6 +20,7 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from scipy.stats import binomtest
 
 from octfast.data.check import leave_out_unreadable
 from octfast.data.loaders import oct_dataloaders
@@ -96,7 +97,7 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
         }
         info = bundle_info(learn, training=training, synthetic=synthetic)
         save_bundle(run.path / "model", learn.model, info)
-        title = "synthetic phantoms" if synthetic else str(root)
+        title = "synthetic phantoms" if synthetic else root.name
         save_figure(plot_history(run.history, f"{config.arch}, {title}"), run.figures / "history.png")
         for split in ("valid", "test"):
             part = scans[scans["split"] == split]
@@ -148,10 +149,22 @@ def _scans(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
             len(shared),
             ", ".join(f"{s}: {n}" for s, n in shared["splits"].value_counts().items()),
         )
+    _say_rough(scans)
     log.info("classes: %s", ", ".join(f"{i} {name}" for i, name in enumerate(class_names(scans))))
     for split, row in describe_scans(scans).iterrows():
         log.info("%s: %d scans of %d patients", split, row["scans"], row["patients"])
     return scans, left_out, root
+
+
+def _say_rough(scans: pd.DataFrame) -> None:
+    """Say how little a small validation split can tell: the Wilson interval of an accuracy of 90% on it."""
+    n = int((scans["split"] == "valid").sum())
+    if n < 200:
+        interval = binomtest(round(0.9 * n), n).proportion_ci(method="wilson")
+        log.warning(
+            "validation has only %d scans: an accuracy of %.0f%% on it has a 95%% interval from %.0f%% to %.0f%%",
+            *(n, 100 * round(0.9 * n) / n, 100 * interval.low, 100 * interval.high),
+        )
 
 
 def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:

@@ -22,7 +22,7 @@ from fastai.vision.learner import model_meta, vision_learner
 from torch import nn
 
 from octfast.errors import UsageError
-from octfast.model.arch import Arch, body_groups, find_arch, make_network
+from octfast.model.arch import Arch, body_groups, drop_classifier, find_arch, make_network
 from octfast.model.bundle import BundleInfo
 from octfast.model.heads import body_and_head, check_head
 from octfast.model.untrained import calibrate_batch_norm
@@ -89,6 +89,8 @@ def oct_learner(
     size = _size(dls)
     set_seed(seed)
     network = make_network(found, size)
+    if head != "article":
+        drop_classifier(network)
     needed = ("features.",) if found.is_vgg else ()
     report = load_weights(network, arch, weights, needed=needed)
     if head == "article" and any(name.startswith(("classifier.0", "classifier.3")) for name in report.missing):
