@@ -16,7 +16,7 @@ _LINE_EVERY = 15.0
 
 @contextmanager
 def track(what: str, total: int, unit: str = "scans") -> Iterator[Callable[[int, int], None]]:
-    """Follow work of `total` steps: gives a function to be called with (done, total).
+    """Follow work of about `total` steps: gives a function to be called with (done, all).
 
     Nothing is shown of work that ends within two seconds. In a terminal a bar with the rate and the time left;
     elsewhere a line every 15 seconds, and one at the end.
@@ -43,13 +43,14 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None
     task = bar.add_task(what, total=total, rate="")
     begun = False
 
-    def update(done: int, total: int) -> None:
-        nonlocal begun
+    def update(done: int, of: int) -> None:
+        nonlocal begun, total
+        total = of
         seconds = time.monotonic() - start
         if not begun and seconds > _SHOW_AFTER:
             bar.start()
             begun = True
-        bar.update(task, completed=done, total=total, rate=f"{done / max(seconds, 1e-9):.1f} {unit}/s")
+        bar.update(task, completed=done, total=of, rate=f"{done / max(seconds, 1e-9):.1f} {unit}/s")
 
     try:
         yield update
@@ -63,8 +64,9 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None
 def _lines(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None]]:
     start = last = time.monotonic()
 
-    def update(done: int, total: int) -> None:
-        nonlocal last
+    def update(done: int, of: int) -> None:
+        nonlocal last, total
+        total = of
         now = time.monotonic()
         if now - last >= _LINE_EVERY and 0 < done < total:
             last = now

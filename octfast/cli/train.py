@@ -58,11 +58,21 @@ def train(
 
     config = TrainConfig(
         data=None if data is None else str(data),
-        out=None if out is None else str(out),
-        cache=None if cache is None else str(cache),
+        epochs=epochs,
+        lr=lr,
+        bs=bs,
+        patience=patience,
+        seed=seed,
+        size=size,
+        arch=arch,
+        head=head,
         weights=weights,
-        **{"epochs": epochs, "lr": lr, "bs": bs, "patience": patience, "seed": seed, "size": size, "arch": arch},
-        **{"head": head, "valid": valid, "views": views, "unfreeze": unfreeze, "precision": precision},
+        valid=valid,
+        out=None if out is None else str(out),
+        views=views,
+        unfreeze=unfreeze,
+        precision=precision,
+        cache=None if cache is None else str(cache),
         workers=workers,
     )
     from octfast.cli.output import print_json, print_table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchvision
@@ -29,8 +30,8 @@ class Arch:
 
     name: str
     library: str
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     @property
     def is_vgg(self) -> bool:
@@ -76,8 +77,9 @@ def make_network(arch: Arch, size: int = 224) -> nn.Module:
 
     cfg = timm.get_pretrained_cfg(arch.name)
     fixed = cfg and cfg.fixed_input_size and cfg.input_size[-1] != size
+    kwargs: dict[str, Any] = {"img_size": size} if fixed else {}
     try:
-        return timm.create_model(arch.name, pretrained=False, num_classes=0, **({"img_size": size} if fixed else {}))
+        return timm.create_model(arch.name, pretrained=False, num_classes=0, **kwargs)
     except (TypeError, RuntimeError, AssertionError, ValueError) as e:
         raise UsageError(f"timm cannot make {arch.name} for scans of {size} x {size}: {e}", "try --size 224") from e
 
@@ -138,7 +140,7 @@ def body_groups(body: nn.Module) -> list[list[nn.Parameter]]:
     return [[p for s in part for p in s.parameters()] for part in (stages[:last], stages[last:])]
 
 
-def _stages(network: nn.Module, arch: Arch) -> list[nn.Module]:
+def _stages(network: Any, arch: Arch) -> list[nn.Module]:
     if arch.library == "timm":
         return [network]
     name = arch.name

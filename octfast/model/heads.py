@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +29,7 @@ def check_head(head: str, arch: Arch) -> None:
         raise UsageError(f"the article's head needs a VGG network, not {arch.name}", "try --arch vgg16")
 
 
-def body_and_head(network: nn.Module, arch: Arch, head: str, n_classes: int) -> tuple[nn.Module, nn.Module]:
+def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[nn.Module, nn.Module]:
     """Cut a network into the body and head that `head` names.
 
     Parameters
@@ -63,7 +64,7 @@ def body_and_head(network: nn.Module, arch: Arch, head: str, n_classes: int) -> 
     )
 
 
-def _article(network: nn.Module, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
+def _article(network: Any, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
     frozen = list(network.classifier.children())[:6]
     body = nn.Sequential(*make_body(network, arch, pool=False), network.avgpool, nn.Flatten(), *frozen)
     head = nn.Sequential(
@@ -72,7 +73,7 @@ def _article(network: nn.Module, arch: Arch, n_classes: int) -> tuple[nn.Module,
     return body, head
 
 
-def _fastai(network: nn.Module, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
+def _fastai(network: Any, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
     from fastai.vision.learner import TimmBody, create_head
 
     if arch.library == "timm":

@@ -101,16 +101,7 @@ def frozen_learner(
             dtype=dtype,
             block=source.block,
         )
-        total = len(source) * source.views
-        with track(f"frozen part over the {what} scans", total, "pictures") as update:
-            stores.append(
-                open_store(
-                    spec,
-                    lambda blocks, source=source: _activations(source, engine, blocks),
-                    cache=cache,
-                    progress=lambda n, _, source=source, total=total, update=update: update(n * source.views, total),
-                )
-            )
+        stores.append(_stored(what, source, engine, spec, cache))
     bs = bs or dls.train.bs
     loaders = DataLoaders(
         StoreLoader(stores[0], _targets(dls.train), bs=bs, shuffle=True, drop_last=True, device=device),
@@ -137,6 +128,17 @@ def frozen_learner(
     )
     fast.stores, fast.engine = stores, engine
     return fast
+
+
+def _stored(what: str, source: _Pictures, engine: Engine, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
+    total = len(source) * source.views
+    with track(f"frozen part over the {what} scans", total, "pictures") as update:
+        return open_store(
+            spec,
+            lambda blocks: _activations(source, engine, blocks),
+            cache=cache,
+            progress=lambda scans, _: update(scans * source.views, total),
+        )
 
 
 def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -168,7 +168,12 @@ def _say_rough(scans: pd.DataFrame) -> None:
 
 
 def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:
-    kwargs = {"arch": config.arch, "head": config.head, "seed": config.seed, "unfreeze": config.unfreeze}
+    kwargs: dict[str, Any] = {
+        "arch": config.arch,
+        "head": config.head,
+        "seed": config.seed,
+        "unfreeze": config.unfreeze,
+    }
     try:
         return oct_learner(dls, weights=config.weights, **kwargs)
     except WeightsError as e:
@@ -203,7 +208,9 @@ def _fit(learn: Learner, config: TrainConfig, run: Run) -> dict[str, Any]:
 
 
 def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> dict[str, Any]:
-    stored = dict(seed=config.seed, precision=config.precision, cache=config.cache, workers=config.workers, bs=bs)
+    stored: dict[str, Any] = dict(
+        seed=config.seed, precision=config.precision, cache=config.cache, workers=config.workers, bs=bs
+    )
     whole = config.unfreeze == "all"
     if whole:
         unfreeze_to(learn, "head")
@@ -288,7 +295,7 @@ def _fingerprint(scans: pd.DataFrame, root: Path) -> str:
     """A digest of every scan's place, size, label, patient and split."""
     digest = hashlib.sha256()
     for row in scans.itertuples():
-        path = Path(row.path)
+        path = Path(str(row.path))
         place = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         digest.update(f"{place}\t{path.stat().st_size}\t{row.label}\t{row.patient}\t{row.split}\n".encode())
     return digest.hexdigest()

@@ -128,7 +128,7 @@ def oct_learner(
     return unfreeze_to(learn, unfreeze)
 
 
-def oct_splitter(model: nn.Module) -> list[list[nn.Parameter]]:
+def oct_splitter(model: nn.Sequential) -> list[list[nn.Parameter]]:
     """Parameter groups: the body up to its last block, that block (where the body can be cut), and the head."""
     return [*body_groups(model[0]), list(model[1].parameters())]
 
