@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 HEIGHT = 496
-KINDS = ("drusen", "detachment", "fluid", "matter", "cyst", "focus", "swelling")
 WAVELENGTHS = np.array([13.0, 18.0, 25.0, 35.0, 49.0, 70.0])
 
 # Grey of each layer at its top and bottom edge, from the vitreous' edge down to the RPE.
@@ -168,7 +167,7 @@ def _drusen(rng: np.random.Generator, count: int, mild: bool) -> tuple[Lesion, .
     u = rng.uniform
     found = []
     for i in range(count):
-        height = u(6.5, 10.5) if mild else float(np.clip(np.exp(rng.normal(2.75, 0.35)), 8, 34))
+        height = u(6.5, 10.5) if mild else float(np.clip(np.exp(rng.normal(2.75, 0.42)), 7, 36))
         radius = height * u(0.6, 1.1) + 5.5
         found.append(
             Lesion("drusen", rng.normal(0, 100), 0 if i == 0 else u(-18, 18), radius, height, u(24, 50), u(0.82, 1.12))

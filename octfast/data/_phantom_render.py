@@ -18,7 +18,7 @@ def draw_slice(eye: Eye, rng: np.random.Generator) -> np.ndarray:
     """One B-scan of this eye, as uint8 (496, W); rng gives the slice, the aim and the noise."""
     x = np.arange(eye.width, dtype=np.float64) - eye.width / 2
     aim = rng.normal(0, (9.0, 7.0, 11.0))
-    tops, membrane, lesions = _surfaces(eye, x - aim[0], aim[1], eye.row + aim[2], rng)
+    tops, membrane = _surfaces(eye, x - aim[0], aim[1], eye.row + aim[2], rng)
     grey = _fill(eye, tops, membrane, x - aim[0], rng)
     _choroid(eye, grey, membrane, rng)
     _pockets(eye, grey, tops, x - aim[0], aim[1])
@@ -40,8 +40,8 @@ def _sum(eye: Eye, kinds: tuple[str, ...], x: np.ndarray, z: float) -> np.ndarra
 
 def _surfaces(
     eye: Eye, x: np.ndarray, z: float, row: float, rng: np.random.Generator
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """The top of each layer as (W,) rows, Bruch's membrane, and how far lesions lift the RPE."""
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The top of each layer, and Bruch's membrane, as (W,) rows."""
     t = eye.thickness
     tilt = eye.tilt + rng.normal(0, 0.012)
     membrane = row + tilt * x - eye.curve * x**2 + 2.0 * np.sin(x / 70 + eye.phases[0])
@@ -55,7 +55,7 @@ def _surfaces(
     fluid = gaussian_filter1d(_sum(eye, ("fluid",), x, z), 3.0)
     lift = rise + matter + fluid
     soft = gaussian_filter1d(lift, 9.0)
-    lifted = 0.3 * np.minimum(soft, 14) + 0.9 * np.maximum(soft - 14, 0)
+    lifted = 0.25 * np.minimum(soft, 16) + 0.9 * np.maximum(soft - 16, 0)
 
     top = {}
     top["fill"] = membrane - rise
@@ -79,7 +79,7 @@ def _surfaces(
     top["gcl"] = top["ipl"] - t["gcl"] * inner - 0.1 * swelling
     fibres = np.clip((x - eye.fovea_x) * eye.nasal / 240 + 0.15, 0.0, 1.7)
     top["rnfl"] = top["gcl"] - 3.0 - t["rnfl"] * fibres * np.minimum(inner, 1)
-    return top, membrane, lift
+    return top, membrane
 
 
 def _fill(
@@ -87,7 +87,7 @@ def _fill(
 ) -> np.ndarray:
     """Grey of every layer before noise, as float32 (W, H): straight lines between knots on each column."""
     width = x.size
-    order = [name for name in GREYS]
+    order = list(GREYS)
     shade = _shadows(eye, x, rng)
     lift = np.maximum(membrane - tops["fill"] - 2.5, 0)
     matter = tops["tips"] - tops["matter"]
@@ -219,7 +219,10 @@ def _vitreous(eye: Eye, grey: np.ndarray, tops: dict[str, np.ndarray], x: np.nda
     if eye.hyaloid is not None:
         height, centre, spread = eye.hyaloid
         line = (
-            tops["rnfl"] - 1.6 * height * (1 - np.exp(-(((x - centre) / (spread * 2.5)) ** 2))) - 6 + rng.normal(0, 2)
+            gaussian_filter1d(tops["rnfl"], 30.0)
+            - 1.6 * height * (1 - np.exp(-(((x - centre) / (spread * 2.5)) ** 2)))
+            - 6
+            + rng.normal(0, 2)
         )
         seen = np.clip(np.abs(x - centre) / spread - 0.8, 0, 1) * np.clip(1.2 + 0.5 * _slow(rng, x.size, 40), 0, 1)
         band = np.exp(-(((depth - line[:, None]) / 1.6) ** 2)) * seen[:, None] * 46

@@ -138,6 +138,8 @@ def default_phantoms(
         if not _complete(folder):
             _replace(fresh, folder)
     except DataError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
         raise DataError(error.message, "Set OCTFAST_CACHE to a folder that can be written to.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -230,7 +232,7 @@ def _write_all(
 
 def _note(scans: int, seed: int, test: float, classes: Sequence[str], size: int | None, total: int) -> str:
     return (
-        "These are synthetic pictures drawn by octfast (octfast.data.phantom) to look somewhat like retinal OCT B-scans.\n"
+        "Synthetic pictures drawn by octfast (octfast.data.phantom) to look somewhat like retinal OCT B-scans.\n"
         "They show no patient and are of no clinical meaning: not a medical device, not for any diagnosis.\n\n"
         f"version: {VERSION}\nscans: {scans}\nseed: {seed}\ntest: {test}\n"
         f"classes: {' '.join(classes)}\nsize: {size or 'full'}\nbytes: {total}\n"

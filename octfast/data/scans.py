@@ -64,8 +64,13 @@ def read_scans(data: str | Path) -> pd.DataFrame:
             found, skipped = _images(label)
             other += skipped
             rows += [(path, label.name, "train") for path in found]
+    unnamed = [path for path, _, _ in rows if not _is_text(path)]
+    if unnamed:
+        log.warning("left out, as their names are not UTF-8: %d files; the first: %a", len(unnamed), unnamed[0])
+        rows = [row for row in rows if row[0] not in set(unnamed)]
     if not rows:
-        raise DataError(f"no images in {root}", _LAYOUTS)
+        loose = any(_has_images(d, deep=False) for d in (root, *splits))
+        raise DataError(f"the images in {root} are in no folder of a class" if loose else f"no images in {root}", _LAYOUTS)
     if other:
         log.info("%d files that are no images were left alone", other)
     scans = pd.DataFrame(rows, columns=["path", "label", "split"]).sort_values("path", ignore_index=True)
@@ -149,7 +154,8 @@ def write_csv(table: pd.DataFrame, file: str | Path) -> None:
     """Write a table as CSV under a temporary name, then give it its own, so that no half of it is ever read."""
     file = Path(file)
     part = file.with_name(f".{file.name}.part")
-    table.to_csv(part, index=False)
+    # With these line ends pandas quotes a carriage return in a name, too.
+    table.to_csv(part, index=False, lineterminator="\r\n")
     part.replace(file)
 
 
@@ -158,17 +164,21 @@ def load_scans(file: str | Path, root: str | Path) -> pd.DataFrame:
 
     Raises
     ------
-    DataError : the file is missing or lacks a column.
+    DataError : the file is missing or damaged, or lacks a column.
     """
     try:
         scans = pd.read_csv(
-            file, dtype={"path": str, "label": str, "patient": str, "split": str}, keep_default_na=False
+            file,
+            dtype=dict.fromkeys(("path", "label", "patient", "split", "predicted", "reason"), str),
+            keep_default_na=False,
         )
     except (OSError, ValueError) as e:
         raise DataError(f"cannot read the scans of the run: {file}: {e}", "train again, or give another run") from e
     missing = {"path", "label", "patient", "split"} - set(scans.columns)
     if missing:
         raise DataError(f"{file} lacks the columns {', '.join(sorted(missing))}", "train again, or give another run")
+    if not scans["split"].isin(SPLITS).all():
+        raise DataError(f"{file} has rows of no split", "the file was damaged; train again, or give another run")
     scans["path"] = [str(Path(root) / p) for p in scans["path"]]
     return scans
 
@@ -200,6 +210,14 @@ def _has_images(folder: Path, deep: bool = True) -> bool:
     if deep:
         return bool(_images(folder)[0])
     return any(f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") for f in folder.iterdir())
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_classes(scans: pd.DataFrame, root: Path) -> None:

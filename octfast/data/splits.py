@@ -17,7 +17,8 @@ def hold_out(scans: pd.DataFrame, share: float, seed: int = 0) -> np.ndarray:
     """Choose about `share` of the scans by whole patients, each class in about its proportion.
 
     The patients are cut into round(1 / share) groups by scikit-learn's StratifiedGroupKFold and one group is held out,
-    the one whose class proportions lie nearest to those asked for.
+    the one whose class proportions lie nearest to those asked for; without the patients whose loss would leave a class
+    with nothing to train on. The order of the rows plays no part.
 
     Parameters
     ----------
@@ -31,35 +32,49 @@ def hold_out(scans: pd.DataFrame, share: float, seed: int = 0) -> np.ndarray:
 
     Raises
     ------
-    DataError : fewer than two patients.
+    DataError : fewer than two patients, or each is the only one of a class.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    patients = scans["patient"].to_numpy()
-    labels = scans["label"].to_numpy()
-    n_patients = len(np.unique(patients))
-    if n_patients < 2:
+    labels, label = np.unique(scans["label"].to_numpy(), return_inverse=True)
+    patients, patient = np.unique(scans["patient"].to_numpy(), return_inverse=True)
+    if len(patients) < 2:
         raise DataError(
             f"all {len(scans)} scans are of one patient, so none can be held out",
             "more patients are needed; name the files CLASS-PATIENT-IMAGE",
         )
-    counts = pd.Series(labels).value_counts()
+    scans_of = np.zeros((len(patients), len(labels)), dtype=int)
+    np.add.at(scans_of, (patient, label), 1)
+    counts = scans_of.sum(0)
+    if (scans_of == counts).any(1).all():
+        raise DataError(
+            f"each of the {len(patients)} patients is the only one of a class, so none can be held out",
+            "more patients are needed, or --valid folder",
+        )
     wanted = counts * share
-    folds = max(2, min(round(1 / share), n_patients, int(counts.max())))
+    folds = max(2, min(round(1 / share), len(patients), int(counts.max())))
     with warnings.catch_warnings():
         # A class with fewer scans than folds is no reason to stop, and the counts are shown to the user anyway.
         warnings.filterwarnings("ignore", "The least populated class")
         splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        groups = [held for _, held in splitter.split(labels, labels, patients)]
+        groups = [_keep_classes(np.unique(patient[held]), scans_of) for _, held in splitter.split(label, label, patient)]
 
-    def misfit(held: np.ndarray) -> float:
-        got = pd.Series(labels[held]).value_counts().reindex(wanted.index, fill_value=0)
-        emptied = int((got == 0).sum() + (got == counts).sum())
-        return float(((got - wanted) ** 2 / wanted).sum()) + 1e6 * emptied
+    def misfit(group: list[int]) -> float:
+        got = scans_of[group].sum(0)
+        return float(((got - wanted) ** 2 / wanted).sum()) + 1e6 * int((got == 0).sum())
 
-    mask = np.zeros(len(scans), dtype=bool)
-    mask[min((held for held in groups if 0 < len(held) < len(scans)), key=misfit)] = True
-    return mask
+    return np.isin(patient, min((group for group in groups if group), key=misfit))
+
+
+def _keep_classes(group: np.ndarray, scans_of: np.ndarray) -> list[int]:
+    """The patients of a group, in order, less those without whom a class would have nothing to train on."""
+    left = scans_of.sum(0)
+    kept = []
+    for patient in group:
+        if (left > scans_of[patient]).all():
+            left = left - scans_of[patient]
+            kept.append(int(patient))
+    return kept
 
 
 def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int = 0) -> pd.DataFrame:
@@ -76,12 +91,18 @@ def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int =
     Raises
     ------
     UsageError : a share outside 0 to .5, or another word.
-    DataError : "folder" without a validation folder; too few patients.
+    DataError : "folder" without a validation folder, or with a class that train lacks; too few patients.
     """
     out = scans.copy()
     if valid == "folder":
         if not (out["split"] == "valid").any():
             raise DataError("there is no validation folder to keep", "leave --valid out, or give a share: --valid 0.1")
+        untrained = sorted(set(out.loc[out["split"] == "valid", "label"]) - set(out.loc[out["split"] == "train", "label"]))
+        if untrained:
+            raise DataError(
+                f"the validation folder has classes that train lacks: {', '.join(untrained)}",
+                "rename or remove them, or leave --valid folder out",
+            )
         return out
     share = _share(valid)
     pool = out.index[out["split"] != "test"]
@@ -90,12 +111,6 @@ def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int =
     lacking = sorted(set(out.loc[pool, "label"]) - set(out.loc[out["split"] == "valid", "label"]))
     if lacking:
         log.warning("validation has no scan of %s: too few patients of that class", ", ".join(lacking))
-    untrained = sorted(set(out.loc[pool, "label"]) - set(out.loc[out["split"] == "train", "label"]))
-    if untrained:
-        raise DataError(
-            f"with validation held out, no training scan of {', '.join(untrained)} is left",
-            "more patients of that class are needed, or --valid folder",
-        )
     return out
 
 

@@ -66,6 +66,8 @@ class SaveBest(SaveModelCallback):
 class StopEarly(EarlyStoppingCallback):
     """EarlyStoppingCallback that says so in the log instead of printing."""
 
+    wait: int
+
     def after_epoch(self):
         TrackerCallback.after_epoch(self)
         self.wait = 0 if self.new_best else self.wait + 1

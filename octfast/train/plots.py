@@ -8,6 +8,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, which can be told apart without colour vision.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -63,6 +64,6 @@ def _curve(ax: Axes, history: pd.DataFrame, best: int, train: str, valid: str, l
     ax.axvline(epoch, color=GREEN, linewidth=1)
     ax.plot([epoch], [value], marker="*", markersize=13, color=GREEN, linestyle="", label=f"best: epoch {epoch}")
     ax.set(xlabel="epoch", ylabel=label)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
