@@ -21,7 +21,7 @@ def track(what: str, total: int, unit: str = "scans") -> Iterator[Callable[[int,
     Nothing is shown of work that ends within two seconds. In a terminal a bar with the rate and the time left;
     elsewhere a line every 15 seconds, and one at the end.
     """
-    with (_bar if sys.stderr.isatty() else _lines)(what, total, unit) as update:
+    with (_bar if sys.stderr.isatty() or _in_notebook() else _lines)(what, total, unit) as update:
         yield update
 
 
@@ -36,7 +36,7 @@ def _bar(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], None
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=not _in_notebook()),
         transient=True,
     )
     start = time.monotonic()
@@ -76,6 +76,10 @@ def _lines(what: str, total: int, unit: str) -> Iterator[Callable[[int, int], No
 
     yield update
     _say_end(what, total, unit, time.monotonic() - start)
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
 
 
 def _say_end(what: str, total: int, unit: str, seconds: float) -> None:

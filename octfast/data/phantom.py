@@ -31,7 +31,8 @@ NOTE = "SYNTHETIC.txt"
 def make_phantom(label: str, patient: int, image: int = 1, *, seed: int = 0) -> np.ndarray:
     """One synthetic B-scan, as uint8 of shape (496, 512) or (496, 768).
 
-    The same arguments give the same array, on any machine and in any order. The images of a patient share layers,
+    The same arguments give the same array, in any order (another version of numpy, or a processor with other vector
+    instructions, may round a few pixels to the next grey). The images of a patient share layers,
     lesions, device and size; each is another slice with its own speckle. A patient's eye does not depend on the
     label, only its lesions do. Synthetic, of no clinical meaning.
 

@@ -20,6 +20,7 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastcore.basics import noop
 from scipy.stats import binomtest
 
 from octfast.data.check import leave_out_unreadable
@@ -28,8 +29,8 @@ from octfast.data.phantom import default_phantoms
 from octfast.data.scans import class_names, data_root, describe_scans, read_scans, save_scans, write_csv
 from octfast.data.splits import assign_validation, shared_patients
 from octfast.errors import OctfastError, WeightsError
-from octfast.model.bundle import save_bundle
-from octfast.model.forward import predict_scans
+from octfast.model.bundle import BundleInfo, save_bundle
+from octfast.model.forward import predict_scans, predictions_table
 from octfast.progress import track
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
@@ -88,7 +89,8 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
         run.write_json("config.json", about)
         set_latest(run)
         learn.path, learn.model_dir = run.path, Path("checkpoints")
-        about["chosen"].update(_fit(learn, config, run))
+        trainee, chosen = _fit(learn, config, run)
+        about["chosen"].update(chosen)
         training = {
             "seed": config.seed,
             "epochs": config.epochs,
@@ -101,13 +103,19 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
         save_figure(plot_history(run.history, f"{config.arch}, {title}"), run.figures / "history.png")
         for split in ("valid", "test"):
             part = scans[scans["split"] == split]
-            if len(part):
+            if not len(part):
+                continue
+            if split == "valid" and trainee is not learn:
+                table = _from_stored(trainee, part, info)
+            else:
                 with track(f"predicting {split}", len(part)) as update:
                     table = predict_scans(
                         learn.model, info, part, precision=config.precision, device=dls.device, progress=update
                     )
-                run.save_predictions(table, split)
-                run.write_json(f"metrics-{split}.json", headline(table))
+            run.save_predictions(table, split)
+            run.write_json(f"metrics-{split}.json", headline(table))
+        for store in getattr(trainee, "stores", []):
+            store.close()
         if learn.weights_report.source == "none":
             log.warning("remember: the body of this model is untrained; with pretrained weights it would do better")
         if synthetic:
@@ -183,8 +191,19 @@ def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:
         return oct_learner(dls, weights="none", **kwargs)
 
 
-def _fit(learn: Learner, config: TrainConfig, run: Run) -> dict[str, Any]:
-    """Fit as configured, with half the batch size again where a GPU's memory is too small; gives what was chosen."""
+def _from_stored(trainee: Learner, scans: pd.DataFrame, info: BundleInfo) -> pd.DataFrame:
+    """The Predictions table of the validation scans from their stored activations, which need no forward pass."""
+    with trainee.no_bar(), trainee.no_logging():
+        outputs, _ = trainee.get_preds(act=noop)
+    return predictions_table(scans, outputs.float().cpu().numpy(), info.classes)
+
+
+def _fit(learn: Learner, config: TrainConfig, run: Run) -> tuple[Learner, dict[str, Any]]:
+    """Fit as configured, with half the batch size again where a GPU's memory is too small.
+
+    Gives the Learner that was fitted, which is another one where the frozen part's activations are stored, and what
+    was chosen.
+    """
     bs = learn.dls.train.bs
     start = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
     while True:
@@ -207,12 +226,13 @@ def _fit(learn: Learner, config: TrainConfig, run: Run) -> dict[str, Any]:
         (run.path / "history.csv").unlink(missing_ok=True)
 
 
-def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> dict[str, Any]:
+def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[Learner, dict[str, Any]]:
     stored: dict[str, Any] = dict(
         seed=config.seed, precision=config.precision, cache=config.cache, workers=config.workers, bs=bs
     )
     whole = config.unfreeze == "all"
     if whole:
+        log.info("the whole network is trained: augmented anew every epoch, after one epoch of the head alone")
         unfreeze_to(learn, "head")
     trainee, precision = learn, "fp32" if torch.device(learn.dls.device).type == "cpu" else "mixed"
     if config.views and not whole:
@@ -237,9 +257,7 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> dict[st
             trainee.fit_one_cycle(config.epochs, rates, cbs=cbs)
     kept = None if best.best_epoch is None else best.best_epoch + 1
     log.info("the weights of epoch %s, with the lowest validation loss, are kept", kept)
-    for store in getattr(trainee, "stores", []):
-        store.close()
-    return {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision}
+    return trainee, {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision}
 
 
 def _find_lr(learn: Learner, run: Run, iterations: int) -> float:

@@ -190,7 +190,7 @@ def _match_normalisation(dls: DataLoaders, arch: Arch) -> None:
             norm.std = torch.tensor(arch.std, device=norm.std.device).view(1, 3, 1, 1)
 
 
-def _calibrate(learn: Learner, scans: int = 256) -> None:
+def _calibrate(learn: Learner, scans: int = 96) -> None:
     """Set an untrained body's batch norms to the training scans as they are without augmentation."""
     bs = min(16, len(learn.dls.train_ds))
     n = min(scans, len(learn.dls.train_ds)) // bs * bs

@@ -35,8 +35,11 @@ class Run:
     def config(self) -> dict[str, Any]:
         """config.json: every parameter, versions, data, weights, notes."""
         try:
-            return json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+            if not isinstance(config, dict) or not isinstance(config["data"]["root"], str):
+                raise ValueError("config.json does not say where the scans are")
+            return config
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             raise BundleError(
                 f"{self.path} is not a run folder: {e}", "give a folder that octfast train made"
             ) from None
@@ -44,7 +47,7 @@ class Run:
     @property
     def root(self) -> Path:
         """The folder that the scans' paths are relative to."""
-        return Path(self.data or self.config["data"]["root"])
+        return self.data or Path(self.config["data"]["root"])
 
     @property
     def scans(self) -> pd.DataFrame:
