@@ -46,9 +46,9 @@ def top_losses(table: pd.DataFrame, k: int = 9, *, largest: bool = True) -> pd.D
 class ClassificationInterpretation(_FastaiInterpretation):
     """fastai's ClassificationInterpretation over a Predictions table: the model runs once, whatever is asked after.
 
-    All of fastai's methods work: `confusion_matrix`, `plot_confusion_matrix`, `most_confused`, `top_losses`,
-    `print_classification_report`. `plot_top_losses` shows each scan once, with the probability of its own class and
-    of the predicted one.
+    All of fastai's methods work, with fastai's arguments: `confusion_matrix`, `plot_confusion_matrix`,
+    `most_confused`, `top_losses`, `print_classification_report`, `show_results`. `plot_top_losses` shows each scan
+    once, with the probability of its own class and of the predicted one. The plots give back their Figure.
 
         interp = ClassificationInterpretation.from_learner(learn)
         interp = ClassificationInterpretation.from_run("runs/latest", "test")
@@ -85,13 +85,49 @@ class ClassificationInterpretation(_FastaiInterpretation):
         """Rows of the Predictions table."""
         return self.table.iloc[idxs.tolist() if hasattr(idxs, "tolist") else idxs]
 
-    def plot_top_losses(self, k: int = 9, largest: bool = True, **kwargs) -> Figure:
-        """The k scans with the largest (or smallest) loss; see `octfast.assess.figures.plot_top_losses`."""
-        return plot_top_losses(top_losses(self.table, k, largest=largest), **kwargs)
+    def top_losses(self, k: int | None = None, largest: bool = True, items: bool = False) -> tuple:
+        """The k largest (or smallest) losses and their rows, all by default; with `items` the rows of the table too."""
+        return super().top_losses(None if k is None else min(k, len(self.losses)), largest, items)
 
-    def plot_confusion_matrix(self, title: str = "Confusion matrix", **kwargs) -> Figure:
-        """Counts and the share of each actual class; see `octfast.assess.figures.plot_confusion_matrix`."""
-        return plot_confusion_matrix(confusion_matrix(self.table, list(self.vocab)), title=title, **kwargs)
+    def plot_top_losses(
+        self, k: int | Sequence[int] = 9, largest: bool = True, nrows: int | None = None, **kwargs
+    ) -> Figure:
+        """The k scans with the largest (or smallest) loss, or those at the places `k`, in `nrows` lines.
+
+        See `octfast.assess.figures.plot_top_losses` for what else can be given.
+        """
+        if isinstance(k, int):
+            rows = top_losses(self.table, k, largest=largest)
+        else:
+            rows = top_losses(self.table, len(self.table), largest=largest)
+            rows = rows.iloc[[place for place in k if place < len(rows)]]
+        if nrows:
+            kwargs.setdefault("ncols", max(1, -(-len(rows) // nrows)))
+        return plot_top_losses(rows, **kwargs)
+
+    def plot_confusion_matrix(
+        self,
+        normalize: bool = False,
+        title: str = "Confusion matrix",
+        cmap: str = "Blues",
+        norm_dec: int = 2,
+        plot_txt: bool = True,
+        **kwargs,
+    ) -> Figure:
+        """Counts and the share of each actual class; shares alone, to `norm_dec` places, if `normalize`.
+
+        See `octfast.assess.figures.plot_confusion_matrix` for what else can be given.
+        """
+        if normalize:
+            kwargs["text"] = lambda count, share: f"{share:.{norm_dec}f}"
+        if not plot_txt:
+            kwargs["text"] = lambda count, share: ""
+        return plot_confusion_matrix(confusion_matrix(self.table, list(self.vocab)), title, cmap=cmap, **kwargs)
+
+    def show_results(self, idxs: Sequence[int], **kwargs) -> Figure:
+        """The scans in the given rows of the table, as `plot_top_losses` shows them."""
+        rows = self[idxs].assign(p_actual=lambda t: np.exp(-t["loss"]))
+        return plot_top_losses(rows, **{"title": "Results", **kwargs})
 
 
 class _Recorded:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pandas as pd
 
-from octfast.errors import DataError, UsageError
+from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.bundle import BundleInfo, load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.progress import track
@@ -29,13 +30,14 @@ def run_predictions(run: Run, split: str = "valid") -> tuple[pd.DataFrame, Bundl
     ------
     UsageError : another word.
     DataError : the run has no scans in that split, or the scans are not where they were.
-    BundleError : the run has no trained model.
+    BundleError : the run has no trained model, or a table that is not of it.
     """
     if split not in ("train", "valid", "test"):
         raise UsageError(f"no split named {split!r}", "one of valid, test, train")
     info = read_info(run.bundle)
     table = run.predictions(split)
     if table is not None:
+        _check_table(table, info, run.predictions_file(split))
         return table, info
     scans = run.scans
     part = scans[scans["split"] == split].reset_index(drop=True)
@@ -47,3 +49,12 @@ def run_predictions(run: Run, split: str = "valid") -> tuple[pd.DataFrame, Bundl
         table = predict_scans(model, info, part, precision=run.config.get("precision", "auto"), progress=update)
     run.save_predictions(table, split)
     return table, info
+
+
+def _check_table(table: pd.DataFrame, info: BundleInfo, file: Path) -> None:
+    numbers = ["probability", "loss", *(f"p_{c}" for c in info.classes)]
+    whole = {"predicted", *numbers} <= set(table.columns) and all(
+        pd.api.types.is_numeric_dtype(table[name]) for name in numbers
+    )
+    if not whole or not (set(table["label"]) | set(table["predicted"])) <= set(info.classes):
+        raise BundleError(f"{file} is damaged, or not of this run's model", "delete it, and it is made again")

@@ -57,7 +57,7 @@ def interpret_run(run: Run, split: str = "valid", k: int = 9, *, largest: bool =
     counts = confusion_matrix(table, info.classes)
     top = top_losses(table, k, largest=largest)
     suffix = "" if split == "valid" else f"-{split}"
-    note = f"Synthetic phantoms: {SYNTHETIC_NOTE}." if info.synthetic else ""
+    note = SYNTHETIC_NOTE if info.synthetic else ""
     right = f"{split}: {(table['label'] == table['predicted']).sum()} of {len(table)} scans right"
     which = "top_losses" if largest else "smallest_losses"
     files = [

@@ -59,6 +59,6 @@ def interpret(
         rows.itertuples(index=False),
     )
     if found.synthetic:
-        print(f"Synthetic phantoms: {SYNTHETIC_NOTE}.")
+        print(SYNTHETIC_NOTE)
     for file in found.files:
         print(file)

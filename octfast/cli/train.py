@@ -89,6 +89,6 @@ def train(
     columns = ("split", "scans", "patients", "right", "accuracy", "loss")
     print_table(title, columns, [[split, *(r[c] for c in columns[1:])] for split, r in results.items()])
     if about["data"]["synthetic"]:
-        print(f"Synthetic phantoms: {SYNTHETIC_NOTE}.")
+        print(SYNTHETIC_NOTE)
     print(f"Run folder: {run.path}")
     print("Next: octfast interpret --top-losses 9")

@@ -103,12 +103,12 @@ def draw_eye(rng: np.random.Generator, lesions: tuple[Lesion, ...]) -> Eye:
     def about(mean: float, spread: float) -> float:
         return float(mean * np.exp(spread * np.clip(rng.standard_normal(), -2.2, 2.2)))
 
-    scale = about(1.0, 0.07)
+    scale = about(1.0, 0.05)
     means = {"gcl": 14, "ipl": 11, "inl": 10.5, "opl": 6.5, "onl": 18, "myoid": 4.5, "ez": 4.6, "os": 3.2, "rpe": 6.5}
-    thickness = {name: about(mean, 0.10) * scale for name, mean in means.items()}
+    thickness = {name: about(mean, 0.07) * scale for name, mean in means.items()}
     thickness |= {"rnfl": about(7.0, 0.3), "elm": 1.6, "tips": 2.6, "gap": 1.2}
-    wide = rng.random() < 0.08
-    unseen = rng.random() < 0.06
+    wide = rng.random() < 0.05
+    unseen = rng.random() < 0.03
     count = int(rng.integers(1, 4))
     return Eye(
         thickness=thickness,
@@ -117,8 +117,8 @@ def draw_eye(rng: np.random.Generator, lesions: tuple[Lesion, ...]) -> Eye:
         pit_depth=float(np.clip(about(0.97, 0.05), 0.8, 1.0)),
         rim=about(0.24, 0.3),
         nasal=int(rng.choice((-1, 1))),
-        row=float(rng.uniform(210, 285)),
-        tilt=float(rng.normal(0, 0.04)),
+        row=float(rng.uniform(225, 270)),
+        tilt=float(rng.normal(0, 0.028)),
         curve=about(2.6e-4, 0.3) * (0.9 if wide else 0.7),
         fovea_x=float(rng.normal(0, 28) + (rng.choice((-1, 1)) * rng.uniform(190, 260) if unseen else 0)),
         slice_z=float(rng.normal(0, 9) + (rng.choice((-1, 1)) * rng.uniform(60, 110) if unseen else 0)),
@@ -142,7 +142,7 @@ def draw_eye(rng: np.random.Generator, lesions: tuple[Lesion, ...]) -> Eye:
         noise=about(45.0 if wide else 39.0, 0.05),
         vitreous=float(rng.uniform(23, 29) if wide else rng.uniform(29, 34)),
         haze=float(max(0.0, rng.normal(-4, 5))),
-        hyaloid=tuple(rng.uniform((14, -60, 20), (60, 60, 90))) if rng.random() < 0.2 else None,
+        hyaloid=tuple(rng.uniform((14, -60, 20), (60, 60, 90))) if rng.random() < 0.12 else None,
         signal=about(1.0, 0.04),
         lesions=lesions,
     )
@@ -150,7 +150,7 @@ def draw_eye(rng: np.random.Generator, lesions: tuple[Lesion, ...]) -> Eye:
 
 def draw_lesions(label: str, rng: np.random.Generator) -> tuple[Lesion, ...]:
     """The lesions of a patient with this label, about (0, 0) where the scanner looks; some patients have it mildly."""
-    mild = rng.random() < 0.08
+    mild = rng.random() < 0.04
     u = rng.uniform
     if label == "DRUSEN":
         return _drusen(rng, int(rng.integers(4, 7)) if mild else int(rng.integers(7, 16)), mild)
@@ -178,7 +178,7 @@ def _drusen(rng: np.random.Generator, count: int, mild: bool) -> tuple[Lesion, .
 def _oedema(rng: np.random.Generator, mild: bool) -> tuple[Lesion, ...]:
     u = rng.uniform
     middle = rng.normal(0, 30)
-    found = [] if mild else [Lesion("swelling", middle, 0, u(110, 190), u(20, 48), u(80, 130))]
+    found = [Lesion("swelling", middle, 0, u(110, 190), u(10, 16) if mild else u(22, 48), u(80, 130))]
     x = middle - (u(5, 20) if mild else u(40, 110))
     for i in range(int(rng.integers(3, 6) if mild else rng.integers(9, 18))):
         big = not mild and i % 4 == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from octfast.data import preprocess
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
 
@@ -29,7 +30,8 @@ _UNUSUAL = {
 def check_file(path: str | Path) -> tuple[str, str]:
     """What is wrong with a scan, and what is unusual about it.
 
-    A JPEG that opens and ends with its end-of-image marker is believed; anything else is decoded in full.
+    A JPEG that opens, is not enormous and ends with its end-of-image marker is believed; anything else is decoded in
+    full.
 
     Returns
     -------
@@ -41,7 +43,8 @@ def check_file(path: str | Path) -> tuple[str, str]:
             return "empty file", ""
         with Image.open(path) as image:
             kind = "animated" if getattr(image, "is_animated", False) else image.mode.partition(";")[0]
-            if image.format == "JPEG" and image.mode in ("L", "RGB", "CMYK") and _ends_well(path):
+            usual = image.format == "JPEG" and image.mode in ("L", "RGB", "CMYK")
+            if usual and image.width * image.height <= preprocess.MAX_PIXELS and _ends_well(path):
                 return "", kind
         decode_grey(path)
         return "", kind

@@ -26,6 +26,11 @@ from octfast.data.splits import assign_validation
 log = logging.getLogger("octfast")
 
 
+# Training scans are squeezed to this many times the size, and augmentation brings them down to it: bilinear resampling
+# at random places smooths speckle as much as the rest of the way down does in validation.
+PRESIZE = 1.5
+
+
 class BScan(PILImage):
     """A B-scan that fastai can show: decoded as 8-bit grey by `octfast.data.preprocess.decode_grey`."""
 
@@ -44,12 +49,21 @@ class Squeeze(Transform):
 
     order = 1
 
-    def __init__(self, size: int):
-        super().__init__()
+    def __init__(self, size: int, split_idx: int | None = None):
+        super().__init__(split_idx=split_idx)
         self.size = size
 
     def encodes(self, x: BScan):
         return BScan(resize(x, self.size).convert("RGB"))
+
+
+class SqueezeTraining(Squeeze):
+    """`Squeeze` for training scans. A class of its own, as a DataBlock keeps one transform of a class."""
+
+    split_idx = 0
+
+    def __init__(self, size: int):
+        super().__init__(size, 0)
 
 
 class OnlyTraining(Transform):
@@ -66,22 +80,23 @@ class OnlyTraining(Transform):
 
 
 def oct_transforms(size: int = 224) -> list:
-    """Augmentation for B-scans, by batch: horizontal flip, rotation to 8 degrees, zoom, light changes, random crop.
+    """Augmentation for B-scans, by batch: horizontal flip, rotation to 8 degrees, random crop, light changes.
 
-    No vertical flip and no warp: the vitreous is always above, and the thickness of a layer is a finding. They act on
-    training batches alone; validation is untouched, not even resampled.
+    The crop is fastai's Zoom about a random point, drawn for each scan, and goes with flip and rotation into one
+    resampling, from a larger picture where there is one (`PRESIZE`); a second would blur the speckle that validation
+    scans have. No vertical flip and no warp: the vitreous is always above, and the thickness of a layer is a finding.
+    They act on training batches alone; validation is untouched, not even resampled.
     """
     tfms = aug_transforms(
         do_flip=True,
         flip_vert=False,
         max_rotate=8.0,
-        max_zoom=1.05,
+        max_zoom=1.15,
         max_warp=0.0,
         max_lighting=0.15,
         p_affine=0.75,
         p_lighting=0.75,
         size=size,
-        min_scale=0.85,
     )
     return [OnlyTraining(tfms)]
 
@@ -100,7 +115,7 @@ def oct_datablock(
         get_x=ColReader("path"),
         get_y=ColReader("label"),
         splitter=ColSplitter("is_valid"),
-        item_tfms=Squeeze(size),
+        item_tfms=[SqueezeTraining(round(PRESIZE * size)), Squeeze(size, 1)] if augment else Squeeze(size),
         batch_tfms=[*(oct_transforms(size) if augment else []), Normalize.from_stats(list(mean), list(std))],
     )
 
@@ -125,7 +140,7 @@ def oct_dataloaders(
     data : a folder that `read_scans` understands, or a Scans table. In a table that already has validation scans
         `split` is kept as it is; otherwise validation is held out by patient.
     size : the side of a scan, in pixels.
-    bs : scans a batch; None takes 64, and fewer where an epoch would have fewer than 8 batches.
+    bs : scans a batch; None takes 64, and fewer where an epoch would have fewer than 16 batches.
     valid : the share of scans to hold out by patient, or "folder" to keep the given validation folder.
     seed : of the held-out patients, the order of training and the augmentation.
     augment : whether to change training scans at random (`oct_transforms`).
@@ -142,7 +157,7 @@ def oct_dataloaders(
     DataError, UsageError : see `read_scans`, `leave_out_unreadable` and `assign_validation`.
     """
     if isinstance(data, pd.DataFrame):
-        scans = data if (data["split"] == "valid").any() else assign_validation(data, valid, seed)
+        scans = assign_validation(data, "folder" if (data["split"] == "valid").any() else valid, seed)
     else:
         scans, _ = leave_out_unreadable(read_scans(data))
         scans = assign_validation(scans, valid, seed)
@@ -162,7 +177,7 @@ def oct_dataloaders(
 def batch_size(n_train: int, bs: int | None = None) -> int:
     """The batch size for so many training scans; a change to what was asked for is said in the log.
 
-    Where none is asked for: 64, halved down to 4 until an epoch has at least 8 batches, since a head that sees one
+    Where none is asked for: 64, halved down to 4 until an epoch has at least 16 batches, since a head that sees one
     batch an epoch learns nothing. fastai drops a last short batch, so a batch is never larger than the training set.
     """
     if bs is not None:
@@ -170,7 +185,7 @@ def batch_size(n_train: int, bs: int | None = None) -> int:
             log.warning("batch size %d is more than the %d training scans: %d is used", bs, n_train, n_train)
         return min(bs, n_train)
     chosen = 64
-    while chosen > 4 and n_train < 8 * chosen:
+    while chosen > 4 and n_train < 16 * chosen:
         chosen //= 2
     chosen = max(1, min(chosen, n_train))
     if chosen != 64:

@@ -68,7 +68,7 @@ def write_phantoms(
     """Write a set of synthetic B-scans in the layout of OCT2017 and give back its folder.
 
     Files are `out/train/CNV/CNV-1234567-1.jpeg` and so on, grey JPEGs, with `out/SYNTHETIC.txt` saying what they
-    are. Classes are balanced to one scan. A patient has 1 to 5 images, one label, and is in train or in test, never
+    are. Classes are balanced to one scan. A patient has 1 to 3 images, one label, and is in train or in test, never
     in both. The same arguments give the same bytes whatever the number of workers. The folder appears complete or not
     at all.
 
@@ -193,7 +193,7 @@ def _plan(scans: int, seed: int, test: float, classes: Sequence[str]) -> Iterato
                 if patient in numbers:
                     continue
                 numbers.add(patient)
-                images = min(left, int(rng.integers(1, 6)))
+                images = min(left, int(rng.integers(1, 4)))
                 left -= images
                 yield from (_Job(split, label, patient, image + 1) for image in range(images))
 

@@ -40,9 +40,9 @@ def decode_grey(source: str | Path | bytes | Image.Image) -> Image.Image:
         sample that has no fixed white (32-bit integers and floats).
     """
     name = str(source) if isinstance(source, str | Path) else "the picture"
-    if isinstance(source, Image.Image):
-        return _grey(source, name)
     try:
+        if isinstance(source, Image.Image):
+            return _grey(source, name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(

@@ -70,7 +70,9 @@ def read_scans(data: str | Path) -> pd.DataFrame:
         rows = [row for row in rows if row[0] not in set(unnamed)]
     if not rows:
         loose = any(_has_images(d, deep=False) for d in (root, *splits))
-        raise DataError(f"the images in {root} are in no folder of a class" if loose else f"no images in {root}", _LAYOUTS)
+        raise DataError(
+            f"the images in {root} are in no folder of a class" if loose else f"no images in {root}", _LAYOUTS
+        )
     if other:
         log.info("%d files that are no images were left alone", other)
     scans = pd.DataFrame(rows, columns=["path", "label", "split"]).sort_values("path", ignore_index=True)

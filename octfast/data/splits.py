@@ -57,7 +57,9 @@ def hold_out(scans: pd.DataFrame, share: float, seed: int = 0) -> np.ndarray:
         # A class with fewer scans than folds is no reason to stop, and the counts are shown to the user anyway.
         warnings.filterwarnings("ignore", "The least populated class")
         splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-        groups = [_keep_classes(np.unique(patient[held]), scans_of) for _, held in splitter.split(label, label, patient)]
+        groups = [
+            _keep_classes(np.unique(patient[held]), scans_of) for _, held in splitter.split(label, label, patient)
+        ]
 
     def misfit(group: list[int]) -> float:
         got = scans_of[group].sum(0)
@@ -97,14 +99,16 @@ def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int =
     if valid == "folder":
         if not (out["split"] == "valid").any():
             raise DataError("there is no validation folder to keep", "leave --valid out, or give a share: --valid 0.1")
-        untrained = sorted(set(out.loc[out["split"] == "valid", "label"]) - set(out.loc[out["split"] == "train", "label"]))
+        untrained = sorted(
+            set(out.loc[out["split"] == "valid", "label"]) - set(out.loc[out["split"] == "train", "label"])
+        )
         if untrained:
             raise DataError(
-                f"the validation folder has classes that train lacks: {', '.join(untrained)}",
-                "rename or remove them, or leave --valid folder out",
+                f"validation has classes that train lacks: {', '.join(untrained)}",
+                "rename or remove them, or have validation held out: --valid 0.1",
             )
         return out
-    share = _share(valid)
+    share = validation_share(valid)
     pool = out.index[out["split"] != "test"]
     held = hold_out(out.loc[pool], share, seed)
     out.loc[pool, "split"] = np.where(held, "valid", "train")
@@ -120,7 +124,13 @@ def shared_patients(scans: pd.DataFrame) -> pd.DataFrame:
     return splits[splits.str.contains("+", regex=False)].rename("splits").reset_index()
 
 
-def _share(valid: str | float) -> float:
+def validation_share(valid: str | float) -> float:
+    """The share that --valid gives, where it is not "folder".
+
+    Raises
+    ------
+    UsageError : outside 0 to .5, or no number.
+    """
     try:
         share = float(valid)
     except ValueError:

@@ -69,19 +69,33 @@ def make_network(arch: Arch, size: int = 224) -> nn.Module:
 
     Raises
     ------
-    UsageError : timm cannot make it for scans of `size`.
+    UsageError : it cannot be made for scans of `size`, or cannot take them.
     """
     if arch.library == "torchvision":
-        return getattr(torchvision.models, arch.name)(weights=None)
+        network = getattr(torchvision.models, arch.name)(weights=None)
+        # AlexNet needs 63 pixels, the others fewer.
+        return _checked(network, arch, size) if size < 64 else network
     import timm
 
     cfg = timm.get_pretrained_cfg(arch.name)
     fixed = cfg and cfg.fixed_input_size and cfg.input_size[-1] != size
     kwargs: dict[str, Any] = {"img_size": size} if fixed else {}
     try:
-        return timm.create_model(arch.name, pretrained=False, num_classes=0, **kwargs)
+        network = timm.create_model(arch.name, pretrained=False, num_classes=0, **kwargs)
     except (TypeError, RuntimeError, AssertionError, ValueError) as e:
         raise UsageError(f"timm cannot make {arch.name} for scans of {size} x {size}: {e}", "try --size 224") from e
+    return _checked(network, arch, size) if fixed or size < 64 else network
+
+
+def _checked(network: nn.Module, arch: Arch, size: int) -> nn.Module:
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as e:
+        reason = " ".join(str(e).split())
+        raise UsageError(f"{arch.name} cannot take scans of {size} x {size}: {reason}", "try --size 224") from e
+    return network.train(training)
 
 
 def drop_classifier(network: nn.Module) -> None:
@@ -92,10 +106,10 @@ def drop_classifier(network: nn.Module) -> None:
 
 
 class PooledStage(nn.Module):
-    """A stage of a body that also hands on the mean of its map over the picture.
+    """A stage of a body that also hands on the mean and standard deviation of its map over the picture.
 
     The state between stages is a map of shape (B, C, H, W), or a tuple of that map and the pooled vectors so far,
-    each of shape (B, C_i), in float32.
+    each of shape (B, 2 C_i), in float32.
     """
 
     def __init__(self, stage: nn.Module):
@@ -105,11 +119,13 @@ class PooledStage(nn.Module):
     def forward(self, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *pooled = state if isinstance(state, tuple) else (state,)
         x = self.stage(x)
-        return (x, *pooled, x.mean((2, 3), dtype=torch.float32))
+        variance, mean = torch.var_mean(x.float(), (2, 3), correction=0)
+        # A channel that is zero all over has no slope at a standard deviation of zero.
+        return (x, *pooled, torch.cat([mean, (variance + 1e-6).sqrt()], 1))
 
 
 class Gather(nn.Module):
-    """The end of a body of pooled stages: all pooled vectors side by side, of shape (B, sum of C_i)."""
+    """The end of a body of pooled stages: all pooled vectors side by side, of shape (B, sum of 2 C_i)."""
 
     def forward(self, state: tuple[Tensor, ...]) -> Tensor:
         return torch.cat(state[1:], 1)

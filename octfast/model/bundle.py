@@ -49,7 +49,7 @@ class BundleInfo:
                 not (2 <= len(self.classes) <= 10_000 and all(isinstance(c, str) for c in self.classes)),
                 "classes is not a list of two or more names",
             ),
-            (len(set(self.classes)) != len(self.classes), "a class stands twice"),
+            (len(set(map(str, self.classes))) != len(self.classes), "a class stands twice"),
             (not (isinstance(self.size, int) and 16 <= self.size <= 4096), "size is not between 16 and 4096"),
             (not all(_three_numbers(v) for v in (self.mean, self.std)), "mean and std are not three numbers each"),
             (not _positive([self.temperature, *self.std]), "temperature and std are not positive numbers"),
@@ -73,7 +73,8 @@ def save_bundle(folder: str | Path, model, info: BundleInfo) -> Path:
     # Copies, since safetensors refuses tensors that share memory and saves none that are strided otherwise.
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     part = folder / f".{MODEL_FILE}.part"
-    save_file(state, part, metadata={"format": "pt", "made_by": "octfast"})
+    # One entry alone, as safetensors writes several in any order, and the same model should give the same bytes.
+    save_file(state, part, metadata={"format": "pt"})
     part.replace(folder / MODEL_FILE)
     text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(info)}, indent=2, ensure_ascii=False)
     part = folder / f".{INFO_FILE}.part"
@@ -103,7 +104,7 @@ def read_info(folder: str | Path) -> BundleInfo:
         raise BundleError(f"{file} is not a bundle's", hint)
     version = raw.pop("version", None)
     if not isinstance(version, int) or version > VERSION:
-        raise BundleError(f"{file} has version {version}, newer than {VERSION}", "update octfast")
+        raise BundleError(f"{file} has version {version!r}, newer than {VERSION}", "update octfast")
     known = set(BundleInfo.__dataclass_fields__)
     needed = {"arch", "head", "classes", "size", "mean", "std"}
     if set(raw) - known or needed - set(raw):
@@ -157,7 +158,11 @@ def load_bundle(folder: str | Path):
 
 
 def _three_numbers(values: object) -> bool:
-    return isinstance(values, tuple | list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
+    return (
+        isinstance(values, tuple | list)
+        and len(values) == 3
+        and all(isinstance(v, int | float) and abs(v) < 1e6 for v in values)
+    )
 
 
 def _positive(values: list) -> bool:

@@ -1,10 +1,14 @@
-"""Runs a network that will not change as fast as this machine can: folded, channels last, in half precision."""
+"""Runs a network that will not change as fast as this machine can: folded, in fewer bits, by torch or OpenVINO."""
 
 from __future__ import annotations
 
 import copy
+import difflib
+import importlib.util
 import logging
 import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +17,102 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from octfast.errors import UsageError
 from octfast.model.arch import PooledStage
 
+if TYPE_CHECKING:
+    from octfast.model.openvino import OpenVinoEngine
+
 log = logging.getLogger("octfast")
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+ENGINES = ("auto", "torch", "openvino")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def make_engine(
+    network: nn.Module,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: torch.device | str | None = None,
+    tail: nn.Module | None = None,
+    calibration: Callable[[], Iterable[Tensor]] | None = None,
+) -> Engine | OpenVinoEngine:
+    """Something to call with pictures that runs the network: in eval mode, copied, folded, in few bits.
+
+    Parameters
+    ----------
+    network : what to run; the caller's is not changed.
+    engine : one of `ENGINES`. "auto" is torch, but OpenVINO for int8.
+    precision : one of `PRECISIONS`. "auto" is the half precision that the machine has, else float32; never int8.
+    device : None takes the network's.
+    tail : run by torch in float32 on what the network gave; a head.
+    calibration : for int8; gives batches of training pictures as the network sees them, float32 of shape
+        (B, 3, H, W), as many as the caller likes (see `octfast.model.openvino`).
+
+    Raises
+    ------
+    UsageError : see `check_engine`; or int8 without pictures; or a network that OpenVINO cannot convert (at the first
+        call).
+    """
+    place = torch.device(device or next(network.parameters()).device)
+    if check_engine(engine, precision, place) == "torch":
+        return Engine(network, precision, place, tail)
+    from octfast.model.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(
+        _folded(network).to(place, torch.float32), precision, tail=_copied(tail, place), calibration=calibration
+    )
+
+
+def check_engine(engine: str, precision: str, device: torch.device | str = "cpu") -> str:
+    """The name of the engine that would run: torch or openvino.
+
+    Raises
+    ------
+    UsageError : an unknown engine or precision, two that do not go together, fp16 on a CPU, OpenVINO on a GPU, or
+        OpenVINO where it is not installed.
+    """
+    for what, given, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
+        if given not in known:
+            near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+            raise UsageError(f"no {what} named {given!r}", hint)
+    kind = torch.device(device).type
+    if kind == "cpu" and precision == "fp16":
+        raise UsageError("half precision on a CPU is bf16, not fp16", "use --precision bf16")
+    if precision != "int8" and engine != "openvino":
+        return "torch"
+    if engine == "torch":
+        raise UsageError("int8 is run by OpenVINO, not by torch", "leave --engine out, or use --precision bf16")
+    what = "int8 needs OpenVINO, which runs" if precision == "int8" else "OpenVINO runs"
+    if kind != "cpu":
+        raise UsageError(f"{what} on a CPU, not on {kind}", "use --engine torch --precision auto")
+    for package in ("openvino", "nncf") if precision == "int8" else ("openvino",):
+        if not _installed(package):
+            needs = "--precision int8" if precision == "int8" else "--engine openvino"
+            raise UsageError(f"{needs} needs {package}, which is not installed", "pip install 'octfast[openvino]'")
+    return "openvino"
+
+
 class Engine:
-    """A network in eval mode, copied, its convolutions and batch norms folded, in the precision that was chosen.
+    """A network run by torch: in eval mode, copied, convolutions and batch norms folded, in the precision chosen.
 
     Parameters
     ----------
     network : what to run; the caller's is not changed.
     tail : run in float32 on what the network gave; a head, which is small and wants the precision.
-    precision : "auto" or one of `PRECISIONS`.
+    precision : "auto", "fp32", "bf16" or "fp16".
 
     Attributes
     ----------
     precision : fp32, bf16 or fp16.
     device : where it runs.
+    name : of the library that runs it.
+    description : one phrase for a person.
+    key : what determines its numbers beside the weights and the pictures: the library, its version, the precision and,
+        for int8, a digest of the pictures it was calibrated on.
     """
+
+    name = "torch"
 
     def __init__(
         self,
@@ -42,11 +122,12 @@ class Engine:
         tail: nn.Module | None = None,
     ):
         self.device = torch.device(device or next(network.parameters()).device)
-        self._net = fold(copy.deepcopy(network).eval().requires_grad_(False)).to(self.device)
-        self._net = self._net.to(memory_format=torch.channels_last)
+        self._net = _folded(network).to(self.device).to(memory_format=torch.channels_last)
         self.precision = choose_precision(self._net, precision, self.device)
         self._net = self._net.to(_DTYPES[self.precision])
-        self._tail = copy.deepcopy(tail).eval().to(self.device) if tail is not None else None
+        self._tail = _copied(tail, self.device)
+        self.description = f"{self.precision} by torch {torch.__version__.split('+')[0]} on {self.device.type}"
+        self.key: dict[str, Any] = {"name": self.name, "precision": self.precision, "version": torch.__version__}
 
     def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run pictures, float32 of shape (B, 3, H, W), through the network; what it gives comes back in float32."""
@@ -62,7 +143,7 @@ def fold(network: nn.Module) -> nn.Module:
     """Fold every batch norm in eval mode into the convolution before it, which is exact up to rounding, in place.
 
     Sequences are folded here and the blocks of residual networks through torch.fx; what cannot be traced is left as
-    it is.
+    it is, but for its parts.
     """
     if isinstance(network, PooledStage):
         network.stage = fold(network.stage)
@@ -70,7 +151,8 @@ def fold(network: nn.Module) -> nn.Module:
     if type(network) is nn.Sequential:
         out: list[nn.Module] = []
         for m in network.children():
-            if isinstance(m, nn.BatchNorm2d) and out and isinstance(out[-1], nn.Conv2d):
+            # Not a kind of batch norm: timm's are followed by an activation of their own.
+            if type(m) is nn.BatchNorm2d and out and type(out[-1]) is nn.Conv2d:
                 out[-1] = fuse_conv_bn_eval(out[-1], m)
             else:
                 out.append(fold(m))
@@ -78,13 +160,24 @@ def fold(network: nn.Module) -> nn.Module:
     if any(isinstance(m, nn.BatchNorm2d) for m in network.children()):
         from torch.fx.experimental.optimization import fuse
 
+        for module in list(network.modules()):
+            for name, child in list(module.named_children()):
+                # timm's batch norm with an activation, in which torch.fx would find no batch norm.
+                if type(child).__name__ == "BatchNormAct2d":
+                    setattr(module, name, _apart(child))
         try:
             return fuse(network, inplace=False)
-        except Exception:  # tracing meets any Python there is
-            return network
+        except Exception as e:  # tracing meets any Python there is
+            log.debug("not folded as a whole: %s", e)
     for name, child in list(network.named_children()):
         setattr(network, name, fold(child))
     return network
+
+
+def _apart(norm: Any) -> nn.Sequential:
+    plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    plain.load_state_dict(norm.state_dict(), strict=False)
+    return nn.Sequential(plain, norm.drop, norm.act).eval().requires_grad_(False)
 
 
 def choose_precision(network: nn.Module, precision: str, device: torch.device) -> str:
@@ -92,12 +185,9 @@ def choose_precision(network: nn.Module, precision: str, device: torch.device) -
 
     Raises
     ------
-    UsageError : an unknown precision, or fp16 on a CPU.
+    UsageError : an unknown precision, int8, or fp16 on a CPU.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"no precision named {precision!r}", f"one of {', '.join(PRECISIONS)}")
-    if device.type == "cpu" and precision == "fp16":
-        raise UsageError("half precision on a CPU is bf16, not fp16", "use --precision bf16")
+    check_engine("torch", precision, device)
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -107,14 +197,32 @@ def choose_precision(network: nn.Module, precision: str, device: torch.device) -
     return "bf16" if _bf16_is_faster() else "fp32"
 
 
+def _folded(network: nn.Module) -> nn.Module:
+    return fold(copy.deepcopy(network).eval().requires_grad_(False))
+
+
+def _copied(tail: nn.Module | None, device: torch.device) -> nn.Module | None:
+    return None if tail is None else copy.deepcopy(tail).eval().to(device)
+
+
+def _installed(package: str) -> bool:
+    """Whether it is there to be imported; it is not imported, as OpenVINO must be silenced first."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # what stands in sys.modules under this name is no module
+        return False
+
+
 _trial: list[bool] = []
 
 
 def _bf16_is_faster() -> bool:
     """Time one convolution as VGG's middle ones are, in both precisions; once a process."""
     if not _trial:
-        conv = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)
-        x = torch.randn(2, 256, 56, 56).contiguous(memory_format=torch.channels_last)
+        # A trial must not move the state that the training draws from.
+        with torch.random.fork_rng(devices=[]):
+            conv = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)
+            x = torch.randn(2, 256, 56, 56).contiguous(memory_format=torch.channels_last)
         seconds = {}
         for dtype in (torch.float32, torch.bfloat16):
             layer, y = conv.to(dtype), x.to(dtype)

@@ -52,14 +52,14 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
     if head == "fastai":
         return _fastai(network, arch, n_classes)
     body = make_body(network, arch)
-    width = network.num_features if arch.library == "timm" else _width(body)
+    width = _timm_width(network) if arch.library == "timm" else _width(body)
     return body, nn.Sequential(
         nn.BatchNorm1d(width),
-        nn.Dropout(0.25),
+        nn.Dropout(0.1),
         nn.Linear(width, 256),
         nn.ReLU(inplace=True),
         nn.BatchNorm1d(256),
-        nn.Dropout(0.5),
+        nn.Dropout(0.25),
         nn.Linear(256, n_classes),
     )
 
@@ -74,13 +74,33 @@ def _article(network: Any, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Mo
 
 
 def _fastai(network: Any, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
-    from fastai.vision.learner import TimmBody, create_head
+    from fastai.vision.learner import create_head
 
     if arch.library == "timm":
-        body = TimmBody(network, pretrained=False)
-        return body, create_head(network.num_features, n_classes, pool=body.needs_pool)
+        # fastai's own TimmBody calls forward_features, which tracing loses; so the pooling is taken off instead.
+        maps = _gives_maps(network)
+        if maps:
+            network.reset_classifier(0, "")
+        return nn.Sequential(network), create_head(_timm_width(network), n_classes, pool=maps)
     body = make_body(network, arch, pool=False)
     return body, create_head(_width(body), n_classes)
+
+
+def _timm_width(network: Any) -> int:
+    """How many features a timm network without its classifier gives: some have a layer behind their last map."""
+    return getattr(network, "head_hidden_size", None) or network.num_features
+
+
+def _gives_maps(network: Any) -> bool:
+    """Whether a timm network pools maps of shape (B, C, H, W) itself; transformers have tokens, or channels last."""
+    cfg = network.pretrained_cfg
+    if cfg.get("pool_size") is None or cfg.get("fixed_input_size"):
+        return False
+    training = network.training
+    with torch.no_grad():
+        shape = network.eval().forward_features(torch.zeros(1, *cfg["input_size"])).shape
+    network.train(training)
+    return len(shape) == 4 and shape[1] == network.num_features
 
 
 def _width(body: nn.Module) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ log = logging.getLogger("octfast")
 PRECISIONS = ("fp32", "bf16", "int8")
 # Of VGG16-BN's features, 32, 64 and 200 pictures gave a relative error of 3.5% alike; each costs a third of a second.
 CALIBRATION_PICTURES = 64
-_HINT = "pip install 'octfast[openvino]'"
+HINT = "pip install 'octfast[openvino]'"
 
 
 class OpenVinoEngine:
@@ -94,10 +96,13 @@ class OpenVinoEngine:
             return out[0] if self._tail is None else self._tail(out[0])
 
     def _compile(self, x: Tensor) -> None:
+        if len(self._pictures) and self._pictures.shape[1:] != x.shape[1:]:
+            asked, given = tuple(x.shape[1:]), tuple(self._pictures.shape[1:])
+            raise UsageError(f"int8 was calibrated on pictures of {given}, not {asked}", "make another engine")
         model = convert(self._net, x[:1])
         if self.precision == "int8":
             log.info("calibrating int8 on %d pictures", len(self._pictures))
-            model = quantise(model, self._pictures)
+            model = quantise(model, self._pictures, transformer=_has_attention(self._net))
             self._pictures = torch.empty(0)
         settings = {
             # What int8 leaves in floats is left in float32, so that its numbers are those of any machine.
@@ -121,32 +126,120 @@ def convert(network: nn.Module, example: Tensor) -> Any:
     openvino = _import("openvino")
     # torch.export takes a batch of 1 for a constant.
     example = example.repeat(2, 1, 1, 1)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            batch = torch.export.Dim("batch", min=1, max=4096)
-            program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
-            model = openvino.convert_model(program)
-        except Exception as e:  # tracing meets any Python there is
-            log.debug("torch.export: %s", e)
+    try:
+        with torch.no_grad(), _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             try:
+                batch = torch.export.Dim("batch", min=1, max=4096)
+                program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
+                model = openvino.convert_model(program)
+            except Exception as e:  # tracing meets any Python there is
+                log.debug("torch.export: %s", e)
                 model = openvino.convert_model(network, example_input=example)
-            except Exception as last:
-                first_line = (str(last).splitlines() or [type(last).__name__])[0]
-                raise UsageError(f"OpenVINO cannot convert this network: {first_line}", "use --engine torch") from last
-    model.reshape([-1, *example.shape[1:]])
+                _check(model, network, example)
+        model.reshape([-1, *example.shape[1:]])
+    except Exception as e:
+        line = (str(e).splitlines() or [type(e).__name__])[0]
+        raise UsageError(f"OpenVINO cannot convert this network: {line}", "use --engine torch") from e
     return model
 
 
-def quantise(model: Any, pictures: Tensor) -> Any:
-    """The model in int8, its ranges those of the pictures, float32 of shape (N, 3, H, W); the same each time."""
+def _check(model: Any, network: nn.Module, example: Tensor) -> None:
+    """Older tracing takes what it cannot follow for constants, without a word: other pictures show it."""
+    other = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    expected = network(other)
+    given = _import("openvino").compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(other.numpy())
+    for i, e in enumerate(expected if isinstance(expected, tuple) else (expected,)):
+        if given[i].shape != tuple(e.shape) or not torch.allclose(torch.from_numpy(given[i]), e, 1e-2, 1e-2):
+            raise ValueError("its answers would not be the network's")
+
+
+def quantise(model: Any, pictures: Tensor, *, transformer: bool = False) -> Any:
+    """An `openvino.Model` in int8, its ranges those of the pictures; the same each time.
+
+    Parameters
+    ----------
+    model : from `convert`.
+    pictures : float32 of shape (N, 3, H, W).
+    transformer : whether it has attention, of which a part is then left in float32.
+    """
     nncf = _import("nncf")
-    shown = logging.getLogger("nncf")
-    level, progress = shown.level, _progress_of(nncf)
-    shown.setLevel(logging.ERROR)
+    with _quiet():
+        # NNCF's default for convolutions, symmetric ranges, was as near to float32 as asymmetric ones, or nearer.
+        return nncf.quantize(
+            model,
+            nncf.Dataset([p[None].numpy() for p in pictures]),
+            subset_size=len(pictures),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        )
+
+
+def _has_attention(network: nn.Module) -> bool:
+    return any("attention" in type(m).__name__.lower() for m in network.modules())
+
+
+def _choose_precision(precision: str, capabilities: Iterable[str]) -> str:
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(f"OpenVINO does not run in {precision}", f"one of auto, {', '.join(PRECISIONS)}")
+    bf16 = "BF16" in capabilities
+    if precision == "bf16" and not bf16:
+        raise UsageError("this CPU has no bf16 for OpenVINO", "use --precision fp32 or int8")
+    if precision == "auto":
+        return "bf16" if bf16 else "fp32"
+    return precision
+
+
+def _first_pictures(calibration: Callable[[], Iterable[Tensor]] | None) -> Tensor:
+    parts: list[Tensor] = []
+    for batch in calibration() if calibration else ():
+        left = CALIBRATION_PICTURES - sum(map(len, parts))
+        parts.append(batch.detach().as_subclass(Tensor)[:left].to("cpu", torch.float32, copy=True))
+        if len(batch) >= left:
+            break
+    pictures = torch.cat(parts) if parts else torch.empty(0)
+    if not len(pictures):
+        raise UsageError("int8 needs pictures to be calibrated on, and there are none", "use --precision bf16 or fp32")
+    return pictures.contiguous()
+
+
+def _import(name: str) -> ModuleType:
+    """OpenVINO or NNCF, which then report to nobody.
+
+    Raises
+    ------
+    UsageError : it is not installed.
+    """
+    _silence_telemetry()
     try:
-        with progress:
-            # Symmetric ranges (the default for networks of convolutions) were .1 points nearer than asymmetric ones.
-            return nncf.quantize(model, nncf.Dataset([p[None].numpy() for p in pictures]), subset_size=len(pictures))
+        with _quiet():
+            return importlib.import_module(name)
+    except ImportError as e:
+        raise UsageError(f"{name} cannot be imported: {e}", HINT) from e
+
+
+def _silence_telemetry() -> None:
+    """Both report their use to Google Analytics from their import on, with no question asked.
+
+    A variable of the environment turns NNCF's off, and only a file in the user's home OpenVINO's. Both do without
+    where the package that reports cannot be imported.
+    """
+    package = sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    if package is not None:
+        # Somebody has imported OpenVINO before octfast did.
+        sys.modules["openvino_telemetry.main"].TelemetrySender.send = lambda *args, **kwargs: None  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep NNCF's progress bars and remarks off standard output, which is for results."""
+    # The second warns that there is no CUDA where a variable says where it would be.
+    loggers = [logging.getLogger(name) for name in ("nncf", "torch.utils.cpp_extension")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
-        shown.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

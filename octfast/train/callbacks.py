@@ -34,23 +34,24 @@ class FrozenEval(BnFreeze):
 
 
 class SaveBest(SaveModelCallback):
-    """SaveModelCallback that keeps the best weights as safetensors and loads only what it saved in this fit."""
+    """SaveModelCallback that keeps the best weights as safetensors, and loads only what it saved itself.
+
+    Over several fits, as `fine_tune` makes two, they are the best of all; `best_epoch` counts through them, from 0.
+    """
 
     def __init__(self, file: str | Path, monitor: str = "valid_loss"):
-        super().__init__(monitor=monitor)
+        super().__init__(monitor=monitor, reset_on_fit=False)
         self.file = Path(file)
         self.best_epoch: int | None = None
-
-    def before_fit(self):
-        super().before_fit()
-        self.best_epoch = None
+        self.epochs = 0
 
     def after_epoch(self):
         TrackerCallback.after_epoch(self)
+        self.epochs += 1
         if self.new_best:
             from safetensors.torch import save_file
 
-            self.best_epoch = self.epoch
+            self.best_epoch = self.epochs - 1
             part = self.file.with_name(f".{self.file.name}.part")
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}, part)
             part.replace(self.file)

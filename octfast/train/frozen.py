@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import random
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +15,13 @@ from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import TensorCategory, to_device
-from fastai.vision.augment import RandTransform
+from fastai.torch_core import TensorCategory
 from torch import Tensor, nn
 
 from octfast.errors import UsageError
 from octfast.model.engine import Engine
 from octfast.progress import track
+from octfast.train.pictures import Pictures
 from octfast.train.store import FeatureStore, StoreSpec, open_store
 
 log = logging.getLogger("octfast")
@@ -87,7 +80,7 @@ def frozen_learner(
         engine.precision,
         device,
     )
-    sources = [_Pictures(dls.train, views, seed, device, workers), _Pictures(dls.valid, 1, seed, device, workers)]
+    sources = [Pictures(dls.train, views, seed, device, workers), Pictures(dls.valid, 1, seed, device, workers)]
     dtype = "float32" if precision == "fp32" else "float16"
     shapes = _shapes(engine(sources[0].views_of(sources[0].read([0]), 0)[0]))
     body = _hash_of_body(prefix)
@@ -130,7 +123,7 @@ def frozen_learner(
     return fast
 
 
-def _stored(what: str, source: _Pictures, engine: Engine, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
+def _stored(what: str, source: Pictures, engine: Engine, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
     total = len(source) * source.views
     with track(f"frozen part over the {what} scans", total, "pictures") as update:
         return open_store(
@@ -158,6 +151,12 @@ def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     first = next((i for i, m in enumerate(parts) if any(p.requires_grad for p in m.parameters())), len(parts))
     if first == len(parts):
         raise UsageError("nothing in this model can be trained", "unfreeze its head: learn.freeze()")
+    held = sum(p.numel() for m in parts[first:] for p in m.parameters() if not p.requires_grad)
+    if held and any(True for m in parts[:first] for _ in m.parameters()):
+        raise UsageError(
+            f"{held:,} frozen parameters stand behind some that are trained: the frozen part is not one piece",
+            "make the Learner with train_bn=False, so that the batch norms of its body are frozen with it",
+        )
     while first and isinstance(parts[first - 1], nn.modules.dropout._DropoutNd):
         first -= 1
     if not any(True for m in parts[:first] for _ in m.parameters()):
@@ -211,102 +210,11 @@ class StoreLoader(DataLoader):
         return made
 
 
-class _Pictures:
-    """The pictures of a fastai DataLoader in the order of its data set, block by block and view by view."""
-
-    def __init__(self, dl: Any, views: int, seed: int, device: torch.device, workers: int | None):
-        self.dl = dl
-        self.views = views
-        self.seed = seed
-        self.device = device
-        self.block = 64 if device.type == "cuda" else 16
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = max(1, workers or (min(16, self.cores) if device.type == "cuda" else 1))
-        # Transforms of single items that draw at random (fastai's Resize with a crop, say) draw from the global state.
-        self.random_items = any(isinstance(t, RandTransform) for t in dl.after_item.fs) and dl.split_idx == 0
-
-    def __len__(self) -> int:
-        return len(self.dl.dataset)
-
-    def rows(self, block: int) -> list[int]:
-        return list(range(block * self.block, min(len(self), (block + 1) * self.block)))
-
-    def read(self, rows: Sequence[int]) -> Any:
-        """Decode some scans and put them into a batch, before batch transforms."""
-        batch = self.dl.do_batch([self.dl.do_item(i) for i in rows])[0]
-        return batch.pin_memory() if self.device.type == "cuda" else batch
-
-    def views_of(self, batch: Any, block: int) -> list[Tensor]:
-        """All views of a batch, float32 of shape (B, 3, H, W) each; each drawn from its own seed."""
-        if isinstance(batch, Tensor):
-            batch = to_device(batch, self.device, non_blocking=True)
-        out = []
-        for view in range(self.views):
-            with seeded(self.seed, block, view):
-                x = to_device(self.read(self.rows(block)), self.device) if self.random_items else batch.clone()
-                out.append(self.dl.after_batch((x,))[0].as_subclass(Tensor))
-        return out
-
-    def blocks(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """The blocks asked for, decoded ahead by threads while the caller computes."""
-        if self.random_items:
-            yield from ((b, None) for b in wanted)
-            return
-        with ThreadPoolExecutor(self.workers) as pool:
-            ahead: deque[tuple[int, Future]] = deque()
-            left = iter(wanted)
-            try:
-                while True:
-                    while len(ahead) < self.workers + 1 and (b := next(left, None)) is not None:
-                        ahead.append((b, pool.submit(self.read, self.rows(b))))
-                    if not ahead:
-                        return
-                    b, future = ahead.popleft()
-                    yield b, future.result()
-            finally:
-                for _, future in ahead:
-                    future.cancel()
-
-    def key(self) -> dict[str, Any]:
-        """What determines the pictures: the files, the transforms (by what they do to the first block), versions."""
-        first = self.views_of(self.read(self.rows(0)), 0)
-        # A transform's name says nothing of its parameters; what it makes of real scans does.
-        made = hashlib.sha256()
-        for x in first:
-            made.update(x.cpu().numpy().tobytes())
-        return {
-            "scans": _hash_of_items(self.dl, self.workers),
-            "views": self.views,
-            "seed": self.seed if self.dl.split_idx == 0 else 0,
-            "transforms": [type(t).__name__ for t in (*self.dl.after_item.fs, *self.dl.after_batch.fs)],
-            "first_pictures": made.hexdigest()[:20],
-            "device": self.device.type,
-            "versions": {p: version(p) for p in ("torch", "fastai", "pillow", "numpy")},
-        }
-
-
-def _activations(source: _Pictures, engine: Callable, blocks: Sequence[int]) -> Iterator[np.ndarray]:
+def _activations(source: Pictures, engine: Callable, blocks: Sequence[int]) -> Iterator[np.ndarray]:
     """For each block an array of shape (scans, views, dim)."""
     for block, batch in source.blocks(blocks):
         outs = [_flat(engine(x)) for x in source.views_of(batch, block)]
         yield torch.stack(outs, 1).cpu().numpy()
-
-
-@contextmanager
-def seeded(*entropy: int) -> Iterator[None]:
-    """Draw from a seed of these numbers inside, in Python, numpy and torch, and go on as before after."""
-    words = np.random.SeedSequence(entropy).generate_state(3)
-    python, numpy_state = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        random.seed(int(words[0]))
-        np.random.seed(int(words[1]))
-        torch.manual_seed(int(words[2]))
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy_state)
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
@@ -342,29 +250,3 @@ def _hash_of_body(prefix: Sequence[nn.Module]) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _hash_of_items(dl: Any, workers: int) -> str:
-    """A digest of the contents of all scans, in order; where they stand on the disk plays no part."""
-    items = dl.items
-    if hasattr(items, "columns"):
-        items = list(items["path"]) if "path" in items.columns else items.to_json(orient="values").split("],")
-
-    def one(item: Any) -> bytes:
-        if isinstance(item, str | Path) and Path(item).is_file():
-            with Path(item).open("rb") as f:
-                return hashlib.file_digest(f, "sha256").digest() if hasattr(hashlib, "file_digest") else _digest(f)
-        return hashlib.sha256(json.dumps(item, default=repr).encode()).digest()
-
-    digest = hashlib.sha256()
-    with ThreadPoolExecutor(max(2, workers)) as pool:
-        for part in pool.map(one, items):
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def _digest(file: Any) -> bytes:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.digest()

@@ -20,6 +20,7 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.torch_core import default_device
 from fastcore.basics import noop
 from scipy.stats import binomtest
 
@@ -27,10 +28,13 @@ from octfast.data.check import leave_out_unreadable
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.phantom import default_phantoms
 from octfast.data.scans import class_names, data_root, describe_scans, read_scans, save_scans, write_csv
-from octfast.data.splits import assign_validation, shared_patients
+from octfast.data.splits import assign_validation, shared_patients, validation_share
 from octfast.errors import OctfastError, WeightsError
+from octfast.model.arch import find_arch
 from octfast.model.bundle import BundleInfo, save_bundle
+from octfast.model.engine import check_engine
 from octfast.model.forward import predict_scans, predictions_table
+from octfast.model.heads import check_head
 from octfast.progress import track
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
@@ -41,8 +45,9 @@ from octfast.train.run import SYNTHETIC_NOTE, Run, new_run, set_latest
 
 log = logging.getLogger("octfast")
 
-# Outside of these lr_find's valley is noise of a small set, not a rate.
-_LR_RANGE = (1e-4, 1e-2)
+# Outside of these lr_find's valley is noise of a small set, not a rate. A head on stored features learns in the few
+# hundred steps of a small set at 3e-3 to 5e-3 and hardly at less; a whole network is spoilt by so much.
+_LR_RANGE = {"head": (3e-3, 1e-2), "block5": (2e-4, 1e-2), "all": (2e-4, 1e-2)}
 
 
 def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
@@ -61,6 +66,8 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     OctfastError : bad parameters, data or weights; the message says what to do.
     """
     config = replace(config or TrainConfig(), **fields)
+    _check_names(config)
+    given = config.out is not None and Path(config.out).expanduser().is_dir()
     run = new_run(config.out, config.arch.replace("/", "_"))
     with _logged(run) as notes:
         start = time.time()
@@ -70,6 +77,8 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
             learn = _learner(dls, config)
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)
+            if given:
+                run.path.mkdir()
             raise
         synthetic = config.data is None
         save_scans(scans, run.path / "scans.csv", root)
@@ -137,6 +146,14 @@ def headline(predictions: pd.DataFrame) -> dict[str, float | int]:
         "loss": float(predictions["loss"].mean()),
         "patients_right": int((by_patient > 0.5).sum()),
     }
+
+
+def _check_names(config: TrainConfig) -> None:
+    """Refuse a name that is unknown before the scans are read, which may take minutes."""
+    check_head(config.head, find_arch(config.arch))
+    check_engine("auto", config.precision, default_device())
+    if config.valid != "folder":
+        validation_share(config.valid)
 
 
 def _scans(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
@@ -241,7 +258,10 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     lr = config.lr
     if lr is None:
         finder = trainee if trainee is not learn else frozen_learner(learn, views=1, **stored)
-        lr = _find_lr(finder, run, iterations=100 if config.unfreeze == "head" else 50)
+        lr = _find_lr(finder, run, config.unfreeze)
+        if finder is not trainee:
+            for store in finder.stores:
+                store.close()
     trainee.path, trainee.model_dir = run.path, Path("checkpoints")
     cbs = [
         History(run.path / "history.csv"),
@@ -260,14 +280,14 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     return trainee, {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision}
 
 
-def _find_lr(learn: Learner, run: Run, iterations: int) -> float:
+def _find_lr(learn: Learner, run: Run, unfreeze: str) -> float:
     learn.path, learn.model_dir = run.path, Path("checkpoints")
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging():
-        valley = float(learn.lr_find(num_it=iterations, show_plot=False).valley)
-    lr = min(max(valley, _LR_RANGE[0]), _LR_RANGE[1])
-    if lr != valley:
-        log.info("lr_find suggests %.1e, outside of %.0e to %.0e", valley, *_LR_RANGE)
-    log.info("learning rate %.1e, from lr_find", lr)
+        valley = float(learn.lr_find(num_it=100 if unfreeze == "head" else 50, show_plot=False).valley)
+    least, most = _LR_RANGE[unfreeze]
+    lr = min(max(valley, least), most)
+    held = "" if lr == valley else f", held to {least:.0e} to {most:.0e}"
+    log.info("learning rate %.1e: lr_find suggests %.1e%s", lr, valley, held)
     rates = [float(v) for v in learn.recorder.lrs]
     losses = [float(v) for v in learn.recorder.losses]
     save_figure(plot_lr_find(rates, losses, lr), run.figures / "lr_find.png")

@@ -171,8 +171,8 @@ def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool
 
 
 def _size(dls: DataLoaders) -> int:
-    for tfm in dls.train.after_item.fs:
-        if hasattr(tfm, "size"):
+    for tfm in dls.valid.after_item.fs:
+        if hasattr(tfm, "size") and tfm.split_idx != 0:
             return tfm.size if isinstance(tfm.size, int) else tfm.size[0]
     return dls.one_batch()[0].shape[-1]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -50,8 +51,9 @@ def save_figure(fig: Figure, file: str | Path, dpi: int = 120) -> Path:
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
-    # A file name with a dollar sign is no formula.
-    with matplotlib.rc_context({"text.parse_math": False}):
+    # A file name with a dollar sign is no formula, and one in Chinese no reason for a page of warnings.
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         fig.savefig(part, dpi=dpi, format=file.suffix[1:])
     part.replace(file)
     return file

@@ -15,7 +15,7 @@ from octfast.data.scans import load_scans, save_scans
 from octfast.errors import BundleError, DataError, UsageError
 
 RUNS = Path("runs")
-SYNTHETIC_NOTE = "trained on synthetic phantoms: it knows nothing of real eyes"
+SYNTHETIC_NOTE = "Synthetic phantoms, not patients: this model knows nothing of real eyes."
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,20 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """A row an epoch."""
-        return pd.read_csv(self.path / "history.csv")
+        """A row an epoch.
+
+        Raises
+        ------
+        BundleError : history.csv is missing or damaged.
+        """
+        file = self.path / "history.csv"
+        try:
+            rows = pd.read_csv(file, index_col=False)
+        except (OSError, ValueError) as e:
+            raise BundleError(f"cannot read {file}: {e}", "train again, or give another run") from None
+        if not {"epoch", "train_loss", "valid_loss"} <= set(rows.columns):
+            raise BundleError(f"{file} is not the history of a run", "train again, or give another run")
+        return rows
 
     @property
     def bundle(self) -> Path:

@@ -82,7 +82,7 @@ def test_counts_are_exact_and_classes_balanced(folder: Path):
     assert all(Image.open(path).size == (64, 64) for path in files)
 
 
-def test_patients_have_one_label_one_split_and_one_to_five_images(folder: Path):
+def test_patients_have_one_label_one_split_and_one_to_three_images(folder: Path):
     places, images = defaultdict(set), defaultdict(list)
     for path in folder.glob("*/*/*.jpeg"):
         label, patient, image = path.stem.split("-")
@@ -90,7 +90,7 @@ def test_patients_have_one_label_one_split_and_one_to_five_images(folder: Path):
         places[patient].add((path.parts[-3], label))
         images[patient].append(int(image))
     assert all(len(found) == 1 for found in places.values())
-    assert all(sorted(found) == list(range(1, len(found) + 1)) and len(found) <= 5 for found in images.values())
+    assert all(sorted(found) == list(range(1, len(found) + 1)) and len(found) <= 3 for found in images.values())
 
 
 def test_the_note_says_that_they_are_synthetic(folder: Path):

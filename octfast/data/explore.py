@@ -1,0 +1,263 @@
+"""Describes a data set in tables: scans and patients a split and class, sizes, modes and formats, brightness."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageStat
+
+from octfast.data import preprocess
+from octfast.data.phantom import NOTE
+from octfast.data.readers import read_data
+from octfast.data.scans import SPLITS, write_csv
+from octfast.errors import DataError
+from octfast.progress import track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SYNTHETIC = "Synthetic phantoms, which show no patient."
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """A data set, described.
+
+    scans : the Scans table with `width`, `height` (pixels; 0 where the file cannot be read), `mode`, `format`,
+        `brightness` (mean grey, 0 to 255; NaN where it was not asked for) and `trouble` ("" or why it cannot be read).
+    name : of the data set, for titles.
+    synthetic : whether they are phantoms.
+    """
+
+    scans: pd.DataFrame
+    name: str
+    synthetic: bool
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All tables by name: counts, patients, balance, sizes, formats, brightness; no index, ready to be written."""
+        return {
+            "counts": counts(self.scans).reset_index(),
+            "patients": patients(self.scans).reset_index(),
+            "balance": balance(self.scans).reset_index(),
+            "sizes": sizes(self.scans),
+            "formats": formats(self.scans),
+            "brightness": brightness(self.scans),
+        }
+
+    def figures(self, samples: int = 4, seed: int = 0) -> dict[str, Figure]:
+        """All figures by name: counts, sizes, brightness where it was measured, samples."""
+        from octfast.data import explore_figures as draw
+
+        note = SYNTHETIC if self.synthetic else ""
+        figures = {
+            "counts": draw.counts_figure(self.scans, self.name, note),
+            "sizes": draw.sizes_figure(self.scans, self.name, note),
+            "samples": draw.plot_samples(self.scans, samples, seed, title=f"{self.name}: samples", note=note),
+        }
+        if self.scans["brightness"].notna().any():
+            figures["brightness"] = draw.brightness_figure(self.scans, self.name, note)
+        return figures
+
+    def save(self, out: str | Path, samples: int = 4, seed: int = 0) -> list[Path]:
+        """Write every table as CSV and every figure as PNG, and give back the files.
+
+        Raises
+        ------
+        DataError : `out` is not empty or cannot be written.
+        """
+        from octfast.data.explore_figures import save_png
+
+        out = check_folder_free(out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            files = []
+            for name, table in {**self.tables(), "scans": self.scans}.items():
+                files.append(out / f"{name}.csv")
+                write_csv(table, files[-1])
+            files += [save_png(fig, out / f"{name}.png") for name, fig in self.figures(samples, seed).items()]
+        except OSError as e:
+            raise DataError(f"cannot write {out}: {e}", "choose a folder that can be written to") from e
+        return files
+
+    def to_dict(self) -> dict[str, Any]:
+        """All tables as plain values for JSON."""
+        return {
+            "name": self.name,
+            "synthetic": self.synthetic,
+            "total": {
+                "scans": len(self.scans),
+                "patients": int(self.scans["patient"].nunique()),
+                "unreadable": int((self.scans["trouble"] != "").sum()),
+            },
+            **{name: table.to_dict("records") for name, table in self.tables().items()},
+        }
+
+
+def explore(data: pd.DataFrame | str | Path, with_brightness: bool = True, workers: int | None = None) -> Exploration:
+    """Describe a data set: reads the head of each file, and its picture too where the brightness is wanted.
+
+    Parameters
+    ----------
+    data : a Scans table, or what `octfast.data.readers.read_data` reads.
+    with_brightness : measure the mean grey of each scan; of a JPEG an eighth of the size is decoded.
+    workers : threads; by default one a core, 8 at most.
+
+    Raises
+    ------
+    DataError : no data set, or an empty table.
+    """
+    scans = (data if isinstance(data, pd.DataFrame) else read_data(data)).reset_index(drop=True)
+    if scans.empty:
+        raise DataError("there are no scans to explore", "give a folder or table of scans")
+    with track("exploring", len(scans)) as update:
+        scans = measure(scans, with_brightness, workers, update)
+    name = "scans" if isinstance(data, pd.DataFrame) else Path(data).expanduser().resolve().name
+    return Exploration(scans, name, is_synthetic(scans))
+
+
+def measure(
+    scans: pd.DataFrame,
+    with_brightness: bool = True,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """A copy of a Scans table with `width`, `height`, `mode`, `format`, `brightness`, `trouble`, see `Exploration`.
+
+    Parameters
+    ----------
+    progress : called with (done, all) in the calling thread.
+    """
+    rows = []
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(scans), 512):
+            block = scans["path"].iloc[start : start + 512]
+            for row in pool.map(lambda path: _measure(path, with_brightness), block):
+                rows.append(row)
+                if progress:
+                    progress(len(rows), len(scans))
+    measured = pd.DataFrame(rows, columns=["width", "height", "mode", "format", "brightness", "trouble"])
+    return pd.concat([scans.drop(columns=measured.columns, errors="ignore").reset_index(drop=True), measured], axis=1)
+
+
+def counts(scans: pd.DataFrame) -> pd.DataFrame:
+    """Scans a split (rows) and class (columns), and their sums: the last row and column are `all`."""
+    return _with_sums(pd.crosstab(scans["split"], scans["label"]))
+
+
+def patients(scans: pd.DataFrame) -> pd.DataFrame:
+    """Patients a split and class; `all` counts each patient once, so it may be less than the sum."""
+    by = scans.groupby(["split", "label"])["patient"].nunique().unstack(fill_value=0)
+    by[ALL] = scans.groupby("split")["patient"].nunique()
+    by = _in_order(by)
+    by.loc[ALL] = [*scans.groupby("label")["patient"].nunique().reindex(by.columns[:-1]), scans["patient"].nunique()]
+    return by
+
+
+def balance(scans: pd.DataFrame) -> pd.DataFrame:
+    """The share of each class in each split; `largest/smallest` is how many times the largest class is the smallest."""
+    number = counts(scans).drop(columns=ALL)
+    share = number.div(number.sum(axis=1), axis=0)
+    smallest = number.min(axis=1)
+    share["largest/smallest"] = number.max(axis=1).div(smallest.where(smallest > 0))
+    return share
+
+
+def sizes(scans: pd.DataFrame) -> pd.DataFrame:
+    """Widths and heights and how many scans have them, the most frequent first: `width`, `height`, `scans`, `share`.
+
+    Parameters
+    ----------
+    scans : of `measure`.
+    """
+    return _frequencies(scans, ["width", "height"])
+
+
+def formats(scans: pd.DataFrame) -> pd.DataFrame:
+    """File formats and modes (L is grey) and how many scans have them: `format`, `mode`, `scans`, `share`.
+
+    Parameters
+    ----------
+    scans : of `measure`.
+    """
+    return _frequencies(scans, ["format", "mode"])
+
+
+def brightness(scans: pd.DataFrame) -> pd.DataFrame:
+    """Mean grey (0 to 255) of the scans by split and class: `split`, `label`, `scans`, `mean`, `std`, `min`, `max`.
+
+    Parameters
+    ----------
+    scans : of `measure`; those not measured are left out.
+    """
+    by = scans.dropna(subset="brightness").groupby(["split", "label"])["brightness"]
+    table = by.agg(["size", "mean", "std", "min", "max"]).rename(columns={"size": "scans"}).reset_index()
+    order = table["split"].map({s: i for i, s in enumerate(SPLITS)})
+    return table.assign(order=order).sort_values(["order", "label"], ignore_index=True).drop(columns="order")
+
+
+def is_synthetic(scans: pd.DataFrame) -> bool:
+    """Whether the scans lie in a folder of phantoms, by its SYNTHETIC.txt."""
+    try:
+        common = Path(os.path.commonpath([Path(p).parent for p in scans["path"]]))
+    except ValueError:
+        return False
+    # All of one class of one split lie two folders below the note.
+    return any((folder / NOTE).is_file() for folder in (common, *common.parents[:2]))
+
+
+def check_folder_free(out: str | Path) -> Path:
+    """The folder, where nothing is in it yet.
+
+    Raises
+    ------
+    DataError : it is a file, or not empty.
+    """
+    out = Path(out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} exists and is not empty", "choose another folder; nothing is overwritten")
+    return out
+
+
+def _measure(path: str, with_brightness: bool) -> tuple[int, int, str, str, float, str]:
+    try:
+        with Image.open(path) as image:
+            head = image.width, image.height, image.mode, image.format or ""
+            if not with_brightness:
+                return *head, float("nan"), ""
+            if image.width * image.height > preprocess.MAX_PIXELS:
+                return *head, float("nan"), f"more than {preprocess.MAX_PIXELS:,} pixels"
+            # The means of JPEG's blocks of 8 x 8 can be had without the rest.
+            if image.format == "JPEG" and image.mode in ("L", "RGB"):
+                image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
+            return *head, float(ImageStat.Stat(preprocess.decode_grey(image)).mean[0]), ""
+    except DataError as e:
+        return *head, float("nan"), e.message
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+        return 0, 0, "", "", float("nan"), "not a picture" if "cannot identify" in str(e) else str(e)
+
+
+def _frequencies(scans: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    found = scans[scans["width"] > 0].groupby(columns).size().rename("scans").reset_index()
+    found["share"] = found["scans"] / max(1, found["scans"].sum())
+    return found.sort_values(["scans", *columns], ascending=[False, True, True], ignore_index=True)
+
+
+def _with_sums(table: pd.DataFrame) -> pd.DataFrame:
+    table[ALL] = table.sum(axis=1)
+    table = _in_order(table)
+    table.loc[ALL] = table.sum()
+    return table
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.reindex([s for s in SPLITS if s in table.index]).astype(np.int64)
+    table.columns.name = None
+    return table

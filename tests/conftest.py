@@ -1,0 +1,140 @@
+"""What the tests share: an empty machine, phantoms, one trained run, and the command line called in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before torch, fastai and huggingface_hub are imported, which read them once. One thread, as the threads of two test
+# processes on two cores wait for each other ten times longer than they work.
+HOME = Path(tempfile.mkdtemp(prefix="octfast-tests-"))
+os.environ.update(
+    OCTFAST_CACHE=str(HOME / "cache"),
+    TORCH_HOME=str(HOME / "torch"),
+    HF_HOME=str(HOME / "hf"),
+    OCTFAST_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+    MPLBACKEND="agg",
+    COLUMNS="200",
+)
+for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "FORCE_COLOR"):
+    os.environ.pop(name, None)
+
+import logging  # noqa: E402
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+settings.register_profile(
+    "octfast", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+settings.load_profile("octfast")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _own_log():
+    """The command line sends octfast's log to the terminal alone; give it back, so that caplog sees it again."""
+    log = logging.getLogger("octfast")
+    before = log.level, log.propagate, list(log.handlers)
+    yield
+    log.setLevel(before[0])
+    log.propagate = before[1]
+    log.handlers[:] = before[2]
+
+
+@pytest.fixture
+def said(caplog):
+    """The lines of octfast's log so far."""
+    caplog.set_level(logging.INFO, logger="octfast")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "octfast"]
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    """72 phantoms of 64 x 64 in OCT2017's layout, 16 of them for testing. Nobody writes into it."""
+    from octfast.data.phantom import write_phantoms
+
+    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", 72, size=64)
+
+
+@pytest.fixture
+def own_phantoms(phantoms, tmp_path) -> Path:
+    """A copy of the phantoms that a test may damage."""
+    return Path(shutil.copytree(phantoms, tmp_path / "phantoms"))
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms, tmp_path_factory):
+    """A finished run of three epochs on the phantoms, its rate found by lr_find. Nobody writes into it."""
+    from octfast.train.job import train_classifier
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        return train_classifier(**quick(phantoms, epochs=3, lr=None))
+
+
+@pytest.fixture
+def own_run(trained, tmp_path):
+    """A copy of the trained run that a test may damage, the phantoms where they were."""
+    from octfast.train.run import open_run
+
+    return open_run(shutil.copytree(trained.path, tmp_path / "own-run"))
+
+
+def quick(data, **fields) -> dict:
+    """Fields of a TrainConfig for a small network on small scans, in full precision, untrained."""
+    small = {"arch": "test_resnet", "size": 64, "weights": "none", "views": 2, "epochs": 2, "lr": 0.003}
+    return {**small, "valid": "0.25", "precision": "fp32", "workers": 0, "data": str(data), **fields}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.err.splitlines()
+
+
+@pytest.fixture
+def octfast(tmp_path, monkeypatch, capsys):
+    """Call the `octfast` command in this process, in an empty folder; anything but SystemExit fails the test."""
+    from octfast.__main__ import main
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr("sys.argv", ["octfast", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        return Ended(int(ended.value.code or 0), shown.out, shown.err)
+
+    return call
+
+
+@pytest.fixture
+def octfast_train(octfast):
+    """Call `octfast train` for a small network on small scans."""
+
+    def call(*words: object) -> Ended:
+        small = ["--arch", "test_resnet", "--size", 64, "--weights", "none", "--views", 1, "--epochs", 1]
+        return octfast("train", *small, "--lr", 0.003, "--valid", 0.25, "--precision", "fp32", "--workers", 0, *words)
+
+    return call
