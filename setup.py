@@ -15,8 +15,8 @@ def _needs(key: str) -> list[str]:
     return cfg.get(key, "").split()
 
 
-extras = {name: _needs(f"{name}_requirements") for name in ("test", "openvino")}
-extras["dev"] = extras["test"] + _needs("dev_requirements")
+extras = {name: _needs(f"{name}_requirements") for name in ("test", "openvino", "download", "parquet")}
+extras["dev"] = extras["test"] + extras["download"] + extras["parquet"] + _needs("dev_requirements")
 
 setup(
     name=cfg["lib_name"],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from octfast.cli import cache, model
+from octfast.cli import cache, data, model
 from octfast.cli.interpret import interpret
 from octfast.cli.train import train
 
@@ -38,5 +38,6 @@ def _octfast(
 
 app.command()(train)
 app.command()(interpret)
+app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.add_typer(cache.app, name="cache")

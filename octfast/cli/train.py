@@ -12,7 +12,7 @@ def train(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of scans, in splits (train/CNV/...) or a folder a class. None: synthetic phantoms."
+            help="Folder, CSV, TSV or parquet table of scans, or a MedMNIST .npz. None: synthetic phantoms."
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training scans.")] = 10,
@@ -31,6 +31,18 @@ def train(
     valid: Annotated[
         str, typer.Option(help="Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
     ] = "0.1",
+    splits: Annotated[Path | None, typer.Option(help="CSV of octfast data split: train, valid and test.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Validate on this fold of --splits.")] = None,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Leave out scans whose patient or identical file is in test.")
+    ] = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Train although patients stand in two splits.")
+    ] = False,
+    path_column: Annotated[str | None, typer.Option(help="Column of a table with the files.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column with the classes.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Column with the patients.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column with train, valid or test.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")] = None,
     views: Annotated[
         int, typer.Option(help="Augmented readings that the frozen part runs on; 0 augments anew every epoch.")
@@ -58,6 +70,14 @@ def train(
 
     config = TrainConfig(
         data=None if data is None else str(data),
+        path_column=path_column,
+        label_column=label_column,
+        patient_column=patient_column,
+        split_column=split_column,
+        splits=None if splits is None else str(splits),
+        fold=fold,
+        drop_leaks=drop_leaks,
+        allow_leaks=allow_leaks,
         epochs=epochs,
         lr=lr,
         bs=bs,

@@ -20,7 +20,8 @@ from fasttransform import Transform, compose_tfms
 
 from octfast.data.check import leave_out_unreadable
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize
-from octfast.data.scans import class_names, read_scans
+from octfast.data.readers import read_data
+from octfast.data.scans import class_names
 from octfast.data.splits import assign_validation
 
 log = logging.getLogger("octfast")
@@ -137,8 +138,8 @@ def oct_dataloaders(
 
     Parameters
     ----------
-    data : a folder that `read_scans` understands, or a Scans table. In a table that already has validation scans
-        `split` is kept as it is; otherwise validation is held out by patient.
+    data : a folder, table or MedMNIST file that `read_data` understands, or a Scans table. In a Scans table that
+        already has validation scans `split` is kept as it is; otherwise validation is held out by patient.
     size : the side of a scan, in pixels.
     bs : scans a batch; None takes 64, and fewer where an epoch would have fewer than 16 batches.
     valid : the share of scans to hold out by patient, or "folder" to keep the given validation folder.
@@ -159,7 +160,7 @@ def oct_dataloaders(
     if isinstance(data, pd.DataFrame):
         scans = assign_validation(data, "folder" if (data["split"] == "valid").any() else valid, seed)
     else:
-        scans, _ = leave_out_unreadable(read_scans(data))
+        scans, _ = leave_out_unreadable(read_data(data))
         scans = assign_validation(scans, valid, seed)
     scans = scans.reset_index(drop=True)
     used = scans[scans["split"] != "test"].reset_index(drop=True)

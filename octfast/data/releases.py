@@ -8,15 +8,12 @@ import pandas as pd
 
 _CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 _V2 = (
-    "it cites Mendeley v2, which has the same patients in several of its folders, and file names that collide when "
+    "of OCT2017, Mendeley v2 has the same patients in several of its folders, and file names that collide when "
     "train and test are merged; such leaks raised accuracy by 5 to 30 points over the sets that Tampu, Eklund and "
     "Haj-Hosseini examined (Scientific Data 2022)"
 )
 _EIGHT = "32 scans cannot steer early stopping or choose a model"
-_PAPER = (
-    "the paper chose its own best model on its test set, and a later study left 3,663 training scans out as their "
-    "patients stand in test (Translational Vision Science & Technology, tvst.arvojournals.org, article 2778252)"
-)
+_PAPER = "the paper's own best model was chosen on its test set"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,12 @@ class TrainConfig:
 
     Attributes
     ----------
-    data : folder of scans; None trains on synthetic phantoms.
+    data : folder of scans, CSV, TSV or parquet table, or MedMNIST .npz file; None trains on synthetic phantoms.
+    path_column, label_column, patient_column, split_column : columns of a table; None guesses them.
+    splits : CSV of `octfast data split`, which then says what is training, validation and test.
+    fold : of that CSV, to validate on; None takes its split column.
+    drop_leaks : leave out training and validation scans whose patient or an identical file is in test.
+    allow_leaks : train on splits that share patients.
     epochs : passes over the training scans.
     lr : highest learning rate of the one-cycle schedule; None finds one with `lr_find`.
     bs : scans a batch; None takes 64, fewer on small sets.
@@ -38,6 +43,14 @@ class TrainConfig:
     """
 
     data: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    patient_column: str | None = None
+    split_column: str | None = None
+    splits: str | None = None
+    fold: int | None = None
+    drop_leaks: bool = False
+    allow_leaks: bool = False
     epochs: int = 10
     lr: float | None = None
     bs: int | None = None
@@ -68,6 +81,14 @@ class TrainConfig:
         if self.unfreeze not in UNFREEZE:
             near = difflib.get_close_matches(self.unfreeze, UNFREEZE, n=1, cutoff=0.3) or [", ".join(UNFREEZE)]
             raise UsageError(f"--unfreeze {self.unfreeze}: unknown", f"did you mean {near[0]}?")
+
+        if self.fold is not None and self.splits is None:
+            raise UsageError(f"--fold {self.fold}: of which folds?", "add --splits splits.csv, from octfast data split")
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The named columns of a table, as `read_data` takes them."""
+        return {f"{c}_column": getattr(self, f"{c}_column") for c in ("path", "label", "patient", "split")}
 
     @property
     def chosen_patience(self) -> int:

@@ -25,10 +25,14 @@ from fastcore.basics import noop
 from scipy.stats import binomtest
 
 from octfast.data.check import leave_out_unreadable
+from octfast.data.leaks import drop_leaks, refuse_leaks
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.phantom import default_phantoms
-from octfast.data.scans import class_names, data_root, describe_scans, read_scans, save_scans, write_csv
-from octfast.data.splits import assign_validation, shared_patients, validation_share
+from octfast.data.readers import data_folder, read_data
+from octfast.data.scans import class_names, describe_scans, save_scans, write_csv
+from octfast.data.split_files import apply_splits
+from octfast.data.splits import assign_validation, validation_share
+from octfast.data.table_checks import quick_audit
 from octfast.errors import OctfastError, WeightsError
 from octfast.model.arch import find_arch
 from octfast.model.bundle import BundleInfo, save_bundle
@@ -160,25 +164,42 @@ def _scans(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     if config.data is None:
         log.warning("no DATA given: training on synthetic phantoms, which show no patient")
         with track("drawing phantoms", 1) as update:
-            root = default_phantoms(cache=Path(config.cache) if config.cache else None, progress=update)
+            source: str | Path = default_phantoms(cache=Path(config.cache) if config.cache else None, progress=update)
     else:
-        root = data_root(config.data)
-    found = read_scans(root)
+        source = config.data
+    found = read_data(source, cache=config.cache, **config.columns)
+    root = data_folder(source, found)
+    if config.splits is not None:
+        found = apply_splits(found, config.splits, config.fold)
     with track("checking files", len(found)) as update:
         scans, left_out = leave_out_unreadable(found, update)
-    scans = assign_validation(scans, config.valid, config.seed)
-    shared = shared_patients(scans)
-    if len(shared):
-        log.warning(
-            "%d patients stand in more than one split (%s): figures on those splits will flatter the model",
-            len(shared),
-            ", ".join(f"{s}: {n}" for s, n in shared["splits"].value_counts().items()),
-        )
+    # Splits that were drawn beforehand bring their validation with them.
+    drawn = config.splits is not None and bool((scans["split"] == "valid").any())
+    valid = "folder" if drawn else config.valid
+    if config.drop_leaks:
+        if valid != "folder":
+            # The given validation is drawn anew below, so it holds no training scan back.
+            scans["split"] = scans["split"].where(scans["split"] == "test", "train")
+        scans, leaked = drop_leaks(scans)
+        left_out = pd.concat([left_out, leaked], ignore_index=True)
+    scans = assign_validation(scans, valid, config.seed)
+    refuse_leaks(scans, config.allow_leaks)
+    _say_audit(scans)
     _say_rough(scans)
     log.info("classes: %s", ", ".join(f"{i} {name}" for i, name in enumerate(class_names(scans))))
     for split, row in describe_scans(scans).iterrows():
         log.info("%s: %d scans of %d patients", split, row["scans"], row["patients"])
     return scans, left_out, root
+
+
+def _say_audit(scans: pd.DataFrame) -> None:
+    """Say what the cheap part of the audit finds, a line a check; leaks and small validation are said elsewhere."""
+    found = pd.DataFrame(quick_audit(scans), columns=["severity", "check", "path", "detail", "related"])
+    found = found[found["severity"].isin(["error", "warning"])]
+    own = ("patient-across-splits", "small-validation")
+    for check, rows in found[~found["check"].isin(own)].groupby("check", sort=False):
+        first = rows.iloc[0]
+        log.warning("%s (%d): %s", check, len(rows), " ".join(filter(None, (first["path"], first["detail"]))))
 
 
 def _say_rough(scans: pd.DataFrame) -> None:
