@@ -48,7 +48,8 @@ def train(
         int, typer.Option(help="Augmented readings that the frozen part runs on; 0 augments anew every epoch.")
     ] = 4,
     unfreeze: Annotated[str, typer.Option(help="What is trained: head, block5 (the last block too) or all.")] = "head",
-    precision: Annotated[str, typer.Option(help="Of the frozen part: auto, fp32, bf16 or fp16.")] = "auto",
+    engine: Annotated[str, typer.Option(help="That runs the frozen part: auto, torch or openvino.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Of the frozen part: auto, fp32, bf16, fp16 or int8.")] = "auto",
     cache: Annotated[
         Path | None, typer.Option(help="Folder of the stored activations; by default the user's cache.")
     ] = None,
@@ -91,6 +92,7 @@ def train(
         out=None if out is None else str(out),
         views=views,
         unfreeze=unfreeze,
+        engine=engine,
         precision=precision,
         cache=None if cache is None else str(cache),
         workers=workers,

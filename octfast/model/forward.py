@@ -33,7 +33,7 @@ def predict_scans(
     info : gives the classes, the preprocessing and the temperature.
     scans : a Scans table.
     bs : scans a batch.
-    precision : see `octfast.model.engine`.
+    precision : see `octfast.model.engine`; "int8", which would have to be calibrated again, is taken for "auto".
     progress : called with (scans done, all scans).
 
     Returns
@@ -44,7 +44,7 @@ def predict_scans(
     ------
     DataError : a file cannot be decoded.
     """
-    engine = Engine(model[0], precision, device, tail=model[1])
+    engine = Engine(model[0], "auto" if precision == "int8" else precision, device, tail=model[1])
     logits = []
     paths = list(scans["path"])
     for batch in _batches(paths, info, bs):

@@ -37,7 +37,8 @@ class TrainConfig:
     out : run folder; None makes one under runs/.
     views : augmented readings of the training set that the frozen part is run on; 0 augments anew every epoch.
     unfreeze : what is trained: "head", "block5" (the last block too) or "all".
-    precision : of the frozen part: "auto", "fp32", "bf16" or "fp16".
+    engine : that runs the frozen part: "auto", "torch" or "openvino" (an extra, on CPUs).
+    precision : of the frozen part: "auto", "fp32", "bf16", "fp16" (on a GPU) or "int8" (by OpenVINO).
     cache : folder of the feature stores; None takes the user's cache folder.
     workers : decoding processes or threads; None chooses.
     """
@@ -64,6 +65,7 @@ class TrainConfig:
     out: str | None = None
     views: int = 4
     unfreeze: str = "head"
+    engine: str = "auto"
     precision: str = "auto"
     cache: str | None = None
     workers: int | None = None

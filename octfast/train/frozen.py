@@ -19,7 +19,7 @@ from fastai.torch_core import TensorCategory
 from torch import Tensor, nn
 
 from octfast.errors import UsageError
-from octfast.model.engine import Engine
+from octfast.model.engine import make_engine
 from octfast.progress import track
 from octfast.train.pictures import Pictures
 from octfast.train.store import FeatureStore, StoreSpec, open_store
@@ -32,6 +32,7 @@ def frozen_learner(
     *,
     views: int = 4,
     seed: int = 0,
+    engine: str = "auto",
     precision: str = "auto",
     cache: str | Path | None = None,
     workers: int | None = None,
@@ -53,8 +54,9 @@ def frozen_learner(
     learn : its model a Sequential, frozen up to a cut.
     views : augmented readings of the training set.
     seed : of the augmentation of the views.
-    precision : of the frozen prefix: "auto", "fp32", "bf16", "fp16". What it gives is stored in half precision;
-        with "fp32" in float32.
+    engine : that runs the frozen prefix: "auto", "torch" or "openvino" (see `octfast.model.engine`).
+    precision : of the frozen prefix: "auto", "fp32", "bf16", "fp16" or, by OpenVINO, "int8". What it gives is stored
+        in half precision; with "fp32" in float32.
     cache : folder of the stores; None takes the user's cache folder.
     workers : threads that decode; None takes one on a CPU, and one a core, to 16, beside a GPU.
     bs : batch size of the training; None takes the Learner's.
@@ -73,28 +75,31 @@ def frozen_learner(
     prefix, suffix = cut_model(learn.model)
     dls = learn.dls
     device = torch.device(dls.device or "cpu")
-    engine = Engine(nn.Sequential(*prefix), precision, device)
-    log.info(
-        "the frozen part (%.1f million parameters) runs once a view, in %s on %s",
-        sum(p.numel() for m in prefix for p in m.parameters()) / 1e6,
-        engine.precision,
-        device,
-    )
+    network = nn.Sequential(*prefix).eval()
     sources = [Pictures(dls.train, views, seed, device, workers), Pictures(dls.valid, 1, seed, device, workers)]
+    runner = make_engine(
+        network, engine=engine, precision=precision, device=device, calibration=lambda: _sample(sources[0])
+    )
+    log.info(
+        "the frozen part (%.1f million parameters) runs once a view, in %s",
+        sum(p.numel() for p in network.parameters()) / 1e6,
+        runner.description,
+    )
     dtype = "float32" if precision == "fp32" else "float16"
-    shapes = _shapes(engine(sources[0].views_of(sources[0].read([0]), 0)[0]))
+    with torch.no_grad():
+        shapes = _shapes(network.to(device)(sources[0].views_of(sources[0].read([0]), 0)[0][:1]))
     body = _hash_of_body(prefix)
     stores = []
     for what, source in zip(("training", "validation"), sources, strict=True):
         spec = StoreSpec(
-            key={"body": body, "precision": engine.precision, **source.key()},
+            key={"body": body, "engine": runner.key, "precision": runner.precision, **source.key()},
             scans=len(source),
             views=source.views,
             dim=sum(int(np.prod(s)) for s in shapes),
             dtype=dtype,
             block=source.block,
         )
-        stores.append(_stored(what, source, engine, spec, cache))
+        stores.append(_stored(what, source, runner, spec, cache))
     bs = bs or dls.train.bs
     loaders = DataLoaders(
         StoreLoader(stores[0], _targets(dls.train), bs=bs, shuffle=True, drop_last=True, device=device),
@@ -119,11 +124,11 @@ def frozen_learner(
         moms=learn.moms,
         cbs=[NextView(), BnFreeze()],
     )
-    fast.stores, fast.engine = stores, engine
+    fast.stores, fast.engine = stores, runner
     return fast
 
 
-def _stored(what: str, source: Pictures, engine: Engine, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
+def _stored(what: str, source: Pictures, engine: Callable, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
     total = len(source) * source.views
     with track(f"frozen part over the {what} scans", total, "pictures") as update:
         return open_store(
@@ -132,6 +137,14 @@ def _stored(what: str, source: Pictures, engine: Engine, spec: StoreSpec, cache:
             cache=cache,
             progress=lambda scans, _: update(scans * source.views, total),
         )
+
+
+def _sample(source: Pictures, scans: int = 64) -> Iterator[Tensor]:
+    """Augmented pictures of scans from all over the training set, to calibrate int8 on."""
+    n = min(scans, len(source))
+    rows = [round(i * len(source) / n) for i in range(n)]
+    for start in range(0, n, source.block):
+        yield source.views_of(source.read(rows[start : start + source.block]), 0)[0]
 
 
 def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -155,7 +155,7 @@ def headline(predictions: pd.DataFrame) -> dict[str, float | int]:
 def _check_names(config: TrainConfig) -> None:
     """Refuse a name that is unknown before the scans are read, which may take minutes."""
     check_head(config.head, find_arch(config.arch))
-    check_engine("auto", config.precision, default_device())
+    check_engine(config.engine, config.precision, default_device())
     if config.valid != "folder":
         validation_share(config.valid)
 
@@ -266,7 +266,12 @@ def _fit(learn: Learner, config: TrainConfig, run: Run) -> tuple[Learner, dict[s
 
 def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[Learner, dict[str, Any]]:
     stored: dict[str, Any] = dict(
-        seed=config.seed, precision=config.precision, cache=config.cache, workers=config.workers, bs=bs
+        seed=config.seed,
+        engine=config.engine,
+        precision=config.precision,
+        cache=config.cache,
+        workers=config.workers,
+        bs=bs,
     )
     whole = config.unfreeze == "all"
     if whole:

@@ -153,8 +153,8 @@ def folder_of_one_patient(phantoms, tmp_path):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda phantoms, tmp_path: tmp_path / "nowhere", "no such folder"),
-        (lambda phantoms, tmp_path: phantoms / "SYNTHETIC.txt", "not a folder"),
+        (lambda phantoms, tmp_path: tmp_path / "nowhere", "no such file or folder"),
+        (lambda phantoms, tmp_path: phantoms / "SYNTHETIC.txt", "is of no kind that octfast reads"),
         (lambda phantoms, tmp_path: tmp_path / "here", "no images in"),
         (lambda phantoms, tmp_path: phantoms / "train" / "CNV", "no folder of a class"),
         (folder_of_one_class, "only one class"),

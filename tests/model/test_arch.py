@@ -83,15 +83,17 @@ def test_a_body_that_is_not_pooled_gives_the_map_of_the_network(name):
         torch.testing.assert_close(make_body(network, find_arch(name), pool=False)(x), wanted)
 
 
-def test_a_pooled_resnet_gives_the_features_of_the_network():
+def test_a_pooled_resnet_gives_the_features_of_the_network_and_their_spread():
     network, body, _ = made("resnet18")
     network.fc = nn.Identity()
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(body(x), network(x))
+        found = body(x)
+        torch.testing.assert_close(found[:, :512], network(x))
+    assert found.shape == (2, 1024) and (found[:, 512:] > 0).all()
 
 
-def test_a_pooled_vgg_gives_the_means_of_blocks_3_4_and_5():
+def test_a_pooled_vgg_gives_means_and_standard_deviations_of_blocks_3_4_and_5():
     network, body, _ = made("vgg11_bn")
     x = torch.randn(2, 3, 64, 64)
     maps = []
@@ -100,8 +102,8 @@ def test_a_pooled_vgg_gives_the_means_of_blocks_3_4_and_5():
         for layer in network.features:
             x = layer(x)
             if isinstance(layer, nn.MaxPool2d):
-                maps.append(x.mean((2, 3)))
-    torch.testing.assert_close(found, torch.cat(maps[2:], 1))
+                maps += [x.mean((2, 3)), x.std((2, 3), correction=0)]
+    torch.testing.assert_close(found, torch.cat(maps[4:], 1), atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("head", ["octfast", "fastai"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import subprocess
@@ -277,7 +278,8 @@ def test_a_row_is_the_same_in_any_batch(precision, vgg, calibration, int8):
 @openvino
 def test_int8_is_near_and_the_same_each_time(vgg, calibration, int8):
     engine, given = int8
-    assert cosine(given, exact(vgg, pictures(8, 4))) > 0.99
+    expected = exact(vgg, pictures(8, 4))
+    assert cosine(given, expected) > 0.99 and error(given, expected) < 0.15
     again = make_engine(vgg, precision="int8", calibration=calibration)
     assert torch.equal(again(pictures(8, 4)), given) and again.key == engine.key
     assert {"name", "precision", "version", "nncf", "calibration"} == set(engine.key)
@@ -297,6 +299,23 @@ def _ran(engine, kind: str):
     ]
     assert ops
     return ops
+
+
+@openvino
+def test_pooling_is_not_in_int8(vgg):
+    """Its standard deviations were spoilt by 8 bits: a small difference of large numbers."""
+    from octfast.model.openvino import _after_the_layers, convert, quantise
+
+    body = fold(copy.deepcopy(vgg))
+    model = quantise(convert(body, pictures(1)), pictures(4, 2))
+    ops = {op.get_friendly_name(): op for op in model.get_ops()}
+    pooling = _after_the_layers(model)
+    assert {ops[name].get_type_name() for name in pooling} >= {"ReduceMean", "Sqrt", "Subtract", "Concat"}
+    for name in pooling:
+        for given in ops[name].inputs():
+            assert given.get_source_output().get_node().get_type_name() != "FakeQuantize", name
+    kinds = [op.get_type_name() for op in ops.values()]
+    assert kinds.count("FakeQuantize") >= kinds.count("Convolution") == 8
 
 
 @openvino

@@ -202,7 +202,7 @@ def test_bf16_of_random_weights_differs_from_float32_in_close_calls_alone(scans,
     assert torch.equal(full.argmax(1)[clear], half.argmax(1)[clear])
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), (HALF, 2e-2)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), (HALF, 5e-2)])
 def test_the_learner_s_own_model_is_the_trained_one(scans, template, tmp_path, precision, tolerance):
     learn = learner(loaders(scans), template)
     before = copy.deepcopy(learn.model[1].state_dict())
@@ -234,8 +234,8 @@ def test_head_alone_stores_the_pooled_features(scans, template, tmp_path):
     _, suffix = cut_model(learn.model)
     assert suffix == list(learn.model[1])
     fast = frozen_learner(learn, views=2, precision=HALF, cache=tmp_path)
-    assert fast.stores[0].shape == (TRAIN, 2, 256 + 512 + 512)
-    assert fast.stores[1].shape == (VALID, 1, 256 + 512 + 512)
+    assert fast.stores[0].shape == (TRAIN, 2, 2 * (256 + 512 + 512))
+    assert fast.stores[1].shape == (VALID, 1, 2 * (256 + 512 + 512))
     assert {id(p) for p in fast.model.parameters()} == {id(p) for p in learn.model[1].parameters()}
 
 
@@ -254,8 +254,8 @@ def test_block5_is_trained_on_the_map_before_it_and_the_vectors_pooled_so_far(sc
     was = copy.deepcopy(learn.model[0].state_dict())
     fast = frozen_learner(learn, views=1, precision="fp32", cache=tmp_path)
     assert isinstance(fast.model[0], Unpack)
-    assert fast.model[0].shapes == [(512, 4, 4), (256,), (512,)]
-    assert fast.stores[0].shape == (TRAIN, 1, 512 * 16 + 256 + 512)
+    assert fast.model[0].shapes == [(512, 4, 4), (512,), (1024,)]
+    assert fast.stores[0].shape == (TRAIN, 1, 512 * 16 + 2 * (256 + 512))
     assert fast.model[1] is learn.model[0][4]
     assert len(fast.splitter(fast.model)) == 2, "the last block and the head keep rates of their own"
     fit(fast, 1, lr=slice(1e-4, 1e-3))

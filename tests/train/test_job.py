@@ -260,11 +260,17 @@ def test_unreadable_files_are_listed_and_training_goes_on(own_phantoms):
     assert any("CNV-42-1" in note for note in run.config["notes"])
 
 
-def test_patients_in_two_splits_are_said(own_phantoms):
+def test_patients_in_two_splits_are_refused_unless_allowed_and_then_said(own_phantoms):
     file = min((own_phantoms / "train" / "DME").iterdir())
     shutil.copy(file, own_phantoms / "test" / "DME" / file.name)
-    run = train_classifier(**quick(own_phantoms, out="r", epochs=1))
-    assert any("1 patients stand in more than one split" in note for note in run.config["notes"])
+    with pytest.raises(DataError, match=r"1 patients with .* stand in more than one split"):
+        train_classifier(**quick(own_phantoms, out="r", epochs=1))
+    run = train_classifier(**quick(own_phantoms, out="r", epochs=1, allow_leaks=True))
+    assert any("stand in more than one split" in note for note in run.config["notes"])
+    run = train_classifier(**quick(own_phantoms, out="clean", epochs=1, drop_leaks=True))
+    left_out = pd.read_csv(run.path / "left-out.csv")
+    assert file.name in {Path(p).name for p in left_out["path"]}
+    assert not set(run.scans.query("split == 'test'")["patient"]) & set(run.scans.query("split != 'test'")["patient"])
 
 
 def test_a_run_can_be_opened_elsewhere_with_the_data_elsewhere(trained, own_phantoms, tmp_path):
