@@ -54,10 +54,12 @@ def measure(given: argparse.Namespace, dls: DataLoaders) -> dict[str, Any]:
     body = nn.Sequential(*prefix)
     labels = {what: _labels(dl) for what, dl in (("train", dls.train), ("valid", dls.valid))}
     valid = torch.cat(list(_pictures(dls.valid, 0, 0)))
-    exact = make_engine(body, engine="torch", precision="fp32")
+    exact: Any = make_engine(body, engine="torch", precision="fp32")
     reference = torch.cat([exact(x) for x in valid.split(BATCH)])
     step = max(1, len(labels["train"]) // CALIBRATION_PICTURES)
-    engines, rows, features = [], [], []
+    engines: list[Any] = []
+    rows: list[dict[str, Any]] = []
+    features: list[tuple[list[Tensor], Tensor]] = []
     for name, precision in ENGINES:
         start = time.perf_counter()
         engine = make_engine(

@@ -6,6 +6,8 @@ import numpy as np
 
 # More than any misfit of counts can cost, so that an emptied class is mended first; of the training side, before all.
 _EMPTY = 1e7
+# Equal costs must tie on every machine and in every run, whatever the last bit of a sum.
+_DIGITS = 9
 _MOVES = 2000
 
 
@@ -47,7 +49,7 @@ def _greedy(counts: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) ->
     for group in order:
         # The rise of (count - wanted)^2 / wanted when the group is added.
         rise = ((counts[group] * (counts[group] - 2 * left)) / wanted).sum(1)
-        side[group] = rise.argmin()
+        side[group] = rise.round(_DIGITS).argmin()
         left[side[group]] -= counts[group]
     return side
 
@@ -74,6 +76,7 @@ def _moved(counts: np.ndarray, side: np.ndarray, wanted: np.ndarray, weight: np.
         minus[held == 0] = np.inf
         change = minus[:, :, None] + plus[:, None, :]
         change[:, np.arange(len(wanted)), np.arange(len(wanted))] = np.inf
+        change = change.round(_DIGITS)
         best = np.unravel_index(change.argmin(), change.shape)
         if not change[best] < -1e-9:
             break
@@ -84,4 +87,4 @@ def _moved(counts: np.ndarray, side: np.ndarray, wanted: np.ndarray, weight: np.
         held[which, new] += 1
         have[old] -= kinds[which]
         have[new] += kinds[which]
-    return side, float(_cost(have, wanted, weight).sum())
+    return side, round(float(_cost(have, wanted, weight).sum()), _DIGITS)

@@ -23,6 +23,8 @@ from octfast.errors import DataError, UsageError
 
 @pytest.fixture
 def online(monkeypatch):
+    for package in ("medmnist", "kagglehub"):
+        pytest.importorskip(package, reason="needs the extra octfast[download]")
     monkeypatch.delenv("OCTFAST_OFFLINE")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
