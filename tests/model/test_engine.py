@@ -61,7 +61,6 @@ def calibration():
 
 @pytest.fixture(scope="module")
 def int8(vgg, calibration):
-    """An engine in int8, and what it says of eight pictures."""
     engine = make_engine(vgg, precision="int8", calibration=calibration)
     return engine, engine(pictures(8, 4))
 
