@@ -141,10 +141,12 @@ def _stored(what: str, source: Pictures, engine: Callable, spec: StoreSpec, cach
 
 def _sample(source: Pictures, scans: int = 64) -> Iterator[Tensor]:
     """Augmented pictures of scans from all over the training set, to calibrate int8 on."""
-    n = min(scans, len(source))
-    rows = [round(i * len(source) / n) for i in range(n)]
-    for start in range(0, n, source.block):
-        yield source.views_of(source.read(rows[start : start + source.block]), 0)[0]
+    blocks = -(-len(source) // source.block)
+    chosen = sorted({round(i * blocks / 16) for i in range(16)} & set(range(blocks)))
+    each = -(-scans // len(chosen))
+    for block in chosen:
+        x = source.views_of(source.read(source.rows(block)), block)[0]
+        yield x[:: max(1, len(x) // each)][:each]
 
 
 def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
