@@ -77,7 +77,7 @@ def make_splits(
         raise UsageError(f"--valid {valid}: that leaves nothing to train on beside the given test", "ask for less")
     parts = {side: part for side, part in parts.items() if part > 0}
     side = _share_out(counts, parts, classes, rng)
-    split = out["split"].to_numpy(dtype=object)
+    split = out["split"].to_numpy(dtype=object, copy=True)
     split[pool] = np.array(list(parts), dtype=object)[side][group]
     out["split"] = split
     out["fold"] = _folds(out, folds, rng)

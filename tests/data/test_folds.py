@@ -140,7 +140,9 @@ def test_a_large_set_has_its_shares_to_a_two_hundredth(tmp_path, monkeypatch):
 
 def test_splits_do_not_depend_on_the_order_of_the_rows_but_on_the_seed(tmp_path):
     scans = put(tmp_path, [("AB"[p % 2], p, f"{p}-{i}", "train") for p in range(30) for i in range(2)])
+    before = scans.copy(deep=True)
     first = make_splits(scans, seed=3)
+    pd.testing.assert_frame_equal(scans, before)
     pd.testing.assert_frame_equal(make_splits(scans.sample(frac=1, random_state=1), seed=3), first)
     assert not make_splits(scans, seed=4)["split"].equals(first["split"])
 
