@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from octfast.data.medmnist import read_medmnist
-from octfast.data.scans import IMAGE_SUFFIXES, data_root, patients_from_names, read_scans
+from octfast.data.scans import IMAGE_SUFFIXES, SPLIT_WORDS, data_root, patients_from_names, read_scans
 from octfast.data.tables import (
     ROLES,
     TABLE_SUFFIXES,
@@ -27,7 +27,6 @@ from octfast.errors import DataError, UsageError
 log = logging.getLogger("octfast")
 
 _KINDS = "give a folder of scans, a CSV, TSV or parquet table of them, or a MedMNIST .npz file"
-_SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 def read_data(
@@ -215,7 +214,7 @@ def _tables(folder: Path) -> list[Path]:
 def _class_folders(root: Path) -> set[str]:
     """The names of the class folders that `read_scans` would find: two or more, or below folders of splits."""
     inner = _folders(root)
-    splits = [d for d in inner if d.name.lower() in _SPLIT_FOLDERS]
+    splits = [d for d in inner if d.name.lower() in SPLIT_WORDS]
     holders = [label for split in splits for label in _folders(split)] if splits else inner
     names = {d.name for d in holders if _holds_images(d)}
     return names if splits or len(names) > 1 else set()

@@ -15,7 +15,7 @@ log = logging.getLogger("octfast")
 
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
 SPLITS = ("train", "valid", "test")
-_SPLIT_FOLDERS = {
+SPLIT_WORDS = {
     "train": "train",
     "training": "train",
     "val": "valid",
@@ -47,7 +47,7 @@ def read_scans(data: str | Path) -> pd.DataFrame:
     DataError : no such folder, no images in it, fewer than two classes, a class in test that train lacks.
     """
     root = data_root(data)
-    splits = {d: _SPLIT_FOLDERS[d.name.lower()] for d in _folders(root) if d.name.lower() in _SPLIT_FOLDERS}
+    splits = {d: SPLIT_WORDS[d.name.lower()] for d in _folders(root) if d.name.lower() in SPLIT_WORDS}
     rows: list[tuple[str, str, str]] = []
     other = 0
     if splits:
@@ -97,7 +97,7 @@ def data_root(data: str | Path) -> Path:
     while True:
         inner = _folders(root)
         # Kaggle's archive unpacks to a lone folder "OCT2017 " that people point above.
-        if len(inner) != 1 or inner[0].name.lower() in _SPLIT_FOLDERS or _has_images(inner[0], deep=False):
+        if len(inner) != 1 or inner[0].name.lower() in SPLIT_WORDS or _has_images(inner[0], deep=False):
             return root
         if any(f.suffix.lower() in IMAGE_SUFFIXES for f in root.iterdir() if f.is_file()):
             return root

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from octfast.data.scans import SPLIT_WORDS
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
@@ -25,15 +26,6 @@ _GUESSES = {
     "label": ("label", "class", "class_name", "target", "diagnosis", "dx", "category"),
     "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "subjectid"),
     "split": ("split", "set", "subset", "partition", "fold"),
-}
-_SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "val": "valid",
-    "valid": "valid",
-    "validation": "valid",
-    "test": "test",
-    "testing": "test",
 }
 # Not "None": among the grades of a disease it is a class.
 _MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "<NA>", "null", "NULL"]
@@ -148,7 +140,7 @@ def split_names(values: pd.Series, file: Path) -> list[str]:
     DataError : another word, or none.
     """
     words = values.fillna("").astype(str).str.strip()
-    unknown = words[~words.str.casefold().isin(list(_SPLIT_WORDS))]
+    unknown = words[~words.str.casefold().isin(list(SPLIT_WORDS))]
     if len(unknown):
         named = sorted(set(unknown))[:5]
         what = "no split" if named == [""] else f"unknown splits: {', '.join(n or '(none)' for n in named)}"
@@ -156,7 +148,7 @@ def split_names(values: pd.Series, file: Path) -> list[str]:
             f"{file.name}: {len(unknown)} of {len(words)} rows have {what}",
             "a split is train, valid or test; name another column with --split-column",
         )
-    return [_SPLIT_WORDS[w] for w in words.str.casefold()]
+    return [SPLIT_WORDS[w] for w in words.str.casefold()]
 
 
 def _is_parquet(file: Path) -> bool:
@@ -243,4 +235,4 @@ def _named_column(role: str, name: str, columns: list[str], file: Path) -> str:
 
 
 def _has_split_words(column: pd.Series) -> bool:
-    return bool(column.dropna().astype(str).str.strip().str.casefold().isin(list(_SPLIT_WORDS)).any())
+    return bool(column.dropna().astype(str).str.strip().str.casefold().isin(list(SPLIT_WORDS)).any())
