@@ -139,7 +139,7 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
 
 
 def headline(predictions: pd.DataFrame) -> dict[str, float | int]:
-    """Accuracy, loss and counts of a Predictions table; a patient is right when all of its scans are."""
+    """Accuracy, loss and counts of a Predictions table; a patient is right when more than half of its scans are."""
     right = predictions["predicted"] == predictions["label"]
     by_patient = right.groupby(predictions["patient"]).mean()
     return {
