@@ -1,17 +1,18 @@
-"""`octfast model`: what a network is made of."""
+"""`octfast model`: what a network is made of, what a trained one holds, and a small variant of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Look at networks.", no_args_is_help=True)
+app = typer.Typer(help="Look at networks and trained models.", no_args_is_help=True)
 
 
 @app.callback()
 def _model() -> None:
-    """Look at networks."""
+    """Look at networks and trained models."""
 
 
 @app.command()
@@ -45,3 +46,61 @@ def summary(
         f"{found.total:,} parameters in all, {found.trainable:,} of them trainable, "
         f"{found.convolutions:,} in the convolutions"
     )
+
+
+@app.command()
+def show(
+    bundle: Annotated[Path, typer.Argument(help="The folder of a trained model, or a run folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Print what a trained model is: classes, preprocessing, calibration, provenance, tensors.
+
+    Reads octfast.json and the header of model.safetensors, and checks them; the model is not loaded.
+
+    Examples:
+
+      octfast model show runs/latest
+
+      octfast model show my-model --json
+    """
+    from octfast.cli.output import print_json, print_table
+    from octfast.model.show import describe_bundle
+
+    found = describe_bundle(bundle)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    print_table(str(found.folder), ["what", "value"], found.rows())
+    if found.info.synthetic:
+        print("Synthetic phantoms, not patients: this model knows nothing of real eyes.")
+    print("Not a medical device.")
+
+
+@app.command()
+def slim(
+    bundle: Annotated[Path, typer.Argument(help="The folder of a trained model, or a run folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the slim one; it must not exist, or be empty.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the stock weights it was trained from; by default where torch and timm keep theirs."
+        ),
+    ] = None,
+) -> None:
+    """Write a small variant of a trained model, without what is as in the stock weights.
+
+    It is a few MB instead of 60, and can be loaded where the same stock weights are on the machine: they are named by
+    their SHA-256, and never fetched.
+
+    Example:
+
+      octfast model slim runs/latest --out my-model
+    """
+    from octfast.model.bundle import find_bundle
+    from octfast.model.show import describe_bundle, stock_of
+    from octfast.model.stock import slim_bundle
+
+    whole = find_bundle(bundle)
+    before, after = describe_bundle(whole), describe_bundle(slim_bundle(whole, out, weights))
+    print(f"{after.folder}: {after.bytes / 1e6:,.1f} MB instead of {before.bytes / 1e6:,.1f} MB")
+    print(f"It needs {stock_of(after.info)} where it is loaded.")

@@ -70,7 +70,7 @@ def predictions_table(
     Returns
     -------
     The columns of `scans`, then `predicted`, `probability` (of the predicted class), `loss` (cross entropy in nats
-    against `label`) and `p_<class>` a class.
+    against `label`) and `p_<class>` a class; where the temperature is not 1, a column `temperature` holds it.
     """
     logp = torch.log_softmax(torch.as_tensor(np.asarray(logits, dtype=np.float64)) / temperature, dim=1).numpy()
     best = logp.argmax(1)
@@ -83,6 +83,8 @@ def predictions_table(
     table["loss"] = -logp[rows, actual]
     for i, c in enumerate(classes):
         table[f"p_{c}"] = np.exp(logp[:, i])
+    if temperature != 1 or "temperature" in table:
+        table["temperature"] = float(temperature)
     return table
 
 

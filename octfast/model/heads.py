@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from octfast.errors import UsageError
 from octfast.model.arch import Arch, make_body
@@ -74,16 +74,44 @@ def _article(network: Any, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Mo
 
 
 def _fastai(network: Any, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:
-    from fastai.vision.learner import create_head
-
     if arch.library == "timm":
         # fastai's own TimmBody calls forward_features, which tracing loses; so the pooling is taken off instead.
         maps = _gives_maps(network)
         if maps:
             network.reset_classifier(0, "")
-        return nn.Sequential(network), create_head(_timm_width(network), n_classes, pool=maps)
+        return nn.Sequential(network), _fastai_head(_timm_width(network), n_classes, pool=maps)
     body = make_body(network, arch, pool=False)
-    return body, create_head(_width(body), n_classes)
+    return body, _fastai_head(_width(body), n_classes, pool=True)
+
+
+class AdaptiveConcatPool2d(nn.Module):
+    """The maximum and the mean of each channel of a map side by side, as fastai pools."""
+
+    def __init__(self):
+        super().__init__()
+        self.ap, self.mp = nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.mp(x), self.ap(x)], 1)
+
+
+def _fastai_head(width: int, n_classes: int, pool: bool) -> nn.Sequential:
+    """What fastai's create_head gives, without fastai, so that a trained model can be asked where it is not wanted."""
+    if pool:
+        width *= 2
+    norms = nn.BatchNorm1d(width), nn.BatchNorm1d(512)
+    for norm in norms:
+        nn.init.constant_(norm.bias, 1e-3)
+    return nn.Sequential(
+        *([AdaptiveConcatPool2d(), nn.Flatten()] if pool else []),
+        norms[0],
+        nn.Dropout(0.25),
+        nn.Linear(width, 512, bias=False),
+        nn.ReLU(inplace=True),
+        norms[1],
+        nn.Dropout(0.5),
+        nn.Linear(512, n_classes, bias=False),
+    )
 
 
 def _timm_width(network: Any) -> int:

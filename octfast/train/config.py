@@ -74,6 +74,8 @@ class TrainConfig:
         _at_least("epochs", self.epochs, 1)
         _at_least("views", self.views, 0)
         _at_least("size", self.size, 32)
+        if self.size > 2048:
+            raise UsageError(f"--size {self.size}: must be 2,048 or less", "224 is what most bodies were trained at")
         _at_least("seed", self.seed, 0)
         for name, least in (("bs", 2), ("patience", 1), ("workers", 0)):
             if getattr(self, name) is not None:

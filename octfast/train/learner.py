@@ -164,7 +164,8 @@ def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool
         size=_size(learn.dls),
         mean=tuple(round(v, 6) for v in norm.mean.flatten().tolist()),
         std=tuple(round(v, 6) for v in norm.std.flatten().tolist()),
-        weights=report.to_dict(),
+        # A bundle is handed on: where a file lay on this machine is nobody else's business.
+        weights={k: v for k, v in report.to_dict().items() if k != "path"},
         training=training or {},
         synthetic=synthetic,
     )

@@ -1,0 +1,154 @@
+"""Takes pictures of any kind from their source and decodes them ahead in threads, a bounded number and in order."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from octfast.data.preprocess import MAX_PIXELS, decode_grey, resize
+from octfast.errors import DataError
+
+Picture = str | Path | bytes | Image.Image | np.ndarray
+# How long a batch waits for more pictures from a source that is slower than the model, in seconds.
+PATIENCE = 0.2
+_END = object()
+
+
+def batches(
+    pictures: Iterable[Picture] | Picture, size: int, bs: int, workers: int = 1
+) -> Iterator[list[tuple[Any, np.ndarray | DataError]]]:
+    """Batches of what was given and its grey samples, uint8 of shape (size, size), or why there are none.
+
+    Three batches at most are taken ahead. A batch is full unless its source has ended, failed, or has nothing more for
+    a moment; an exception of the source's own comes after the batch of what it gave before.
+
+    Parameters
+    ----------
+    pictures : read in another thread; may never end.
+    workers : threads that decode.
+    """
+    found: queue.Queue[tuple[Any, Future] | BaseException | None] = queue.Queue(maxsize=2 * bs)
+    stop = threading.Event()
+    words = (_listed(pictures), size, workers, found, stop)
+    threading.Thread(target=_feed, args=words, daemon=True).start()
+    try:
+        while True:
+            batch, end = _gather(found, bs)
+            if batch:
+                yield [(picture, future.result()) for picture, future in batch]
+            if isinstance(end, BaseException):
+                raise end
+            if end is _END:
+                return
+    finally:
+        stop.set()
+
+
+def as_grey(picture: Picture) -> Image.Image:
+    """A picture of any kind that a Predictor takes as an 8-bit grey PIL image of its own size.
+
+    Raises
+    ------
+    DataError : it cannot be read, has no or more than 100 million pixels, or is an array of another kind.
+    """
+    if isinstance(picture, np.ndarray):
+        picture = _from_array(picture)
+    if isinstance(picture, Image.Image):
+        if not 0 < picture.width * picture.height <= MAX_PIXELS:
+            size = f"{picture.width} x {picture.height}"
+            raise DataError(f"the picture has {size} pixels, not 1 to {MAX_PIXELS:,}", "crop or shrink it")
+    elif isinstance(picture, str | Path):
+        path = Path(picture)
+        try:
+            # Opening a pipe or a device would wait for ever.
+            special = path.exists() and not path.is_file()
+        except (OSError, ValueError) as e:
+            raise DataError(f"cannot read {picture_name(picture)}: {e}", "give the path of a picture") from None
+        if special:
+            raise DataError(f"no picture: {picture} is not a plain file", "give the path of a picture")
+    elif not isinstance(picture, bytes):
+        kind = type(picture).__name__
+        raise DataError(f"a {kind} is not a picture", "give a path, the bytes of a file, a PIL image or a uint8 array")
+    return decode_grey(picture)
+
+
+def _from_array(samples: np.ndarray) -> Image.Image:
+    grey = samples.ndim == 2 and samples.dtype in (np.uint8, np.uint16)
+    colour = samples.ndim == 3 and samples.shape[2] in (1, 3, 4) and samples.dtype == np.uint8
+    if not (grey or colour) or not samples.size:
+        raise DataError(
+            f"an array of {samples.dtype} of shape {samples.shape} is not a picture",
+            "give uint8 of shape (H, W) or (H, W, 3)",
+        )
+    return Image.fromarray(np.ascontiguousarray(samples[..., 0] if colour and samples.shape[2] == 1 else samples))
+
+
+def _listed(pictures: Iterable[Picture] | Picture) -> Iterable[Picture]:
+    """Several pictures, where one was given as well: a path would be taken for a list of letters."""
+    if isinstance(pictures, np.ndarray):
+        one = pictures.ndim < 3 or (pictures.ndim == 3 and pictures.shape[2] in (1, 3, 4))
+        return [pictures] if one else list(pictures)
+    if isinstance(pictures, str | Path | bytes | Image.Image):
+        return [pictures]
+    return pictures
+
+
+def picture_name(picture: Any) -> str:
+    return repr(str(picture))[1:-1] if isinstance(picture, str | Path) else "the picture"
+
+
+def _feed(pictures: Iterable[Picture], size: int, workers: int, found: queue.Queue, stop: threading.Event) -> None:
+    end: BaseException | None = None
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for picture in pictures:
+                if not _put(found, (picture, pool.submit(_read, picture, size)), stop):
+                    return
+        except BaseException as e:
+            end = e
+        _put(found, end, stop)
+
+
+def _read(picture: Picture, size: int) -> np.ndarray | DataError:
+    try:
+        return np.asarray(resize(as_grey(picture), size))
+    except DataError as e:
+        return e
+    # A decoder can raise anything over a damaged file, and one file is not to end the stream.
+    except Exception as e:
+        reason = " ".join(str(e).split())[:200]
+        return DataError(f"cannot decode {picture_name(picture)}: {type(e).__name__}: {reason}", "fetch the file again")
+
+
+def _put(found: queue.Queue, item: Any, stop: threading.Event) -> bool:
+    """Hand an item on, or give up when nobody takes any more."""
+    while not stop.is_set():
+        try:
+            found.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _gather(found: queue.Queue, bs: int) -> tuple[list[tuple[Any, Future]], Any]:
+    """The next batch, and `_END` or the source's own exception where there is no more after it."""
+    batch: list[tuple[Any, Future]] = []
+    while len(batch) < bs:
+        try:
+            item = found.get(timeout=PATIENCE if batch else None)
+        except queue.Empty:
+            break
+        if item is None:
+            return batch, _END
+        if isinstance(item, BaseException):
+            return batch, item
+        batch.append(item)
+    return batch, None

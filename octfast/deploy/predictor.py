@@ -1,0 +1,287 @@
+"""A trained model ready to answer: pictures in, calibrated probabilities out, by torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from octfast.data.preprocess import normalise
+from octfast.deploy.ahead import Picture, as_grey, batches, picture_name
+from octfast.errors import DataError, UsageError
+from octfast.model.bundle import BundleInfo, find_bundle, load_bundle
+from octfast.model.engine import Engine
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+
+# What a body keeps of a batch grows with its pixels: 16 scans of 512 x 512 take VGG about 2 GB in float32.
+BATCH_PIXELS = 16 * 512 * 512
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one picture: either `probabilities`, float64 of shape (classes,), or `error`."""
+
+    picture: Any
+    probabilities: np.ndarray | None = None
+    error: DataError | None = None
+
+
+def load(
+    bundle: str | Path,
+    precision: str = "auto",
+    device: str | torch.device | None = None,
+    weights: str | Path | None = None,
+) -> Predictor:
+    """Load a trained model to ask it; nothing of the bundle is executed, and nothing is fetched.
+
+        predictor = octfast.load("runs/latest")
+        predictor.predict(["scan.jpeg"])
+
+    Parameters
+    ----------
+    bundle : the folder of a bundle, or a run folder, whose model is taken.
+    precision : "auto" is the half precision that the machine has, else float32; or "fp32", "bf16", "fp16".
+    device : where to run; None takes a CUDA GPU where there is one, else the CPU.
+    weights : for a slim bundle, the file of its stock weights; None looks where torch and timm keep theirs.
+
+    Raises
+    ------
+    BundleError : see `octfast.model.bundle.load_bundle`.
+    UsageError : an unknown precision or device, or two that do not go together.
+    """
+    place = _device(device)
+    model, info = load_bundle(find_bundle(bundle), weights=weights)
+    return Predictor(model, info, precision=precision, device=place)
+
+
+class Predictor:
+    """A trained model that answers for pictures: files, their bytes, PIL images of any mode, or arrays, mixed.
+
+    Arrays are uint8 (or uint16, whose white is 65,535): grey of shape (H, W), or colour of shape (H, W, 3) or
+    (H, W, 4), uint8 alone. An array of shape (N, H, W) is N grey pictures, as a volume is. Colour becomes grey, and
+    every picture is squeezed to the size that the model was trained at.
+
+    Parameters
+    ----------
+    model : a Sequential of body and head.
+    info : what its bundle says of it.
+    precision, device : see `load`.
+
+    Attributes
+    ----------
+    info : what the bundle says.
+    classes : the names, in the order of the probabilities.
+    model : in float32, on `device`.
+    engine : the folded copy of it that answers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        info: BundleInfo,
+        *,
+        precision: str = "auto",
+        device: str | torch.device | None = None,
+    ):
+        self.info = info
+        self.device = _device(device)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        if precision == "int8":
+            raise UsageError("a loaded model does not run in int8", "use precision auto, fp32, bf16 or fp16")
+        self.engine = Engine(self.model[0], precision, self.device, tail=self.model[1])
+
+    def __repr__(self) -> str:
+        about = f"{self.info.arch} with the head {self.info.head}, {self.engine.description}"
+        return f"Predictor({about}; classes {', '.join(self.classes)})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.info.classes
+
+    @property
+    def precision(self) -> str:
+        """What it runs in: fp32, bf16 or fp16."""
+        return self.engine.precision
+
+    def stream(self, pictures: Iterable[Picture] | Picture, bs: int = 16) -> Iterator[Answer]:
+        """Answer picture by picture, in the order given, however many there are.
+
+        The pictures are taken from their source and decoded ahead in threads, a few batches and no more. A picture
+        that cannot be read has its error for an answer, and the stream goes on. A batch that is not full is run when
+        its source has nothing more for a moment.
+
+        Parameters
+        ----------
+        pictures : may be a generator that never ends; it is read in another thread.
+        bs : pictures a batch, fewer for scans larger than 512 x 512.
+        """
+        if bs < 1:
+            raise UsageError(f"bs is {bs}: at least one picture a batch is needed")
+        bs = max(1, min(bs, BATCH_PIXELS // self.info.size**2))
+        # One thread keeps ahead of a CPU; a GPU outruns several.
+        workers = min(16, torch.get_num_threads()) if self.device.type == "cuda" else 1
+        for batch in batches(pictures, self.info.size, bs, workers):
+            yield from self._answers(batch)
+
+    def probabilities(self, pictures: Iterable[Picture] | Picture, bs: int = 16) -> np.ndarray:
+        """Probabilities with the temperature applied, float64 of shape (pictures, classes).
+
+        Raises
+        ------
+        DataError : for the first picture that cannot be read.
+        """
+        rows = []
+        for answer in self.stream(pictures, bs):
+            if answer.error is not None:
+                raise answer.error
+            assert answer.probabilities is not None
+            rows.append(answer.probabilities)
+        return np.stack(rows) if rows else np.zeros((0, len(self.classes)))
+
+    def predict(
+        self,
+        pictures: Iterable[Picture] | Picture,
+        k: int | None = None,
+        *,
+        abstain_below: float | None = None,
+        errors: str = "raise",
+        bs: int = 16,
+    ) -> pd.DataFrame:
+        """A table, a row a picture in the order given.
+
+        Parameters
+        ----------
+        k : also name the classes up to the k-th most probable: columns `predicted_2`, `probability_2` and so on.
+        abstain_below : add a column `abstained`, true where the probability of the predicted class is below this.
+        errors : "raise" stops at a picture that cannot be read; "keep" gives it a row with no answer, and its error in
+            a column `error`, which is empty for the others.
+
+        Returns
+        -------
+        `path` (empty for a picture that is no file), `predicted`, `probability`, what was asked for, `urgent` and
+        `referred` where the bundle has an operating point (see `referral`), and `p_<class>` a class.
+
+        Raises
+        ------
+        DataError : a picture cannot be read, unless errors is "keep".
+        UsageError : k is not between 1 and the number of classes; abstain_below is not between 0 and 1.
+        """
+        import pandas as pd
+
+        if k is not None and not 1 <= k <= len(self.classes):
+            raise UsageError(f"k is {k}: it must lie between 1 and the {len(self.classes)} classes")
+        if abstain_below is not None and not 0 <= abstain_below <= 1:
+            raise UsageError(f"abstain_below is {abstain_below}: it must lie between 0 and 1")
+        if errors not in ("raise", "keep"):
+            raise UsageError(f"errors is {errors!r}", 'one of "raise", "keep"')
+        paths, rows, said = [], [], []
+        for answer in self.stream(pictures, bs):
+            if answer.error is not None and errors == "raise":
+                raise answer.error
+            row = answer.probabilities
+            paths.append(str(answer.picture) if isinstance(answer.picture, str | Path) else "")
+            rows.append(np.full(len(self.classes), np.nan) if row is None else row)
+            said.append("" if answer.error is None else answer.error.message)
+        p = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
+        answered = np.array([not s for s in said], dtype=bool)
+        # A stable sort, so that of two equally probable classes the first is named, as argmax would.
+        order = np.argsort(-p, axis=1, kind="stable")
+        names = np.asarray(self.classes, dtype=object)
+        columns: dict[str, Any] = {"path": paths}
+        for place in range(k or 1):
+            end = f"_{place + 1}" if place else ""
+            columns[f"predicted{end}"] = [
+                n if a else None for n, a in zip(names[order[:, place]], answered, strict=True)
+            ]
+            columns[f"probability{end}"] = np.take_along_axis(p, order[:, place : place + 1], 1)[:, 0]
+        if abstain_below is not None:
+            columns["abstained"] = answered & (columns["probability"] < abstain_below)
+        referral = self.referral(p)
+        if referral is not None:
+            columns["urgent"], columns["referred"] = referral
+        columns |= {f"p_{c}": p[:, i] for i, c in enumerate(self.classes)}
+        if errors == "keep":
+            columns["error"] = said
+        return pd.DataFrame(columns)
+
+    def referral(self, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Scores of urgent referral and whether each reaches the bundle's operating point.
+
+        Parameters
+        ----------
+        probabilities : of shape (n, classes).
+
+        Returns
+        -------
+        (score, float64 of shape (n,): the sum over the urgent classes; bool of shape (n,)), or None where the bundle
+        has no operating point.
+        """
+        operating = self.info.calibration.get("operating")
+        if not operating:
+            return None
+        urgent = [self.classes.index(c) for c in operating["urgent"]]
+        score = probabilities[:, urgent].sum(axis=1)
+        return score, score >= operating["threshold"]
+
+    def heat_map(self, picture: Picture, target: int | None = None, method: str = "gradcam") -> np.ndarray:
+        """Where the model looked: float32 of the picture's own (H, W), in 0..1 (see `octfast.assess.heatmap`).
+
+        Parameters
+        ----------
+        target : index of the class that is asked about; None takes the predicted one.
+        """
+        from octfast.assess.heatmap import heat_map
+
+        return heat_map(self.model, self.info, as_grey(picture), target=target, method=method)
+
+    def to_learner(self, dls: DataLoaders | None = None) -> Learner:
+        """A fastai Learner of the same model, whose `predict` and `get_preds` give the same probabilities.
+
+        Parameters
+        ----------
+        dls : to train on or validate with; None gives the Learner empty ones, enough to predict with.
+
+        Raises
+        ------
+        UsageError : the classes of `dls` are others than the model's, or in another order.
+        """
+        from octfast.deploy.learner import make_learner
+
+        return make_learner(self.model, self.info, dls)
+
+    def _answers(self, batch: Sequence[tuple[Any, np.ndarray | DataError]]) -> Iterator[Answer]:
+        greys = [read for _, read in batch if not isinstance(read, DataError)]
+        if greys:
+            logits = self.engine(normalise(np.stack(greys), self.info.mean, self.info.std))
+            assert isinstance(logits, torch.Tensor)
+            # In double precision, so that the classes sum to one as closely as in the Predictions tables.
+            rows = iter(torch.softmax(logits.cpu().double() / self.info.temperature, 1).numpy())
+        for picture, read in batch:
+            if isinstance(read, DataError):
+                yield Answer(picture, error=read)
+            elif np.isfinite(row := next(rows)).all():
+                yield Answer(picture, row)
+            else:
+                hint = "the bundle is damaged, or half precision is too little for it: try fp32"
+                yield Answer(picture, error=DataError(f"the model gives no numbers for {picture_name(picture)}", hint))
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        reason = " ".join(str(e).split())[:120]
+        raise UsageError(f"cannot run on {str(device)!r}: {reason}", "use cpu, or cuda where there is a GPU") from None
+    return place
