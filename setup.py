@@ -15,8 +15,13 @@ def _needs(key: str) -> list[str]:
     return cfg.get(key, "").split()
 
 
-extras = {name: _needs(f"{name}_requirements") for name in ("test", "openvino", "download", "parquet")}
-extras["dev"] = extras["test"] + extras["download"] + extras["parquet"] + _needs("dev_requirements")
+optional = ("openvino", "download", "parquet", "oct", "onnx", "app", "docs")
+extras = {name: _needs(f"{name}_requirements") for name in ("test", *optional)}
+extras["all"] = [need for name in optional if name != "docs" for need in extras[name]]
+# OpenVINO stays apart: it is large, and the tests of it need it alone.
+extras["dev"] = _needs("dev_requirements") + [
+    need for name in ("test", *optional) if name != "openvino" for need in extras[name]
+]
 
 setup(
     name=cfg["lib_name"],
@@ -29,7 +34,7 @@ setup(
     keywords=cfg["keywords"],
     python_requires=f">={cfg['min_python']},<3.14",
     packages=find_packages(include=["octfast", "octfast.*"]),
-    package_data={"octfast": ["py.typed"]},
+    package_data={"octfast": ["py.typed", "assess/templates/*", "deploy/static/*", "deploy/templates/*"]},
     install_requires=_needs("requirements"),
     extras_require=extras,
     entry_points={"console_scripts": _needs("console_scripts")},

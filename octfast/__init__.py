@@ -19,18 +19,28 @@ _PUBLIC = {
     "Learner": "fastai.learner",
     "ClassificationInterpretation": "octfast.assess.interpret",
     "OctfastError": "octfast.errors",
+    "Predictor": "octfast.deploy.predictor",
     "Run": "octfast.train.run",
     "TrainConfig": "octfast.train.config",
+    "calibrate_run": "octfast.assess.calibrate",
+    "compare_runs": "octfast.assess.compare",
+    "evaluate_data": "octfast.assess.evaluate",
+    "evaluate_run": "octfast.assess.evaluate",
+    "evaluate_table": "octfast.assess.metrics",
+    "export_bundle": "octfast.deploy.export",
     "frozen_learner": "octfast.train.frozen",
-    "interpret_run": "octfast.assess.report",
+    "interpret_run": "octfast.assess.findings",
+    "load": "octfast.deploy.predictor",
     "load_bundle": "octfast.model.bundle",
     "oct_dataloaders": "octfast.data.loaders",
     "oct_learner": "octfast.train.learner",
     "open_run": "octfast.train.run",
+    "predict": "octfast.deploy.predict",
     "preprocess": "octfast.data.preprocess",
     "read_scans": "octfast.data.scans",
     "train_classifier": "octfast.train.job",
     "write_phantoms": "octfast.data.phantom",
+    "write_report": "octfast.assess.report",
 }
 
 __all__ = sorted(_PUBLIC)
@@ -38,12 +48,22 @@ __all__ = sorted(_PUBLIC)
 if TYPE_CHECKING:
     from fastai.learner import Learner as Learner
 
+    from octfast.assess.calibrate import calibrate_run as calibrate_run
+    from octfast.assess.compare import compare_runs as compare_runs
+    from octfast.assess.evaluate import evaluate_data as evaluate_data
+    from octfast.assess.evaluate import evaluate_run as evaluate_run
+    from octfast.assess.findings import interpret_run as interpret_run
     from octfast.assess.interpret import ClassificationInterpretation as ClassificationInterpretation
-    from octfast.assess.report import interpret_run as interpret_run
+    from octfast.assess.metrics import evaluate_table as evaluate_table
+    from octfast.assess.report import write_report as write_report
     from octfast.data.loaders import oct_dataloaders as oct_dataloaders
     from octfast.data.phantom import write_phantoms as write_phantoms
     from octfast.data.preprocess import preprocess as preprocess
     from octfast.data.scans import read_scans as read_scans
+    from octfast.deploy.export import export_bundle as export_bundle
+    from octfast.deploy.predict import predict as predict
+    from octfast.deploy.predictor import Predictor as Predictor
+    from octfast.deploy.predictor import load as load
     from octfast.errors import OctfastError as OctfastError
     from octfast.model.bundle import load_bundle as load_bundle
     from octfast.train.config import TrainConfig as TrainConfig

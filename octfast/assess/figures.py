@@ -1,20 +1,26 @@
-"""Figures of a Predictions table: the confusion matrix, and the scans with the top losses."""
+"""Figures of a Predictions table: the confusion matrix, scans beside their heat maps, a montage of the classes."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
 
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
+# The heat map of a scan (its path) and a class: float32 of the scan's height and width; or why there is none.
+Heat = Callable[[str, str], np.ndarray | str]
 _FOOTER = "Not a medical device."
 
 
@@ -32,7 +38,7 @@ def plot_confusion_matrix(
 
     Parameters
     ----------
-    counts : actual by predicted, see `octfast.assess.interpret.confusion_matrix`.
+    counts : actual by predicted, see `octfast.assess.rows.confusion_matrix`.
     note : a line below the figure.
     text : gives what stands in a cell from its count and share.
     figsize : in inches; None fits the classes.
@@ -55,7 +61,7 @@ def plot_confusion_matrix(
     ax.set_yticks(range(n), actual)
     ax.set(xlabel="predicted", ylabel="actual", title=title)
     fig.colorbar(shade, ax=ax, label="share of the actual class", shrink=0.8)
-    _footer(fig, note)
+    _finish(fig, note)
     return fig
 
 
@@ -64,6 +70,7 @@ def plot_top_losses(
     title: str = "Top losses",
     note: str = "",
     *,
+    heat: Heat | None = None,
     ncols: int | None = None,
     figsize: tuple[float, float] | None = None,
     dpi: float | None = None,
@@ -72,20 +79,24 @@ def plot_top_losses(
 
     Parameters
     ----------
-    rows : from `octfast.assess.interpret.top_losses`.
+    rows : from `octfast.assess.rows.top_losses` or one of its neighbours.
     note : a line below the figure.
-    ncols : scans a line; None takes as many as lines, to 5.
+    heat : gives the heat map of a path and a class; beside each scan stands that of its predicted class.
+    ncols : scans a line; None takes as many as lines, to 5 (to 3 with heat maps).
     figsize : in inches; None fits the scans.
     """
     n = max(1, len(rows))
-    columns = ncols or min(n, 5, math.ceil(math.sqrt(n)))
+    columns = ncols or min(n, 3 if heat else 5, math.ceil(math.sqrt(n)))
     lines = math.ceil(n / columns)
-    fig = Figure(figsize=figsize or (4.0 * columns, 3.9 * lines + 0.6), dpi=dpi, layout="constrained")
-    axes = np.atleast_1d(fig.subplots(lines, columns)).ravel()
-    for ax in axes[len(rows) :]:
+    panels = 2 if heat else 1
+    wide = 3.1 * panels * columns + 0.7 if heat else 4.0 * columns
+    fig = Figure(figsize=figsize or (wide, 3.9 * lines + 0.6), dpi=dpi, layout="constrained")
+    axes = np.atleast_1d(fig.subplots(lines, panels * columns)).ravel()
+    for ax in axes[panels * len(rows) :]:
         ax.axis("off")
-    for ax, row in zip(axes, rows.itertuples(), strict=False):
-        _show(ax, str(row.path))
+    for i, row in enumerate(rows.itertuples()):
+        ax = axes[panels * i]
+        picture = _show(ax, str(row.path))
         wrong = row.label != row.predicted
         head = f"actual {_short(row.label)} ({row.p_actual:.0%})"
         ax.set_title(
@@ -97,18 +108,91 @@ def plot_top_losses(
         )
         name = "\n".join(textwrap.wrap(Path(row.path).name, 44)) or row.path
         ax.text(0, -0.02, name, transform=ax.transAxes, va="top", fontsize=7, color="#444444")
+        if heat:
+            _show_heat(axes[panels * i + 1], picture, heat(str(row.path), str(row.predicted)), str(row.predicted))
+    if not len(rows):
+        axes[0].text(0.5, 0.5, "none", transform=axes[0].transAxes, ha="center", va="center", fontsize=12)
     fig.suptitle(title, fontsize=12)
-    _footer(fig, note)
+    if heat and len(rows):
+        note = f"{_heat_bar(fig, axes)}\n{note}".strip()
+    _finish(fig, note)
     return fig
 
 
-def _show(ax, path: str) -> None:
+def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, classes: Sequence[str] = ()) -> Figure:
+    """A line of scans a class, from its smallest loss to its largest, each with what it was taken for.
+
+    Parameters
+    ----------
+    rows : from `octfast.assess.rows.montage_rows`.
+    note : a line below the figure.
+    classes : the lines, from above; by default those of the rows.
+    """
+    names = list(classes) or list(dict.fromkeys(rows["label"]))
+    most = max(1, int(rows["label"].value_counts().max())) if len(rows) else 1
+    lines = max(1, len(names))
+    fig = Figure(figsize=(2.5 * most + 0.5, 2.75 * lines + 0.9), layout="constrained")
+    for line, name in zip(fig.subplots(lines, most, squeeze=False), names, strict=False):
+        part = rows[rows["label"] == name]
+        line[0].set_ylabel(_short(name), fontsize=11)
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+            ax.set_frame_on(False)
+        if part.empty:
+            line[0].text(0.5, 0.5, "no scans", transform=line[0].transAxes, ha="center", va="center", fontsize=8)
+        for ax, row in zip(line, part.itertuples(), strict=False):
+            _show(ax, str(row.path))
+            wrong = row.label != row.predicted
+            said = f"wrong: {_short(row.predicted, 18)}" if wrong else "right"
+            ax.set_title(f"{said} ({row.probability:.0%})", fontsize=9, color=WRONG if wrong else RIGHT, loc="left")
+            ax.set_frame_on(True)
+            ax.spines[:].set(color=WRONG if wrong else RIGHT, linewidth=2.5 if wrong else 1)
+            file = "\n".join(textwrap.wrap(Path(row.path).name, 36)[:2])
+            ax.text(0, -0.02, file, transform=ax.transAxes, va="top", fontsize=6, color="#444444")
+    fig.suptitle(title, fontsize=12)
+    _finish(fig, f"In each line from the smallest loss, left, to the largest.\n{note}".strip())
+    return fig
+
+
+def _show(ax: Axes, path: str) -> Image.Image | None:
+    """Draw a scan and give it back; or say in its place why it cannot be drawn."""
     ax.set(xticks=[], yticks=[])
     try:
-        ax.imshow(np.asarray(decode_grey(path)), cmap="gray", vmin=0, vmax=255)
+        picture = decode_grey(path)
     except DataError as e:
-        reason = "\n".join(textwrap.wrap(e.message, 34))
-        ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8)
+        _say(ax, e.message)
+        return None
+    ax.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
+    return picture
+
+
+def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, name: str) -> None:
+    from octfast.assess.heatmap import overlay
+
+    ax.set(xticks=[], yticks=[])
+    if isinstance(heat, str) or picture is None:
+        _say(ax, f"no heat map: {heat if isinstance(heat, str) else 'the scan is gone'}")
+        return
+    ax.imshow(np.asarray(overlay(picture, heat)))
+    what = "what raised the score of" if heat.any() else "nothing raised the score of"
+    ax.text(0, -0.02, f"{what}\n{_short(name)}", transform=ax.transAxes, va="top", fontsize=7, color="#444444")
+
+
+def _heat_bar(fig: Figure, axes: Any) -> str:
+    """A colour bar for the heat maps; gives the line that says what they are not."""
+    from matplotlib.cm import ScalarMappable
+
+    from octfast.assess.heatmap import CAUTION, COLOURS
+
+    bar = fig.colorbar(ScalarMappable(cmap=COLOURS), ax=axes.tolist(), fraction=0.015, pad=0.01, shrink=0.6)
+    bar.set_label("share of the strongest in the scan", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return f"Colours: what raised the score of the predicted class; {CAUTION}."
+
+
+def _say(ax: Axes, what: str) -> None:
+    reason = "\n".join(textwrap.wrap(what, 34))
+    ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8)
 
 
 def _short(name: object, most: int = 24) -> str:
@@ -116,5 +200,8 @@ def _short(name: object, most: int = 24) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _footer(fig: Figure, note: str) -> None:
+def _finish(fig: Figure, note: str) -> None:
     fig.supxlabel(f"{note}  {_FOOTER}".strip(), fontsize=8, color="#444444")
+    # A name with dollar signs is no formula.
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)

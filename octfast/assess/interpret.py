@@ -1,46 +1,31 @@
-"""Confusion, most confused pairs and top losses, all read from one Predictions table."""
+"""fastai's ClassificationInterpretation over one Predictions table: the model runs once, whatever is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from fastai.data.transforms import CategoryMap
 from fastai.interpret import ClassificationInterpretation as _FastaiInterpretation
 from fastai.learner import Learner
 from matplotlib.figure import Figure
+from torch import nn
 
-from octfast.assess.figures import plot_confusion_matrix, plot_top_losses
+from octfast.assess.figures import plot_confusion_matrix, plot_montage, plot_top_losses
+from octfast.assess.heatmap import HeatMaps
 from octfast.assess.predictions import run_predictions
+from octfast.assess.rows import confusion_matrix, montage_rows, most_confused, top_losses, with_p_actual
+from octfast.errors import UsageError
+from octfast.model.bundle import BundleInfo, load_bundle
 from octfast.model.forward import predictions_table
+from octfast.train.learner import bundle_info
 from octfast.train.run import Run, open_run
 
-
-def confusion_matrix(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Counts of actual (rows) against predicted (columns), classes in the order of their index."""
-    counts = pd.crosstab(table["label"], table["predicted"])
-    counts = counts.reindex(index=list(classes), columns=list(classes), fill_value=0)
-    counts.index.name, counts.columns.name = "actual", "predicted"
-    return counts
-
-
-def most_confused(table: pd.DataFrame) -> pd.DataFrame:
-    """Pairs that were confused: `actual`, `predicted`, `scans`, `patients`; the most frequent first."""
-    wrong = table[table["label"] != table["predicted"]]
-    pairs = wrong.groupby(["label", "predicted"]).agg(scans=("path", "size"), patients=("patient", "nunique"))
-    pairs = pairs.reset_index().rename(columns={"label": "actual"})
-    return pairs.sort_values(["scans", "actual", "predicted"], ascending=[False, True, True], ignore_index=True)
-
-
-def top_losses(table: pd.DataFrame, k: int = 9, *, largest: bool = True) -> pd.DataFrame:
-    """The k rows with the largest (or smallest) loss, each scan once; `p_actual` is the probability of the label."""
-    rows = table.sort_values(["loss", "path"], ascending=[not largest, True]).drop_duplicates("path").head(k)
-    return rows.assign(p_actual=np.exp(-rows["loss"])).reset_index(drop=True)
+__all__ = ["ClassificationInterpretation", "confusion_matrix", "most_confused", "top_losses"]
 
 
 class ClassificationInterpretation(_FastaiInterpretation):
@@ -48,7 +33,8 @@ class ClassificationInterpretation(_FastaiInterpretation):
 
     All of fastai's methods work, with fastai's arguments: `confusion_matrix`, `plot_confusion_matrix`,
     `most_confused`, `top_losses`, `print_classification_report`, `show_results`. `plot_top_losses` shows each scan
-    once, with the probability of its own class and of the predicted one. The plots give back their Figure.
+    once, with the probability of its own class and of the predicted one, and beside it with `heatmaps=True` what
+    raised the score of that one. The plots give back their Figure.
 
         interp = ClassificationInterpretation.from_learner(learn)
         interp = ClassificationInterpretation.from_run("runs/latest", "test")
@@ -58,7 +44,14 @@ class ClassificationInterpretation(_FastaiInterpretation):
     table : the Predictions table.
     """
 
-    def __init__(self, table: pd.DataFrame, classes: Sequence[str]):
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        classes: Sequence[str],
+        model: Callable[[], tuple[nn.Sequential, BundleInfo]] | None = None,
+    ):
+        self._model = model
+        self._heat: dict[str, HeatMaps] = {}
         self.table = table.reset_index(drop=True)
         vocab = CategoryMap(list(classes), sort=False)
         losses = torch.tensor(self.table["loss"].to_numpy(dtype=float))
@@ -73,13 +66,16 @@ class ClassificationInterpretation(_FastaiInterpretation):
         probabilities, _ = learn.get_preds(dl=dl, act=act)
         logits = torch.log(probabilities.double().clamp_min(1e-30)).numpy()
         scans = dl.items.drop(columns="is_valid", errors="ignore")
-        return cls(predictions_table(scans, logits, list(learn.dls.vocab)), list(learn.dls.vocab))
+        table = predictions_table(scans, logits, list(learn.dls.vocab))
+        known = hasattr(learn, "arch_found")
+        return cls(table, list(learn.dls.vocab), (lambda: (learn.model, bundle_info(learn))) if known else None)
 
     @classmethod
     def from_run(cls, run: Run | str | Path | None = None, split: str = "valid") -> ClassificationInterpretation:
         """The predictions of a run's split; None takes the newest run."""
-        table, info = run_predictions(run if isinstance(run, Run) else open_run(run), split)
-        return cls(table, info.classes)
+        run = run if isinstance(run, Run) else open_run(run)
+        table, info = run_predictions(run, split)
+        return cls(table, info.classes, lambda: load_bundle(run.bundle))
 
     def __getitem__(self, idxs) -> pd.DataFrame:
         """Rows of the Predictions table."""
@@ -90,10 +86,16 @@ class ClassificationInterpretation(_FastaiInterpretation):
         return super().top_losses(None if k is None else min(k, len(self.losses)), largest, items)
 
     def plot_top_losses(
-        self, k: int | Sequence[int] = 9, largest: bool = True, nrows: int | None = None, **kwargs
+        self,
+        k: int | Sequence[int] = 9,
+        largest: bool = True,
+        nrows: int | None = None,
+        heatmaps: bool | str = False,
+        **kwargs,
     ) -> Figure:
         """The k scans with the largest (or smallest) loss, or those at the places `k`, in `nrows` lines.
 
+        With `heatmaps` (True, "gradcam" or "occlusion") each stands beside what raised its predicted class's score.
         See `octfast.assess.figures.plot_top_losses` for what else can be given.
         """
         if isinstance(k, int):
@@ -103,7 +105,29 @@ class ClassificationInterpretation(_FastaiInterpretation):
             rows = rows.iloc[[place for place in k if place < len(rows)]]
         if nrows:
             kwargs.setdefault("ncols", max(1, -(-len(rows) // nrows)))
+        if heatmaps:
+            maps = self.heat_maps("gradcam" if heatmaps is True else heatmaps)
+            maps.compute(rows["path"], rows["predicted"])
+            kwargs.setdefault("heat", maps.get)
         return plot_top_losses(rows, **kwargs)
+
+    def heat_maps(self, method: str = "gradcam") -> HeatMaps:
+        """The heat maps of this model, each computed once: `heat_maps().get(path, class)`.
+
+        Raises
+        ------
+        UsageError : see `octfast.assess.heatmap.heat_maps`; or the Learner is none of `oct_learner`.
+        """
+        if self._model is None:
+            raise UsageError("no heat maps of this Learner", "make it with oct_learner")
+        if method not in self._heat:
+            self._heat[method] = HeatMaps(*self._model(), method)
+        return self._heat[method]
+
+    def plot_montage(self, per_class: int = 6, **kwargs) -> Figure:
+        """A line of scans a class, from its smallest loss to its largest; see `octfast.assess.figures.plot_montage`."""
+        rows = montage_rows(self.table, list(self.vocab), per_class)
+        return plot_montage(rows, **{"classes": list(self.vocab), **kwargs})
 
     def plot_confusion_matrix(
         self,
@@ -126,8 +150,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
 
     def show_results(self, idxs: Sequence[int], **kwargs) -> Figure:
         """The scans in the given rows of the table, as `plot_top_losses` shows them."""
-        rows = self[idxs].assign(p_actual=lambda t: np.exp(-t["loss"]))
-        return plot_top_losses(rows, **{"title": "Results", **kwargs})
+        return plot_top_losses(with_p_actual(self[idxs]), **{"title": "Results", **kwargs})
 
 
 class _Recorded:

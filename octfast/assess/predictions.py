@@ -10,21 +10,25 @@ import pandas as pd
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.bundle import BundleInfo, load_bundle, read_info
 from octfast.model.forward import predict_scans
+from octfast.model.temperature import rescale, table_temperature
 from octfast.progress import track
 from octfast.train.run import Run
 
 log = logging.getLogger("octfast")
 
 
-def run_predictions(run: Run, split: str = "valid") -> tuple[pd.DataFrame, BundleInfo]:
-    """The Predictions table of a split of a run, and what its model is.
+def run_predictions(
+    run: Run, split: str = "valid", temperature: float | None = None
+) -> tuple[pd.DataFrame, BundleInfo]:
+    """The Predictions table of a split of a run at the temperature that its model has now, and what that model is.
 
     Training leaves the tables of valid and test in the run folder; only where one is missing is the model run, once,
-    and the table kept.
+    and the table kept. A table made before the model was calibrated is rescaled as it is read; its file stays.
 
     Parameters
     ----------
     split : "valid", "test" or "train".
+    temperature : to give the table at another one; 1 is uncalibrated.
 
     Raises
     ------
@@ -38,7 +42,7 @@ def run_predictions(run: Run, split: str = "valid") -> tuple[pd.DataFrame, Bundl
     table = run.predictions(split)
     if table is not None:
         _check_table(table, info, run.predictions_file(split))
-        return table, info
+        return rescale(table, info.classes, temperature or info.temperature), info
     scans = run.scans
     part = scans[scans["split"] == split].reset_index(drop=True)
     if part.empty:
@@ -48,13 +52,18 @@ def run_predictions(run: Run, split: str = "valid") -> tuple[pd.DataFrame, Bundl
     with track(f"predicting {split}", len(part)) as update:
         table = predict_scans(model, info, part, precision=run.config.get("precision", "auto"), progress=update)
     run.save_predictions(table, split)
-    return table, info
+    return rescale(table, info.classes, temperature or info.temperature), info
 
 
 def _check_table(table: pd.DataFrame, info: BundleInfo, file: Path) -> None:
+    """Refuse a table that cannot be read as predictions of this model, at one temperature."""
     numbers = ["probability", "loss", *(f"p_{c}" for c in info.classes)]
     whole = {"predicted", *numbers} <= set(table.columns) and all(
         pd.api.types.is_numeric_dtype(table[name]) for name in numbers
     )
     if not whole or not (set(table["label"]) | set(table["predicted"])) <= set(info.classes):
         raise BundleError(f"{file} is damaged, or not of this run's model", "delete it, and it is made again")
+    try:
+        table_temperature(table)
+    except BundleError as e:
+        raise BundleError(f"{file}: {e.message}", e.hint) from None

@@ -1,18 +1,40 @@
-"""`octfast interpret`: confusion, most confused pairs and the scans with the top losses of a run."""
+"""`octfast interpret`: where a trained model goes wrong, with pictures of it and of what it looked at."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from octfast.assess.findings import Findings
 
 
 def interpret(
     run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
-    top_losses: Annotated[int, typer.Option(min=1, help="How many scans to show.")] = 9,
+    top_losses: Annotated[int, typer.Option(min=1, help="How many scans to show of each kind.")] = 9,
     smallest: Annotated[bool, typer.Option("--smallest", help="Show the smallest losses instead.")] = False,
     split: Annotated[str, typer.Option(help="valid, test or train.")] = "valid",
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps/--no-heatmaps", help="Beside each scan what raised the predicted class's score.")
+    ] = True,
+    method: Annotated[
+        str, typer.Option(help="Of the heat maps: gradcam, hirescam, or occlusion (slow, and for any network).")
+    ] = "gradcam",
+    urgent: Annotated[
+        str | None, typer.Option(help="Classes to be referred urgently, with commas; by default CNV,DME if they exist.")
+    ] = None,
+    label_errors: Annotated[
+        bool,
+        typer.Option("--label-errors", help="List scans whose label is suspected to be wrong; nothing is changed."),
+    ] = False,
+    folds: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run of a cross-validation, or a folder of them; repeat. Finds label errors out of fold."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Where the scans are now, if the run was copied from elsewhere.")
     ] = None,
@@ -20,26 +42,49 @@ def interpret(
 ) -> None:
     """Show where a trained model goes wrong.
 
-    Writes figures/top_losses.png and figures/confusion_matrix.png into the run folder (with the split in their names
-    where it is not valid), and predictions-<split>.csv. The model runs at most once.
+    Writes into figures/ of the run folder: top_losses.png, hardest_wrong.png, easiest_right.png, missed_urgent.png,
+    confusion_matrix.png, confusion_matrix_normalised.png and montage.png; and beside it predictions-<split>.csv,
+    missed-urgent.csv and with --label-errors label-errors.csv (with the split in their names where it is not valid).
+    The model runs at most once over the split, and once a scan for its heat map.
+
+    Heat maps show what raised the score of the predicted class. They are not evidence of disease location.
 
     Examples:
 
       octfast interpret --top-losses 9
 
-      octfast interpret runs/first --split test --top-losses 16
-    """
-    from octfast.assess.report import interpret_run
-    from octfast.cli.output import print_json, print_table
-    from octfast.train.run import SYNTHETIC_NOTE, open_run
+      octfast interpret runs/first --split test --top-losses 16 --no-heatmaps
 
-    found = interpret_run(open_run(run, data), split, top_losses, largest=not smallest)
+      octfast interpret runs/first --folds runs/fold1 --folds runs/fold2 --folds runs/fold3
+    """
+    from octfast.assess.findings import interpret_run
+    from octfast.cli.output import print_json
+    from octfast.train.run import open_run
+
+    found = interpret_run(
+        open_run(run, data),
+        split,
+        top_losses,
+        largest=not smallest,
+        heatmaps=heatmaps,
+        method=method,
+        urgent=None if urgent is None else [name.strip() for name in urgent.split(",") if name.strip()],
+        label_errors=label_errors,
+        folds=folds or (),
+    )
     if as_json:
         print_json(found.to_dict())
-        return
+    else:
+        _print(found, top_losses, smallest)
+
+
+def _print(found: Findings, most: int, smallest: bool) -> None:
+    from octfast.cli.output import print_table
+    from octfast.train.run import SYNTHETIC_NOTE
+
     headline = found.headline
     print(
-        f"{split}: {headline['right']} of {headline['scans']} scans right ({headline['accuracy']:.1%}), "
+        f"{found.split}: {headline['right']} of {headline['scans']} scans right ({headline['accuracy']:.1%}), "
         f"{headline['patients']} patients, loss {headline['loss']:.3f}"
     )
     print_table(
@@ -51,14 +96,37 @@ def interpret(
         print_table("Most confused", list(found.confused.columns), found.confused.head(10).itertuples(index=False))
     else:
         print("No scan was confused with another class.")
-    columns = ["path", "label", "predicted", "p_actual", "probability", "loss"]
-    rows = found.top[columns].assign(path=[Path(p).name for p in found.top["path"]])
-    print_table(
+    _print_scans(
         f"{'Smallest' if smallest else 'Top'} losses",
-        ["file", "actual", "predicted", "p(actual)", "p(predicted)", "loss"],
-        rows.itertuples(index=False),
+        found.top,
+        {"actual": "label", "predicted": "predicted", "p(actual)": "p_actual", "p(predicted)": "probability"},
     )
+    if found.missed is not None and len(found.missed):
+        _print_scans(
+            f"Urgent scans ({', '.join(found.urgent)}) taken for another class: {len(found.missed)}",
+            found.missed.head(most),
+            {"actual": "label", "predicted": "predicted", "p(urgent)": "p_urgent", "p(predicted)": "probability"},
+        )
+    elif found.missed is not None:
+        print(f"No urgent scan ({', '.join(found.urgent)}) was taken for another class.")
+    if found.label_errors is not None and len(found.label_errors):
+        _print_scans(
+            f"Suspected label errors by {found.label_errors_from}: {len(found.label_errors)}",
+            found.label_errors.head(most),
+            {"label": "label", "suggested": "suggested", "p(label)": "p_actual", "p(suggested)": "p_suggested"},
+        )
+    elif found.label_errors is not None:
+        print(f"No label is suspected by {found.label_errors_from}.")
     if found.synthetic:
         print(SYNTHETIC_NOTE)
     for file in found.files:
         print(file)
+
+
+def _print_scans(title: str, rows: pd.DataFrame, columns: dict[str, str]) -> None:
+    from octfast.cli.output import print_table
+
+    columns = {**columns, "loss": "loss"}
+    shown = rows[list(columns.values())]
+    shown.insert(0, "file", [Path(p).name for p in rows["path"]])
+    print_table(title, ["file", *columns], shown.itertuples(index=False))

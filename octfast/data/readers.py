@@ -37,6 +37,7 @@ def read_data(
     patient_column: str | None = None,
     split_column: str | None = None,
     cache: str | Path | None = None,
+    trainable: bool = True,
 ) -> pd.DataFrame:
     """Read a data set of any kind that octfast knows into a Scans table; what is guessed is said in the log.
 
@@ -46,6 +47,7 @@ def read_data(
         file (see `read_medmnist`); or a folder that holds one of these.
     path_column, label_column, patient_column, split_column : columns of a table; None guesses them.
     cache : where a MedMNIST file is unpacked; None takes OCTFAST_CACHE, else the user's cache folder.
+    trainable : whether to refuse what cannot be trained on: test scans or one class alone.
 
     Returns
     -------
@@ -64,12 +66,12 @@ def read_data(
     kind = source if source.is_file() else _choose(source, any(named.values()))
     suffix = kind.suffix.lower()
     if kind.is_file() and suffix in TABLE_SUFFIXES:
-        return read_table(kind, **{f"{role}_column": name for role, name in named.items()})
+        return read_table(kind, **{f"{role}_column": name for role, name in named.items()}, trainable=trainable)
     role = next((role for role, name in named.items() if name is not None), None)
     if role is not None:
         raise UsageError(f"--{role}-column {named[role]}: {kind} is no table", "leave it out, or give the table")
     if kind.is_dir():
-        return read_scans(source)
+        return read_scans(source, trainable=trainable)
     if suffix == ".npz":
         return read_medmnist(kind, cache=cache)
     if suffix in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar"):
@@ -85,6 +87,7 @@ def read_table(
     label_column: str | None = None,
     patient_column: str | None = None,
     split_column: str | None = None,
+    trainable: bool = True,
 ) -> pd.DataFrame:
     """Read a CSV, TSV or parquet table of scans into a Scans table.
 
@@ -97,6 +100,7 @@ def read_table(
     ----------
     file : the table, see `octfast.data.tables.load_table`.
     path_column, label_column, patient_column, split_column : its columns; None guesses them by their names.
+    trainable : as for `read_data`.
 
     Returns
     -------
@@ -129,7 +133,8 @@ def read_table(
     scans["split"] = split_names(scans["split"], file)
     scans = _without_repeats(scans, file).sort_values("path", ignore_index=True)
     scans["patient"] = _patients(scans, file)
-    check_trainable(scans, file)
+    if trainable:
+        check_trainable(scans, file)
     return scans[[*ROLES, *(c for c in scans.columns if c not in ROLES)]]
 
 

@@ -28,7 +28,7 @@ _CLASS_PATIENT_IMAGE = re.compile(r"(?P<label>.+)-(?P<patient>[^-]+)-(?P<image>\
 _LAYOUTS = "expected DATA/train/CNV/*.jpeg, DATA/test/CNV/*.jpeg ... (splits) or DATA/CNV/*.jpeg ... (a folder a class)"
 
 
-def read_scans(data: str | Path) -> pd.DataFrame:
+def read_scans(data: str | Path, *, trainable: bool = True) -> pd.DataFrame:
     """Read a folder in OCT2017's layout (splits, then a folder a class), or a folder a class, into a Scans table.
 
     Nothing is decoded here. The patient is the number in a file name of the form CLASS-PATIENT-IMAGE; a file named
@@ -37,6 +37,7 @@ def read_scans(data: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     data : the folder.
+    trainable : whether to refuse what cannot be trained on: test scans or one class alone.
 
     Returns
     -------
@@ -77,7 +78,8 @@ def read_scans(data: str | Path) -> pd.DataFrame:
         log.info("%d files that are no images were left alone", other)
     scans = pd.DataFrame(rows, columns=["path", "label", "split"]).sort_values("path", ignore_index=True)
     scans.insert(2, "patient", patients_from_names(scans, root))
-    _check_classes(scans, root)
+    if trainable:
+        _check_classes(scans, root)
     return scans
 
 

@@ -39,6 +39,7 @@ from octfast.model.bundle import BundleInfo, save_bundle
 from octfast.model.engine import check_engine
 from octfast.model.forward import predict_scans, predictions_table
 from octfast.model.heads import check_head
+from octfast.model.temperature import calibrate_bundle, rescale
 from octfast.progress import track
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
@@ -125,6 +126,9 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
                     table = predict_scans(
                         learn.model, info, part, precision=config.precision, device=dls.device, progress=update
                     )
+            if split == "valid":
+                info = calibrate_bundle(run.bundle, table)
+                table = rescale(table, info.classes, info.temperature)
             run.save_predictions(table, split)
             run.write_json(f"metrics-{split}.json", headline(table))
         for store in getattr(trainee, "stores", []):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, which can be told apart without colour vision.
@@ -52,7 +52,9 @@ def save_figure(fig: Figure, file: str | Path, dpi: int = 120) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     # A file name with a dollar sign is no formula, and one in Chinese no reason for a page of warnings.
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    for text in fig.findobj(Text):
+        text.set_parse_math(False)
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         fig.savefig(part, dpi=dpi, format=file.suffix[1:])
     part.replace(file)

@@ -102,6 +102,12 @@ class Run:
         save_scans(table, self.predictions_file(split), self.root)
         return self.predictions_file(split)
 
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        from octfast.train.run_html import run_html
+
+        return run_html(self)
+
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the run, under its name only when it is whole."""
         part = self.path / f".{name}.part"

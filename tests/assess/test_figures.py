@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from octfast.assess.figures import plot_confusion_matrix, plot_top_losses
-from octfast.assess.interpret import confusion_matrix, top_losses
+from octfast.assess.figures import plot_confusion_matrix, plot_montage, plot_top_losses
+from octfast.assess.rows import confusion_matrix, montage_rows, top_losses
 from octfast.model.forward import predictions_table
 from octfast.train.plots import plot_history, plot_lr_find, save_figure
 from tests.pictures import scan, write_broken
@@ -107,3 +107,51 @@ def test_the_history_marks_its_best_epoch(tmp_path):
     assert right.get_ylabel() == "accuracy"
     assert len(plot_history(history.drop(columns=["accuracy", "train_accuracy"])).axes) == 2
     plot_lr_find([1e-4, 1e-3], [2.0, 1.0], 1e-3)
+
+
+def test_each_scan_stands_beside_its_heat_map(tmp_path):
+    found = top_losses(drawn(tmp_path, ["a.png", "b$.png", "c.png"], ("A$", "B")), 3)
+    broken = write_broken(tmp_path / "broken")["truncated.jpeg"]
+    found.loc[2, "path"] = str(broken)
+    asked = []
+
+    def heat(path, name):
+        asked.append((path, name))
+        if path == str(broken):
+            return "cannot decode it"
+        with Image.open(path) as scan:
+            return np.full((scan.height, scan.width), float(len(asked) == 1), np.float32)
+
+    figure = plot_top_losses(found, "Top losses", "a note", heat=heat)
+    assert asked == list(zip(found["path"], found["predicted"], strict=True))
+    scans = [ax for ax in figure.axes if ax.images]
+    assert len(scans) == 4
+    for ax, row in zip(scans[::2], found.itertuples(), strict=False):
+        np.testing.assert_array_equal(ax.images[0].get_array(), np.asarray(Image.open(row.path)))
+    # All heat, then none: the scan as it is.
+    drawn_over, plain = (np.asarray(ax.images[0].get_array()) for ax in scans[1::2])
+    assert (drawn_over != np.asarray(Image.open(found["path"][0]))[..., None]).any(axis=2).all()
+    np.testing.assert_array_equal(plain[..., 0], np.asarray(Image.open(found["path"][1])))
+    text = words(figure)
+    assert f"what raised the score of\n{found['predicted'][0]}" in text
+    assert f"nothing raised the score of\n{found['predicted'][1]}" in text
+    assert "no heat map: cannot decode it" in text and "a note" in text
+    assert "not evidence of disease location" in text and "Not a medical device" in text
+    assert any("share of the strongest" in ax.get_ylabel() for ax in figure.axes)
+    save_figure(figure, tmp_path / "f.png")
+
+
+def test_the_montage_has_a_line_a_class(tmp_path):
+    found = drawn(tmp_path, ["a.png", "b.png", "c.png"], ("A$", "B"))
+    rows = montage_rows(found, ["A$", "B"])
+    figure = plot_montage(rows, "Montage", "a note", classes=["A$", "B"])
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 3
+    for ax, row in zip(shown, rows.itertuples(), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), np.asarray(Image.open(row.path)))
+        said = "right" if row.predicted == "A$" else "wrong: B"
+        assert ax.get_title(loc="left") == f"{said} ({row.probability:.0%})"
+    assert {"A$", "B"} <= {ax.get_ylabel() for ax in figure.axes} and "no scans" in words(figure)
+    assert "Not a medical device" in words(figure)
+    save_figure(figure, tmp_path / "f.png")
+    save_figure(plot_montage(rows.head(0)), tmp_path / "g.png")

@@ -11,6 +11,7 @@ from sklearn import metrics
 
 from octfast.assess.interpret import ClassificationInterpretation, confusion_matrix, most_confused, top_losses
 from octfast.data.loaders import oct_dataloaders
+from octfast.errors import UsageError
 from octfast.model.forward import predictions_table
 from octfast.train.learner import oct_learner
 from tests.data.test_splits import table
@@ -176,3 +177,15 @@ def test_the_arguments_of_fastais_tutorials_work(trained):
     assert figure.get_size_inches().tolist() == [12, 12]
     shares = interp.plot_confusion_matrix(normalize=True, norm_dec=3).axes[0].texts
     assert all(t.get_text().replace(".", "").isdigit() and len(t.get_text()) in (1, 5) for t in shares)
+
+
+def test_heat_maps_of_a_run_and_of_a_learner(trained, learner):
+    with learner.no_bar():
+        both = [ClassificationInterpretation.from_run(trained), ClassificationInterpretation.from_learner(learner)]
+    for interp in both:
+        figure = interp.plot_top_losses(2, heatmaps=True)
+        assert sum(bool(ax.images) for ax in figure.axes) == 4
+        assert interp.heat_maps() is interp.heat_maps("gradcam") and len(interp.heat_maps()) == 2
+        assert len(interp.plot_montage(2).axes) >= 8
+    with pytest.raises(UsageError, match="no heat maps of this Learner"):
+        ClassificationInterpretation(both[0].table, CLASSES).plot_top_losses(2, heatmaps="occlusion")

@@ -1,0 +1,344 @@
+"""Judge a run on one of its splits, or a trained model on other scans, and keep the figures as metrics-<split>.json."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from octfast.assess.metrics import Evaluation, evaluate_table
+from octfast.assess.predictions import run_predictions
+from octfast.assess.referral import (
+    SENSITIVITY,
+    OperatingPoint,
+    check_sensitivity,
+    fix_operating_point,
+    recorded_operating_point,
+    urgent_classes,
+)
+from octfast.data.check import check_file
+from octfast.data.readers import data_folder, read_data
+from octfast.data.scans import SPLITS, load_scans, save_scans
+from octfast.errors import BundleError, DataError, OctfastError, UsageError
+from octfast.model.bundle import INFO_FILE, BundleInfo, load_bundle, read_info
+from octfast.model.forward import predict_scans
+from octfast.progress import track
+from octfast.train.run import Run, open_run
+
+log = logging.getLogger("octfast")
+
+EVALUATIONS = Path("evaluations")
+_TRAINED_ON = "these scans were trained on: the figures say nothing of new ones"
+
+
+def evaluate_run(
+    run: Run | str | Path | None = None,
+    split: str | None = None,
+    *,
+    urgent: Sequence[str] | None = None,
+    sensitivity: float | None = None,
+    **asked: Any,
+) -> Evaluation:
+    """Judge a run on a split and write metrics-<split>.json into its folder; the model runs only if it never has.
+
+    Parameters
+    ----------
+    run : None takes the newest.
+    split : "test", "valid" or "train"; None takes test where there is one, else valid.
+    urgent : see `octfast.assess.metrics.evaluate_table`.
+    sensitivity : of urgent referral, that the operating point is fixed for on validation; None takes the point that
+        the bundle keeps, else one for 0.95.
+    asked : the further parameters of `evaluate_table`.
+
+    Raises
+    ------
+    OctfastError : see `run_predictions` and `evaluate_table`.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    if split is None:
+        split = "test" if (run.scans["split"] == "test").any() else "valid"
+        log.info("split: %s%s", split, "" if split == "test" else ", as there are no test scans")
+    table, info = run_predictions(run, split)
+    point, notes = operating_point(info, run, urgent, sensitivity)
+    if split == "valid" and point:
+        notes.append("The operating point was fixed on these very scans.")
+    if split == "train":
+        notes.append(f"{_TRAINED_ON[0].upper()}{_TRAINED_ON[1:]}.")
+        log.warning(_TRAINED_ON)
+    found = _evaluate(table, info, point, urgent, asked)
+    found = replace(found, notes=[*notes, *found.notes], source=_source(info, split, run=run.path.name))
+    run.write_json(f"metrics-{split}.json", found.to_dict())
+    return found
+
+
+def evaluate_data(
+    model: Run | str | Path,
+    data: str | Path,
+    out: str | Path | None = None,
+    split: str | None = None,
+    *,
+    urgent: Sequence[str] | None = None,
+    sensitivity: float | None = None,
+    known_only: bool = False,
+    precision: str | None = None,
+    columns: dict[str, str | None] | None = None,
+    **asked: Any,
+) -> Evaluation:
+    """Judge a trained model on other scans than those it came from, in one forward pass.
+
+    Writes predictions-<split>.csv and metrics-<split>.json into `out`, and left-out.csv where files cannot be read.
+
+    Parameters
+    ----------
+    model : a run, its folder, or that of a bundle.
+    data : what `octfast.data.readers.read_data` reads, with labels.
+    out : a new or empty folder; None makes one, see `evaluation_folder`.
+    split : of the data, or "all"; None takes test where there is one, else valid, else all.
+    known_only : whether to leave out scans of classes that the model has not, rather than to refuse.
+    precision : see `octfast.model.engine`; None takes the run's where it is known, else auto.
+    columns : `path_column` and so on, for a table.
+    urgent, sensitivity, asked : see `evaluate_run`.
+
+    Raises
+    ------
+    DataError : scans that cannot be read, or with classes that the model has not.
+    UsageError : a split that the data has not.
+    """
+    # What is wrong with the question is better said before the model has run.
+    out = evaluation_folder(out, data)
+    bundle, run = find_model(model)
+    info = read_info(bundle)
+    point, notes = operating_point(info, run, urgent, sensitivity)
+    found = read_data(data, **(columns or {}), trainable=False)
+    root = data_folder(data, found)
+    scans, split, said = _choose_split(found, split, data)
+    scans, more = _known(scans, info, known_only)
+    notes += [*said, *more]
+    scans, left_out = _readable(scans)
+    if len(left_out):
+        notes.append(f"Left out, as they cannot be read: {len(left_out):,} files, listed in left-out.csv.")
+    if run is not None:
+        notes += _trained_on(scans, run)
+    network, info = load_bundle(bundle)
+    if precision is None:
+        precision = run.config.get("precision", "auto") if run else "auto"
+    with track("predicting", len(scans)) as update:
+        table = predict_scans(network, info, scans, precision=precision, progress=update)
+    result = _evaluate(table, info, point, urgent, asked)
+    name = run.path.name if run else bundle.resolve().name
+    source = _source(info, split, run=name, data=Path(data).name, root=str(root))
+    result = replace(result, notes=[*notes, *result.notes], source=source)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_scans(table, out / f"predictions-{split}.csv", root)
+        if len(left_out):
+            save_scans(left_out, out / "left-out.csv", root)
+        Run(out).write_json(f"metrics-{split}.json", result.to_dict())
+    except OSError as e:
+        raise UsageError(f"cannot write to {out}: {e.strerror or e}", "give another folder: --out FOLDER") from None
+    return result
+
+
+def evaluation_folder(out: str | Path | None, data: str | Path) -> Path:
+    """The folder for the figures on other scans; by default a new evaluations/<data>-<date>-<time>.
+
+    Raises
+    ------
+    UsageError : it exists and is not empty.
+    """
+    if out is None:
+        stem = re.sub(r"[^\w.-]+", "_", Path(data).resolve().stem) or "data"
+        path = EVALUATIONS / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+        n = 1
+        while path.exists():
+            n += 1
+            path = path.with_name(f"{path.name.removesuffix(f'-{n - 1}')}-{n}")
+        return path
+    path = Path(out).expanduser()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} exists and is not empty", "give another --out; nothing is ever overwritten")
+    return path
+
+
+def find_model(model: Run | str | Path | None) -> tuple[Path, Run | None]:
+    """The folder of a bundle, and the run that it is of where that is known.
+
+    Parameters
+    ----------
+    model : a run, a run folder, or a bundle; None takes the newest run.
+
+    Raises
+    ------
+    BundleError : neither.
+    """
+    if model is None:
+        model = open_run(None)
+    if isinstance(model, Run):
+        return model.bundle, model
+    folder = Path(model).expanduser()
+    if (folder / "config.json").is_file():
+        return (run := open_run(folder)).bundle, run
+    if (folder / INFO_FILE).is_file():
+        above = folder.resolve().parent
+        of_run = folder.resolve().name == "model" and (above / "config.json").is_file()
+        return folder, open_run(above) if of_run else None
+    raise BundleError(
+        f"{folder} is neither a run folder nor a trained model",
+        "name first the run or the model, then the scans: octfast evaluate runs/latest DATA",
+    )
+
+
+def operating_point(
+    info: BundleInfo, run: Run | None, urgent: Sequence[str] | None = None, sensitivity: float | None = None
+) -> tuple[OperatingPoint | None, list[str]]:
+    """The operating point of urgent referral: the bundle's, else one fixed on the run's validation scans.
+
+    Returns
+    -------
+    (None where there is neither, or no referral; what to know of it).
+    """
+    if sensitivity is not None:
+        check_sensitivity(sensitivity)
+    refer = urgent_classes(info.classes, urgent)
+    if not refer:
+        return None, []
+    kept = recorded_operating_point(info.calibration, refer, sensitivity)
+    if kept or run is None:
+        return kept, []
+    try:
+        valid, _ = run_predictions(run, "valid")
+    except OctfastError as e:
+        return None, [f"No operating point, as there are no validation predictions: {e.message}."]
+    point = fix_operating_point(valid, refer, SENSITIVITY if sensitivity is None else sensitivity)
+    if point is None:
+        return None, ["No operating point: validation has no urgent scans, or no others."]
+    return point, []
+
+
+def read_evaluation(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The Predictions table and the metrics of an evaluation folder, as `evaluate_data` wrote them.
+
+    Raises
+    ------
+    BundleError : it is none.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("metrics-*.json"))
+    wrong = BundleError(
+        f"{folder} is neither a run folder nor what octfast evaluate made", "give folders of octfast train or evaluate"
+    )
+    if len(files) != 1:
+        raise wrong
+    try:
+        metrics = json.loads(files[0].read_text(encoding="utf-8"))
+        root, split, classes = metrics["source"]["root"], metrics["source"]["split"], metrics["classes"]
+        table = load_scans(folder / f"predictions-{split}.csv", root)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):
+        raise wrong from None
+    if not {"predicted", "loss", *(f"p_{c}" for c in classes)} <= set(table.columns):
+        raise wrong
+    return table, metrics
+
+
+def _evaluate(
+    table: pd.DataFrame,
+    info: BundleInfo,
+    point: OperatingPoint | None,
+    urgent: Sequence[str] | None,
+    asked: dict[str, Any],
+) -> Evaluation:
+    with track("resampling", int(asked.get("resamples", 2000)), "resamples") as update:
+        return evaluate_table(table, info.classes, urgent=urgent, operating_threshold=point, progress=update, **asked)
+
+
+def _source(info: BundleInfo, split: str, **further: str) -> dict[str, Any]:
+    return {
+        "split": split,
+        **further,
+        "arch": info.arch,
+        "temperature": info.temperature,
+        "synthetic": info.synthetic,
+    }
+
+
+def _choose_split(scans: pd.DataFrame, split: str | None, data: str | Path) -> tuple[pd.DataFrame, str, list[str]]:
+    there = [s for s in SPLITS if (scans["split"] == s).any()]
+    if split is None:
+        split = next((s for s in ("test", "valid") if s in there), "all")
+        if split == "all":
+            log.info("%s has no splits: all %d scans are used", Path(data).name, len(scans))
+        else:
+            log.info("split: %s, of %s", split, ", ".join(there))
+    if split == "all":
+        note = [f"All splits of the data were used: {', '.join(there)}."] if len(there) > 1 else []
+        return scans, split, note
+    if split not in there:
+        raise UsageError(f"--split {split}: {data} has no such scans", f"it has {', '.join([*there, 'all'])}")
+    return scans[scans["split"] == split].reset_index(drop=True), split, []
+
+
+def _known(scans: pd.DataFrame, info: BundleInfo, known_only: bool) -> tuple[pd.DataFrame, list[str]]:
+    """The scans whose class the model has, classes in the model's spelling."""
+    spelled = {c.casefold(): c for c in info.classes}
+    label = scans["label"].where(
+        scans["label"].isin(info.classes), [spelled.get(str(v).casefold(), v) for v in scans["label"]]
+    )
+    changed = sorted(set(scans.loc[label != scans["label"], "label"]))
+    if changed:
+        log.info("taken for the model's classes, whatever their case: %s", ", ".join(changed))
+    scans = scans.assign(label=label)
+    strange = scans[~scans["label"].isin(info.classes)]
+    if strange.empty:
+        return scans, []
+    counts = ", ".join(f"{c} ({n:,} scans)" for c, n in strange["label"].value_counts().items())
+    if len(strange) == len(scans) or not known_only:
+        raise DataError(
+            f"the model has no class {counts}",
+            f"it has {', '.join(info.classes)}"
+            + ("" if len(strange) == len(scans) else "; to judge the others alone: --known-only"),
+        )
+    note = f"Left out, as the model has no such class: {counts}."
+    log.warning(note[0].lower() + note[1:-1])
+    return scans[scans["label"].isin(info.classes)].reset_index(drop=True), [note]
+
+
+def _readable(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scans that can be read, and the rest with a column `reason`; the first of those are said in the log."""
+    reasons = []
+    with track("checking files", len(scans)) as update, ThreadPoolExecutor(max_workers=4) as pool:
+        for n, (reason, _) in enumerate(pool.map(check_file, scans["path"]), 1):
+            reasons.append(reason)
+            update(n, len(scans))
+    bad = np.array([reason != "" for reason in reasons])
+    left_out = scans.assign(reason=reasons)[bad].reset_index(drop=True)
+    for row in left_out.head(5).itertuples():
+        log.warning("left out, unreadable: %s (%s)", row.path, row.reason)
+    if len(left_out) > 5:
+        log.warning("left out, unreadable: %d more", len(left_out) - 5)
+    if bad.all():
+        raise DataError(f"none of the {len(scans):,} files can be read", f"the first: {left_out['reason'].iloc[0]}")
+    return scans[~bad].reset_index(drop=True), left_out
+
+
+def _trained_on(scans: pd.DataFrame, run: Run) -> list[str]:
+    """A note where scans were trained on by the run, said in the log too."""
+    try:
+        own = run.scans
+    except OctfastError:
+        return []
+    trained = own[own["split"] == "train"]
+    again = scans["path"].isin(trained["path"])
+    if not again.any():
+        return []
+    note = f"{int(again.sum()):,} of {len(scans):,} scans were trained on: the figures are too good for new scans."
+    log.warning(note.removesuffix("."))
+    return [note]

@@ -1,0 +1,108 @@
+"""Confidence intervals: the bootstrap over patients, and Wilson's for a proportion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+OVER_PATIENTS = "bootstrap over patients"
+OVER_SCANS = "bootstrap over scans"
+WILSON = "Wilson over scans"
+WILSON_PATIENTS = "Wilson over patients (resamples all equal)"
+ALL_EQUAL = "none (resamples all equal)"
+UNDEFINED = "none (undefined)"
+
+
+class Interval(NamedTuple):
+    """The ends of an interval, NaN where there is none, and the method that gave it."""
+
+    low: float
+    high: float
+    method: str
+
+
+class Proportion(NamedTuple):
+    """So many of so many scans, of so many patients."""
+
+    successes: int
+    trials: int
+    patients: int
+
+
+def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion (Wilson 1927), by scipy; NaN without trials."""
+    if not trials:
+        return float("nan"), float("nan")
+    found = binomtest(successes, trials).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def resampled_weights(patients: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
+    """Bootstrap weights: how often each patient is drawn when as many as there are are drawn with replacement.
+
+    Each resample has a seed of its own, so that the numbers do not depend on the blocks they come in.
+
+    Parameters
+    ----------
+    rows : how many scans the weights will be spread over; the blocks are the smaller, the more.
+
+    Yields
+    ------
+    float32 of shape (patients, b), b resamples a block.
+    """
+    block = int(np.clip(8_000_000 // max(rows, patients, 1), 8, 256))
+    for first in range(0, resamples, block):
+        drawn = np.empty((patients, min(block, resamples - first)), dtype=np.float32)
+        for i in range(drawn.shape[1]):
+            rng = np.random.default_rng((seed, first + i))
+            drawn[:, i] = np.bincount(rng.integers(0, patients, patients, dtype=np.uint32), minlength=patients)
+        yield drawn
+
+
+def choose_interval(
+    value: float,
+    resampled: np.ndarray,
+    *,
+    level: float = 0.95,
+    single: bool = False,
+    proportion: Proportion | None = None,
+) -> Interval:
+    """The interval of a figure and the method that suits it.
+
+    A proportion of independent scans gets Wilson's. Anything else gets the percentile interval of the bootstrap
+    (Efron 1979), without the resamples in which the figure is undefined. Where all resamples are equal, as where
+    every scan is right, the bootstrap knows nothing: a proportion of 0 or 1 then gets Wilson's on the number of
+    patients, which is the widest that the scans allow, and other figures get none.
+
+    Parameters
+    ----------
+    value : the figure itself.
+    resampled : the figure in each resample, of shape (resamples,).
+    single : whether each scan is a patient of its own.
+    proportion : what the figure counts, where it is a proportion of scans.
+    """
+    nothing = float("nan")
+    if np.isnan(value):
+        return Interval(nothing, nothing, UNDEFINED)
+    if single and proportion:
+        return Interval(*wilson(proportion.successes, proportion.trials, level), WILSON)
+    kept = resampled[~np.isnan(resampled)]
+    if 2 * len(kept) < len(resampled):
+        return Interval(nothing, nothing, UNDEFINED)
+    if kept.min() == kept.max() or (np.isfinite(kept).all() and np.ptp(kept) < 1e-12):
+        if proportion and value in (0, 1):
+            ends = wilson(round(value) * proportion.patients, proportion.patients, level)
+            return Interval(*ends, WILSON_PATIENTS)
+        return Interval(nothing, nothing, ALL_EQUAL)
+    low, high = percentiles(kept, level)
+    return Interval(low, high, OVER_SCANS if single else OVER_PATIENTS)
+
+
+def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of the values; order statistics, since interpolation fails beside an infinite one."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high)

@@ -1,0 +1,75 @@
+"""`octfast calibrate`: fit temperature, operating point and prediction sets of a run on its validation scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
+    coverage: Annotated[float, typer.Option(help="How often a prediction set should hold the truth.")] = 0.9,
+    sensitivity: Annotated[float, typer.Option(help="Wanted sensitivity of urgent referral.")] = 0.95,
+    urgent: Annotated[
+        str | None, typer.Option(help="Classes that are referred urgently, as CNV,DME; by default these two.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the scans are now, if the run was copied from elsewhere.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Make a trained model's probabilities honest, on its validation scans.
+
+    Fits the temperature that divides the logits, the threshold of urgent referral for the wanted sensitivity, and
+    prediction sets with the wanted coverage, and writes them into the model's octfast.json. On test scans they are
+    measured, never fitted. Refused where validation is too small: fewer than 200 scans or 30 patients, or 10 scans of
+    a class. Writes figures/reliability.png. Calibrating again gives the same.
+
+    Examples:
+
+      octfast calibrate
+
+      octfast calibrate runs/first --sensitivity 0.98 --coverage 0.95
+    """
+    from octfast.assess.calibrate import calibrate_run
+    from octfast.cli.output import print_json, print_table
+    from octfast.train.run import SYNTHETIC_NOTE, open_run
+
+    names = None if urgent is None else [name.strip() for name in urgent.split(",") if name.strip()]
+    found = calibrate_run(open_run(run, data), coverage=coverage, sensitivity=sensitivity, urgent=names)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    info, fitted = found.info, found.info.calibration
+    print(f"{fitted['scans']} validation scans of {fitted['patients']} patients")
+    if "temperature_interval" in fitted:
+        low, high = fitted["temperature_interval"]
+        said = "less" if info.temperature > 1 else "more"
+        print(f"temperature {info.temperature:.3g} (95% interval {low:.3g} to {high:.3g}): {said} sure than before")
+    print_table(
+        "Calibration (a temperature of 1 is uncalibrated; ECE in 15 bins, and that of honest probabilities)",
+        ["split", "scans", "temperature", "NLL", "Brier", "ECE", "ECE if honest"],
+        found.scores.itertuples(index=False),
+    )
+    if len(found.referral):
+        point = fitted["operating"]
+        print_table(
+            f"Urgent referral: p({') + p('.join(point['urgent'])}) of {point['threshold']:.4g} or more",
+            list(found.referral.columns),
+            found.referral.itertuples(index=False),
+        )
+    sets = fitted["conformal"]
+    columns = ["split", "scans", "coverage", "coverage_by_patient", "mean_size", "single"]
+    print_table(
+        f"Prediction sets for a coverage of {sets['coverage']:g}: classes with p of {sets['threshold']:.4g} or more",
+        ["split", "scans", "coverage", "by patient", "mean size", "of one class"],
+        found.sets[columns].itertuples(index=False),
+    )
+    for note in found.notes:
+        print(note)
+    if info.synthetic:
+        print(SYNTHETIC_NOTE)
+    for file in found.files:
+        print(file)

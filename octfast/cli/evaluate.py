@@ -1,0 +1,215 @@
+"""`octfast evaluate`: figures with intervals of a run's split, or of a trained model on other scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from octfast.assess.metrics import Evaluation
+
+
+def evaluate(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN|BUNDLE]", help="Run folder or trained model; by default the newest run."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DATA]", help="Other scans to judge it on: a folder, a table or a MedMNIST .npz, with labels."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="test, valid or train, of DATA also all; by default test where there is one, else valid."),
+    ] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Column whose groups are judged one by one; repeatable.")] = None,
+    urgent: Annotated[
+        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
+    ] = None,
+    sensitivity: Annotated[
+        float | None,
+        typer.Option(help="Wanted of urgent referral on validation; by default the model's own, else 0.95."),
+    ] = None,
+    prevalence: Annotated[
+        str | None, typer.Option(help="Shares of classes to give PPV and NPV at, as CNV=.02,DME=.01.")
+    ] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="CSV of what a mistake costs, actual by predicted; by default Kermany's.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    top_k: Annotated[int, typer.Option(help="For the accuracy among the k most probable classes.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the figures on DATA; by default a new one in evaluations/.")
+    ] = None,
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="Leave out scans of DATA whose class the model has not.")
+    ] = False,
+    path_column: Annotated[str | None, typer.Option(help="Column of a table with the files.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column with the classes.")] = None,
+    patient_column: Annotated[str | None, typer.Option(help="Column with the patients.")] = None,
+    split_column: Annotated[str | None, typer.Option(help="Column with train, valid or test.")] = None,
+    moved: Annotated[
+        Path | None, typer.Option(help="Where the run's own scans are now, if it was copied from elsewhere.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Judge a trained model, each figure with its 95% interval.
+
+    A run alone is judged on its own split, from the predictions that training left. With DATA the model runs once over
+    those scans. Intervals are bootstrapped over patients, or Wilson's where each scan is a patient of its own. The
+    operating point of urgent referral is fixed on validation scans, never on those it is judged on. Writes
+    metrics-<split>.json into the run folder, or with predictions-<split>.csv into --out.
+
+    Examples:
+
+      octfast evaluate
+
+      octfast evaluate runs/first --split test --by device --prevalence CNV=.02,DME=.03
+
+      octfast evaluate runs/first/model hospital.csv --sensitivity 0.98
+    """
+    from octfast.assess.costs import parse_prevalence, read_costs
+    from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_model
+    from octfast.cli.output import print_json
+    from octfast.errors import UsageError
+    from octfast.model.bundle import read_info
+    from octfast.train.run import open_run
+
+    bundle, own = find_model(run)
+    classes = read_info(bundle).classes
+    asked: dict[str, Any] = {
+        "urgent": split_names(urgent),
+        "sensitivity": sensitivity,
+        "prevalence": None if prevalence is None else parse_prevalence(prevalence, classes),
+        "costs": None if costs is None else read_costs(costs, classes),
+        "resamples": resamples,
+        "seed": seed,
+        "top_k": top_k,
+        "by_group": by or (),
+    }
+    if own is not None and moved is not None:
+        own = open_run(own.path, moved)
+    if data is not None:
+        folder = evaluation_folder(out, data)
+        columns = {
+            "path_column": path_column,
+            "label_column": label_column,
+            "patient_column": patient_column,
+            "split_column": split_column,
+        }
+        found = evaluate_data(own or bundle, data, folder, split, known_only=known_only, columns=columns, **asked)
+    elif own is None:
+        raise UsageError(f"{bundle} is a model without scans", f"name the scans: octfast evaluate {bundle} DATA")
+    else:
+        folder = own.path
+        given = {"--out": out, "--known-only": known_only, "--label-column": label_column, "--path-column": path_column}
+        given |= {"--patient-column": patient_column, "--split-column": split_column}
+        idle = [name for name, value in given.items() if value]
+        if idle:
+            raise UsageError(f"{idle[0]} is for DATA, and none was given", "name the scans behind the run, or leave it")
+        found = evaluate_run(own, split, **asked)
+    file = folder / f"metrics-{found.source['split']}.json"
+    if as_json:
+        print_json({**found.to_dict(), "file": str(file)})
+        return
+    _show(found)
+    print(file)
+
+
+def _show(found: Evaluation) -> None:
+    """Print the tables of an evaluation for a person."""
+    from octfast.cli.output import plain_text, print_table
+    from octfast.train.run import SYNTHETIC_NOTE
+
+    counts, settings = found.counts, found.settings
+    where = found.source.get("data") or found.source.get("run")
+    print(
+        f"{plain_text(str(where))}, {found.source['split']}: {counts['right']:,} of {counts['scans']:,} scans right, "
+        f"{counts['patients']:,} patients"
+    )
+    level = f"{settings['level']:.0%}"
+    rows = [[r.metric, number(r.value), ends(r), r.method] for r in found.overall.itertuples()]
+    print_table("All classes", ["figure", "value", f"{level} interval", "interval by"], rows)
+    per_class = found.per_class.set_index(["metric", "class"])
+    rows = []
+    for name in dict.fromkeys(found.per_class["metric"]):
+        cells = [per_class.loc[(name, c)] for c in settings["classes"]]
+        rows.append([name, *(f"{number(c['value'])} ({ends(c)})" for c in cells)])
+    heads = [f"{c} ({counts['classes'][c]['scans']:,} scans)" for c in settings["classes"]]
+    print_table(f"Each class against the others, {level} intervals", ["figure", *heads], rows)
+    if len(found.referral):
+        print_table(f"Urgent referral ({', '.join(settings['urgent'])} against the others)", *_referral(found, level))
+    rows = [[r.unit, r.rule, r.metric, r.n, number(r.value), ends(r), r.method] for r in found.units.itertuples()]
+    if rows:
+        heads = ["unit", "scans put together by", "figure", "units", "value", f"{level} interval", "interval by"]
+        print_table("Whole patients, eyes and volumes", heads, rows)
+    for column in dict.fromkeys(found.groups["by"]):
+        print_table(f"By {column}, {level} intervals", *_groups(found, column))
+    for note in found.notes:
+        print(plain_text(note))
+    if found.source.get("synthetic"):
+        print(SYNTHETIC_NOTE)
+    print("Not a medical device.")
+
+
+def _referral(found: Evaluation, level: str) -> tuple[list[str], list[list[str]]]:
+    point = found.settings["operating"]
+    heads = {"argmax": "by the predicted class", "score": "at every threshold"}
+    if point:
+        wanted = "" if point["wanted"] != point["wanted"] else f", for a sensitivity of {point['wanted']:g}"
+        heads["operating"] = f"p of {point['threshold']:.3g} or more{wanted} on {point['fixed_on']}"
+    points = [p for p in ("argmax", "operating", "score") if p in set(found.referral["point"])]
+    cells = {(r.metric, r.point): f"{number(r.value)} ({ends(r)})" for r in found.referral.itertuples()}
+    rows = [[name, *(cells.get((name, p), "") for p in points)] for name in dict.fromkeys(found.referral["metric"])]
+    missed = found.counts["missed_urgent"]
+    rows.append(["urgent scans missed", *(_missed(missed, p, found.counts["urgent"]) for p in points)])
+    return [f"figure, {level} interval", *(heads[p] for p in points)], rows
+
+
+def _missed(missed: dict[str, int], point: str, urgent: int) -> str:
+    return f"{missed[point]:,} of {urgent:,}" if point in missed else ""
+
+
+def _groups(found: Evaluation, column: str) -> tuple[list[str], list[list[Any]]]:
+    wanted = {
+        "accuracy": ("overall", "", "accuracy"),
+        "balanced accuracy": ("overall", "", "balanced_accuracy"),
+        "urgent sensitivity": ("referral", "argmax", "sensitivity"),
+        "urgent specificity": ("referral", "argmax", "specificity"),
+        "sensitivity at the operating point": ("referral", "operating", "sensitivity"),
+        "specificity there": ("referral", "operating", "specificity"),
+    }
+    own = found.groups[found.groups["by"] == column]
+    cells = {(r.group, r.section, r.of, r.metric): f"{number(r.value)} ({ends(r)})" for r in own.itertuples()}
+    names = [name for name, key in wanted.items() if any(k[1:] == key for k in cells)]
+    rows: list[list[Any]] = []
+    for group, part in own.groupby("group", sort=False):
+        first = part.iloc[0]
+        small = " (small)" if first["small"] else ""
+        figures = [cells.get((group, *wanted[name]), "") for name in names]
+        rows.append([f"{group}{small}", int(first["scans"]), int(first["patients"]), *figures])
+    return [column, "scans", "patients", *names], rows
+
+
+def split_names(words: str | None) -> list[str] | None:
+    """The names in CNV,DME; none of them in 'none', and None where nothing was given."""
+    if words is None:
+        return None
+    return [] if words.strip().casefold() == "none" else [w.strip() for w in words.split(",") if w.strip()]
+
+
+def number(value: float) -> str:
+    """A figure as a table shows it."""
+    return "undefined" if value != value else "unbounded" if value == float("inf") else f"{value:.3f}"
+
+
+def ends(row: Any) -> str:
+    """The interval of a row of figures."""
+    if row.low != row.low:
+        return "none"
+    return f"{row.low:.3f} to {'∞' if row.high == float('inf') else f'{row.high:.3f}'}"

@@ -1,0 +1,77 @@
+"""`octfast report`: one page with all that is known of a run, and a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="test, valid or train; by default test, or valid where there is none.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Column of the scans; results for each of its groups. Repeatable.")
+    ] = None,
+    top_losses: Annotated[int, typer.Option(min=0, help="How many of the largest losses to show.")] = 9,
+    heatmaps: Annotated[bool, typer.Option(help="Show what the model looked at.")] = True,
+    method: Annotated[str, typer.Option(help="Of the heat maps: gradcam or occlusion.")] = "gradcam",
+    urgent: Annotated[
+        str | None, typer.Option(help="Classes to refer urgently, with commas; by default CNV and DME.")
+    ] = None,
+    prevalence: Annotated[
+        str | None, typer.Option(help="Shares of classes to give PPV and NPV for, such as CNV=.02,DME=.01.")
+    ] = None,
+    costs: Annotated[Path | None, typer.Option(help="CSV of costs, actual by predicted; else Kermany's.")] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="Of referral, that the operating point is fixed for on validation.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the scans are now, if the run was copied from elsewhere.")
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
+) -> None:
+    """Write report.html and MODEL_CARD.md into a run folder.
+
+    One file for a screen, a phone or paper: data, training, results with intervals, referral, calibration, errors with
+    heat maps, how to repeat it, and the CLAIM checklist. It needs no network and runs no script.
+
+    Examples:
+
+      octfast report
+
+      octfast report runs/first --split test --by device --open
+    """
+    from octfast.assess.costs import parse_prevalence, read_costs
+    from octfast.assess.report import CARD, write_report
+    from octfast.cli.output import print_json
+    from octfast.model.bundle import read_info
+    from octfast.train.run import open_run
+
+    opened = open_run(run, data)
+    classes = read_info(opened.bundle).classes
+    page = write_report(
+        opened,
+        split,
+        by=by or [],
+        k=top_losses,
+        heatmaps=heatmaps,
+        method=method,
+        urgent=None if urgent is None else [name.strip() for name in urgent.split(",") if name.strip()],
+        prevalence=None if prevalence is None else parse_prevalence(prevalence, classes),
+        costs=None if costs is None else read_costs(costs, classes),
+        sensitivity=sensitivity,
+        resamples=resamples,
+    )
+    if as_json:
+        print_json({"report": str(page), "model_card": str(page.with_name(CARD))})
+    else:
+        print(page)
+        print(page.with_name(CARD))
+    if open_page:
+        typer.launch(page.as_uri())

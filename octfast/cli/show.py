@@ -1,0 +1,54 @@
+"""`octfast show`: one scan with its true class and a bar chart of the likeliest classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def show(
+    run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
+    scan: Annotated[
+        str | None, typer.Argument(help="A picture, or the name of one of the run's scans; by default one at random.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the random choice.")] = 0,
+    split: Annotated[str, typer.Option(help="Where to choose from: test, valid or train.")] = "test",
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 4,
+    data: Annotated[
+        Path | None, typer.Option(help="Where the scans are now, if the run was copied from elsewhere.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Show one scan with its true class and the likeliest classes.
+
+    Writes figures/show-<name>.png into the run folder. The model runs only for a scan that it has not predicted yet.
+
+    Examples:
+
+      octfast show
+
+      octfast show runs/first --seed 7
+
+      octfast show runs/first CNV-1016042-1.jpeg
+    """
+    from octfast.assess.show import show_scan
+    from octfast.cli.output import print_json, print_table
+    from octfast.train.run import SYNTHETIC_NOTE, open_run
+
+    # One word alone that names a picture is a scan of the newest run.
+    if run is not None and scan is None and run.suffix and not run.is_dir():
+        run, scan = None, str(run)
+    shown = show_scan(open_run(run, data), scan, split=split, seed=seed, k=top)
+    if as_json:
+        print_json(shown.to_dict())
+        return
+    actual = "not known" if shown.label is None else shown.label
+    verdict = "" if shown.label is None else " (right)" if shown.label == shown.predicted else " (wrong)"
+    print(f"{shown.path}\nactual {actual}, predicted {shown.predicted}{verdict}")
+    print_table("Probabilities", ["class", "probability"], shown.table.itertuples(index=False))
+    print("Not a medical device.")
+    if shown.synthetic:
+        print(SYNTHETIC_NOTE)
+    print(shown.file)

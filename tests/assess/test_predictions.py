@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from octfast.assess import predictions
+from octfast.assess.interpret import ClassificationInterpretation
+from octfast.assess.predictions import run_predictions
+from octfast.assess.report import interpret_run
+from octfast.errors import BundleError
+from octfast.model.bundle import load_bundle, update_info
+from octfast.model.forward import predict_scans
+from octfast.model.temperature import rescale, table_temperature
+
+
+def test_a_table_is_read_at_the_temperature_of_the_bundle(own_run):
+    before, info = run_predictions(own_run)
+    assert table_temperature(before) == info.temperature == 1
+    file = own_run.predictions_file("valid").read_bytes()
+    update_info(own_run.bundle, temperature=2.0)
+    after, info = run_predictions(own_run)
+    assert info.temperature == table_temperature(after) == 2 and (after["temperature"] == 2).all()
+    pd.testing.assert_frame_equal(after, rescale(before, info.classes, 2.0))
+    pd.testing.assert_frame_equal(run_predictions(own_run, temperature=1.0)[0], before, check_exact=True)
+    assert own_run.predictions_file("valid").read_bytes() == file
+    # It is the table that the calibrated model would make.
+    model, info = load_bundle(own_run.bundle)
+    made = predict_scans(model, info, own_run.scans.query("split == 'valid'"), precision="fp32")
+    pd.testing.assert_frame_equal(after, made, atol=1e-3)
+
+
+def test_a_table_made_after_calibration_says_so_and_is_not_rescaled_again(own_run, monkeypatch):
+    runs = []
+    predict = predictions.predict_scans
+    monkeypatch.setattr(predictions, "predict_scans", lambda *a, **k: runs.append(1) or predict(*a, **k))
+    update_info(own_run.bundle, temperature=2.0)
+    own_run.predictions_file("valid").unlink()
+    made, _ = run_predictions(own_run)
+    read, _ = run_predictions(own_run)
+    assert len(runs) == 1 and table_temperature(made) == 2
+    pd.testing.assert_frame_equal(read, made, check_exact=False, rtol=1e-12)
+    update_info(own_run.bundle, temperature=1.0)
+    back, _ = run_predictions(own_run)
+    assert "temperature" not in back and len(runs) == 1
+    update_info(own_run.bundle, temperature=2.0)
+    there, _ = run_predictions(own_run)
+    np.testing.assert_allclose(there["loss"], made["loss"])
+
+
+def test_what_reads_a_calibrated_table_goes_on_working(own_run):
+    update_info(own_run.bundle, temperature=1.7)
+    table, info = run_predictions(own_run, "test")
+    interp = ClassificationInterpretation.from_run(own_run, "test")
+    pd.testing.assert_frame_equal(interp.table, table)
+    assert interp.confusion_matrix().sum() == len(table)
+    np.testing.assert_allclose(interp.top_losses()[0][0], table["loss"].max())
+    found = interpret_run(own_run, "test", 3)
+    assert found.headline["loss"] == pytest.approx(table["loss"].mean())
+    np.testing.assert_allclose(table[[f"p_{c}" for c in info.classes]].sum(axis=1), 1)
+
+
+def test_a_table_of_several_temperatures_is_damaged(own_run):
+    table = own_run.predictions("valid")
+    own_run.save_predictions(table.assign(temperature=np.arange(len(table)) + 1.0), "valid")
+    with pytest.raises(BundleError, match=r"predictions-valid\.csv.* does not hold one positive number"):
+        run_predictions(own_run)
