@@ -44,6 +44,7 @@ def write_whole(file: Path, text: str) -> Path:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
         part.replace(file)
     except OSError as e:
+        part.unlink(missing_ok=True)
         raise OctfastError(
             f"cannot write {file}: {e.strerror or e}", "is the run folder yours, and room left?"
         ) from None

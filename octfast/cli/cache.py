@@ -22,7 +22,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 
 @app.command("list")
 def list_(cache: CacheOption = None, as_json: JsonOption = False) -> None:
-    """List the stored activations, the last used first."""
+    """List the stored activations, the last used first.
+
+    Example:
+
+      octfast cache list
+    """
     from octfast.train.store import cache_root, list_stores, readable_size
 
     stores = list_stores(cache)
@@ -46,20 +51,16 @@ def list_(cache: CacheOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"nothing is stored in {cache_root(cache)}")
         return
 
-    from rich.console import Console
-    from rich.table import Table
+    from octfast.cli.output import print_table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "what", "size", "state", "made", "last used"):
-        table.add_column(heading, justify="right" if heading == "size" else "left", no_wrap=heading != "what")
+    shown = []
     for store in stores:
         state = ("complete" if store.complete else "incomplete") + (", in use" if store.in_use else "")
         made, used = (f"{time.astimezone():%Y-%m-%d %H:%M}" for time in (store.made, store.used))
-        table.add_row(store.name, store.what, readable_size(store.bytes), state, made, used)
-    console = Console()
-    console.print(table)
+        shown.append([store.name, store.what, readable_size(store.bytes), state, made, used])
     total = readable_size(sum(store.bytes for store in stores))
-    console.print(f"{_counted(len(stores))}, {total} in {cache_root(cache)}", highlight=False, soft_wrap=True)
+    print_table("Stored activations", ["name", "what", "size", "state", "made", "last used"], shown)
+    typer.echo(f"{_counted(len(stores))}, {total} in {cache_root(cache)}")
 
 
 @app.command("clear")
@@ -75,7 +76,14 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove stored activations. What a running process has open stays, and so does every file not octfast's own."""
+    """Remove stored activations. What a running process has open stays, and so does every file not octfast's own.
+
+    Examples:
+
+      octfast cache clear
+
+      octfast cache clear --older-than 30 --yes
+    """
     from datetime import timedelta
 
     from octfast.train.store import cache_root, clear_stores, is_wanted, list_stores, readable_size

@@ -1,0 +1,84 @@
+"""`octfast app`: a trained model as a web page on this machine, with a JSON endpoint beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def app(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a trained model, or a run folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default 8731, or a free one where that is taken.")
+    ] = None,
+    max_mb: Annotated[float, typer.Option("--max-mb", min=0.01, max=1000, help="Largest file, in MB.")] = 20,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.01, max=100, help="Largest picture, in millions of pixels.")
+    ] = 25,
+    max_files: Annotated[int, typer.Option(min=1, max=1000, help="Files that the page takes at once.")] = 50,
+    queue: Annotated[int, typer.Option(min=1, max=1000, help="Pictures held at a time; more are told to wait.")] = 32,
+    urgent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="Classes to mark as urgent; by default those of the model's operating point, else CNV and DME.",
+        ),
+    ] = None,
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="P", help="Mark scans as unsure whose predicted class has less than this."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A further name that the page may be called by.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="By default a CUDA GPU where there is one, else the CPU.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of stock weights, for a slim bundle; by default where torch keeps them."),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in your browser.")] = False,
+) -> None:
+    """Serve a trained model as a web page on this machine. Not a medical device.
+
+    Drop scans on the page and see probabilities, heat maps and an urgent mark; download them as a table. Nothing is
+    sent anywhere else, and nothing is kept on disk. Ctrl-C ends it.
+
+    For programs there is a JSON endpoint with the same limits. A refusal has a status of 400 or more and a JSON with
+    `error` and `hint`; 503 says with Retry-After how many seconds to wait.
+
+    Examples:
+
+      octfast app runs/latest --open
+
+      curl --data-binary @scan.jpeg http://127.0.0.1:8731/api/predict
+
+      curl -F file=@scan.jpeg 'http://127.0.0.1:8731/api/predict?heatmap=1'
+
+      curl http://127.0.0.1:8731/health
+    """
+    from octfast.deploy.app import need_app
+
+    need_app()
+    from octfast.deploy.app import serve
+    from octfast.deploy.app_answers import Limits
+
+    serve(
+        bundle,
+        host,
+        port,
+        limits=Limits(round(max_mb * (1 << 20)), round(max_megapixels * 1e6), max_files, queue),
+        urgent=None if urgent is None else [c.strip() for c in urgent.split(",") if c.strip()],
+        abstain_below=abstain_below,
+        allow_hosts=allow_host or (),
+        precision=precision,
+        device=device,
+        weights=weights,
+        open_browser=open_,
+        ready=lambda address: print(f"page: {address}   (Ctrl-C ends it)", flush=True),
+    )

@@ -1,0 +1,233 @@
+"""`octfast predict`: answers of a trained model for pictures, folders and volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from octfast.deploy.predict import Prediction
+    from octfast.deploy.rows import Row
+
+_SHOWN = 100
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Bundle or run folder of a trained model.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Files, folders, quoted patterns, CSV tables with a column of paths, volumes, or - for names on "
+            "standard input.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Volumes get NAME-volumes beside it.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="csv, jsonl or parquet; by default the ending of --out.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Also name the classes up to the k-th most probable.")] = None,
+    abstain_below: Annotated[
+        float | None, typer.Option(help="Mark rows whose predicted class is less probable than this.")
+    ] = None,
+    heatmaps: Annotated[
+        Path | None, typer.Option(help="Folder for a picture a scan, a map of where the model looked over it.")
+    ] = None,
+    montage: Annotated[Path | None, typer.Option(help="Picture of the 48 most urgent scans.")] = None,
+    volume_summary: Annotated[
+        bool, typer.Option("--volume-summary", help="Print a row a volume instead of a row a scan.")
+    ] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--no-recursive", help="Look into the folders of a folder.")
+    ] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    bs: Annotated[int, typer.Option(min=1, help="Pictures a batch.")] = 16,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU where there is one.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Stock weights of a slim bundle.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Ask a trained model about pictures and volumes of B-scans.
+
+    Reads JPEG, PNG, TIFF and other pictures, DICOM, Heidelberg .vol and .e2e, Topcon .fda and .fds and Zeiss .img
+    (volumes need pip install 'octfast[oct]'). Each scan is a row, written as it comes, in the order of the inputs; a
+    file that cannot be read is a row with its error. Probabilities have the model's temperature applied. Nothing of a
+    patient is taken from a volume but which eye it is.
+
+    Without --out, a terminal shows a table and a pipe gets CSV. Nothing is overwritten but with --force. Exit code 0:
+    all was read; 1: something was not, and the rest is written.
+
+    Examples:
+
+      octfast predict runs/latest scans/ --out answers.csv
+
+      octfast predict runs/latest volume.dcm "export/*.vol" --abstain-below 0.7 --heatmaps maps
+
+      find /data -name "*.e2e" | octfast predict model - --format jsonl
+    """
+    import sys
+
+    from octfast.deploy.predict import run_prediction
+    from octfast.deploy.rows import Wanted
+
+    kept: list[dict[str, Any]] = []
+    streamed = out is None and not (as_json or volume_summary or sys.stdout.isatty())
+    print_row = _printer(format or "csv") if streamed else None
+    most = None if as_json else _SHOWN
+
+    def on_row(row: Row, columns: list[str]) -> None:
+        if print_row is not None:
+            print_row(row.values, columns)
+        elif out is None and not volume_summary and (most is None or len(kept) < most):
+            kept.append(row.values)
+
+    try:
+        found = run_prediction(
+            bundle,
+            inputs,
+            on_row,
+            out=out,
+            format=format,
+            wanted=Wanted(top_k, abstain_below, heatmaps is not None),
+            heatmaps=heatmaps,
+            montage=montage,
+            recursive=recursive,
+            resume=resume,
+            force=force,
+            bs=bs,
+            precision=precision,
+            device=device,
+            weights=weights,
+        )
+        _end(found, kept, out, as_json, volume_summary, streamed, format or "csv")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _leave_quietly()
+    raise typer.Exit(int(found.failed > 0))
+
+
+def _printer(format: str) -> Callable[[dict[str, Any], list[str]], None]:
+    """Prints rows as they come, as CSV with a line of names, or JSON lines."""
+    import sys
+
+    from octfast.deploy.writers import csv_line, json_line
+
+    begun = False
+
+    def show(values: dict[str, Any], columns: list[str]) -> None:
+        nonlocal begun
+        if format == "jsonl":
+            text = json_line({c: values[c] for c in columns})
+        else:
+            # In a pipe lines end as they do there; a line end within a cell stands in quotes all the same.
+            text = ("" if begun else csv_line(columns)[:-2] + "\n") + csv_line([values[c] for c in columns])[:-2] + "\n"
+        begun = True
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    return show
+
+
+def _end(
+    found: Prediction,
+    kept: list[dict[str, Any]],
+    out: Path | None,
+    as_json: bool,
+    volume_summary: bool,
+    streamed: bool,
+    format: str,
+) -> None:
+    import sys
+
+    from octfast.cli.output import print_json
+    from octfast.train.run import SYNTHETIC_NOTE
+
+    if as_json:
+        counts = {"scans": found.scans, "failed": found.failed, "abstained": found.abstained}
+        counts |= {"referred": found.referred, "synthetic": found.synthetic}
+        rows = {} if out is not None or volume_summary else {"rows": kept}
+        files = [str(f) for f in found.files]
+        print_json({**counts, **rows, "volumes": found.volumes, "files": files, "note": "Not a medical device."})
+        return
+    people = not streamed and (out is not None or sys.stdout.isatty())
+    if volume_summary and not people:
+        show = _printer(format)
+        for row in found.volumes:
+            show(row, found.volume_columns)
+    elif people:
+        _tables(found, kept)
+    told = print if people else lambda line: print(line, file=sys.stderr)
+    told(_sentence(found))
+    if found.synthetic:
+        told(SYNTHETIC_NOTE)
+    told("Not a medical device.")
+    for file in found.files:
+        told(str(file))
+
+
+def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
+    from octfast.cli.output import print_table
+
+    if kept:
+        names = ["path", "predicted", "probability", *(["urgent"] if "urgent" in found.columns else [])]
+        names += [n for n in ("abstained", "referred") if n in found.columns]
+        rows = [
+            [_place(row), *("" if row[n] is None else _word(row[n]) for n in names[1:]), row["error"]] for row in kept
+        ]
+        print_table("Scans", ["scan", *names[1:], "error"], rows)
+        more = found.scans + found.failed - len(kept)
+        if more:
+            print(f"... and {more:,} more; --out FILE writes them all")
+    if found.volumes:
+        urgent = [n for n in ("urgent", "urgent_frame", "referred") if n in found.volume_columns]
+        names = ["path", "eye", "frames", "unread", *urgent]
+        rows = [
+            [*("" if row[n] is None else _word(row[n]) for n in names), _counts(row, found.classes), row["error"]]
+            for row in found.volumes[:_SHOWN]
+        ]
+        title = "Volumes, the most urgent first" if urgent else "Volumes"
+        print_table(title, [*names, "B-scans", "error"], rows)
+        if len(found.volumes) > _SHOWN:
+            print(f"... and {len(found.volumes) - _SHOWN:,} more")
+
+
+def _place(row: dict[str, Any]) -> str:
+    if row["frame"] is None:
+        return row["path"]
+    volume = f"volume {row['volume']}, " if row["volume"] else ""
+    return f"{row['path']} ({volume}B-scan {row['frame']}{', ' + row['eye'] if row['eye'] else ''})"
+
+
+def _word(value: Any) -> Any:
+    return ("yes" if value else "") if isinstance(value, bool) else value
+
+
+def _counts(volume: dict[str, Any], classes: tuple[str, ...]) -> str:
+    return ", ".join(f"{volume[f'scans_{c}']} {c}" for c in classes if volume[f"scans_{c}"])
+
+
+def _sentence(found: Prediction) -> str:
+    parts = [f"{found.scans:,} scan{'' if found.scans == 1 else 's'} read"]
+    if found.volumes:
+        parts.append(f"{len(found.volumes):,} volume{'' if len(found.volumes) == 1 else 's'}")
+    if found.referred is not None:
+        parts.append(f"{found.referred:,} to refer")
+    if found.abstained is not None:
+        parts.append(f"{found.abstained:,} abstained")
+    if found.failed:
+        parts.append(f"{found.failed:,} could not be read (see error)")
+    return ", ".join(parts) + "."
+
+
+def _leave_quietly() -> None:
+    """Who reads a pipe may have seen enough."""
+    import os
+    import sys
+
+    # Python would complain on flushing what is left.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(141)

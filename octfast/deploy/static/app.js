@@ -1,0 +1,253 @@
+// The page: sends scans one by one to /api/predict, shows what comes back, and makes the table. No library.
+const TOGETHER = 2; // the server answers one at a time; the second waits there already
+const $ = (id) => document.getElementById(id);
+const rows = []; // a scan each: {name, state: "waiting" | "done" | "failed", answer, error, card}
+let model = null;
+let running = 0;
+const queue = [];
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [k, v] of Object.entries(attributes)) {
+    if (k === "class") node.className = v;
+    else node.setAttribute(k, v);
+  }
+  node.append(...children.filter((c) => c !== null && c !== undefined));
+  return node;
+}
+
+const percent = (p) => (p > 0.9995 && p < 1 ? ">99.9%" : p < 0.0005 && p > 0 ? "<0.1%" : `${(100 * p).toFixed(1)}%`);
+const megabytes = (n) => `${Math.round((10 * n) / 1048576) / 10} MB`;
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+async function about() {
+  if (!model) {
+    const response = await fetch("/api/model");
+    if (!response.ok) throw new Error();
+    model = await response.json();
+  }
+  return model;
+}
+
+async function add(files) {
+  const given = [...files];
+  if (!given.length) return;
+  $("section").hidden = false;
+  try {
+    await about();
+  } catch {
+    $("status").textContent = "octfast does not answer. Is it still running?";
+    return;
+  }
+  const taken = given.slice(0, model.max_files);
+  for (const file of taken) {
+    const row = { name: file.name, state: "waiting", card: make("li", { class: "card" }) };
+    rows.push(row);
+    $("results").append(row.card);
+    draw(row);
+    if (file.size > model.max_bytes) {
+      fail(row, `the file is ${megabytes(file.size)} large, and ${megabytes(model.max_bytes)} are taken`, "save it smaller, as PNG or JPEG");
+    } else {
+      queue.push([row, file]);
+    }
+  }
+  if (given.length > taken.length) {
+    const row = { name: `${given.length - taken.length} more files`, card: make("li", { class: "card" }), skipped: true };
+    rows.push(row);
+    $("results").append(row.card);
+    fail(row, `${given.length} files at once, and ${model.max_files} are taken`, "add the others when these are done");
+  }
+  say();
+  work();
+}
+
+function work() {
+  while (running < TOGETHER && queue.length) {
+    const [row, file] = queue.shift();
+    running += 1;
+    ask(row, file).finally(() => {
+      running -= 1;
+      say();
+      work();
+    });
+  }
+}
+
+async function ask(row, file) {
+  for (let attempt = 0; attempt < 20; attempt += 1) {
+    let response;
+    try {
+      response = await fetch("/api/predict?heatmap=1", {
+        method: "POST",
+        headers: { "content-type": "application/octet-stream" },
+        body: file,
+      });
+    } catch {
+      fail(row, "octfast did not take the file", "is it still running, and is the file still there?");
+      return;
+    }
+    let answer = {};
+    try {
+      answer = await response.json();
+    } catch {
+      answer = { error: "octfast gave no answer that can be read", hint: "try again" };
+    }
+    if (response.status === 503) {
+      await pause(Math.min(60, Number(response.headers.get("retry-after")) || 2));
+      continue;
+    }
+    if (response.ok) {
+      row.state = "done";
+      row.answer = answer;
+      draw(row);
+    } else {
+      fail(row, answer.error, answer.hint);
+    }
+    return;
+  }
+  fail(row, "octfast is too busy", "try again later");
+}
+
+function fail(row, error, hint) {
+  row.state = "failed";
+  row.error = error;
+  row.hint = hint;
+  draw(row);
+}
+
+function draw(row) {
+  const heading = make("h3", {}, row.name);
+  row.card.className = "card";
+  if (row.state === "waiting") {
+    row.card.replaceChildren(heading, make("p", { class: "small" }, "waiting …"));
+  } else if (row.state === "failed") {
+    const hint = row.hint ? `What to do: ${row.hint}.` : "";
+    row.card.replaceChildren(heading, make("p", { class: "problem" }, `Not read: ${row.error}.`), make("p", { class: "small" }, hint));
+  } else {
+    drawAnswer(row, heading);
+  }
+}
+
+function drawAnswer(row, heading) {
+  const a = row.answer;
+  row.card.classList.toggle("urgent", a.urgent === true);
+  const badges = make("div");
+  if (a.urgent) badges.append(make("span", { class: "badge urgent" }, "Urgent"));
+  if (a.abstained) badges.append(make("span", { class: "badge unsure" }, "Not sure"));
+  const words = make("div", {}, heading, badges, make("p", { class: "said" }, make("strong", {}, a.predicted), ` ${percent(a.probability)}`));
+  if (a.abstained) {
+    const could = a.possible && a.possible.length > 1 ? `It could be ${a.possible.join(" or ")}. ` : "";
+    words.append(make("p", {}, `${could}Let a person decide.`));
+  }
+  if (a.urgent && !model.urgent_classes.includes(a.predicted)) {
+    words.append(make("p", {}, `Urgent, as ${model.urgent_classes.join(" and ")} have ${percent(a.urgent_score)} together.`));
+  }
+  const body = make("tbody");
+  for (const [name, p] of Object.entries(a.probabilities)) {
+    const fill = make("div", { class: "fill" });
+    fill.style.width = `${100 * p}%`;
+    const bar = make("td", { "aria-hidden": "true" }, make("div", { class: "track" }, fill));
+    body.append(make("tr", { class: name === a.predicted ? "best" : "" }, make("th", { scope: "row" }, name), bar, make("td", { class: "number" }, percent(p))));
+  }
+  const caption = a.calibrated ? "Probabilities, calibrated" : "Probabilities, not calibrated";
+  words.append(make("table", {}, make("caption", {}, caption), body));
+  const picture = make("img", { width: a.width, height: a.height });
+  const text = make("span");
+  const toggle = make("button", { type: "button", class: "plain" }, "Heat map", make("span", { class: "hidden" }, ` of ${row.name}`));
+  row.show = (heat) => {
+    const on = heat && Boolean(a.heat_map);
+    picture.src = on ? a.heat_map : a.picture;
+    picture.alt = on
+      ? `Heat map over ${row.name}: what raised the score of ${a.heat_map_of}; ${model.heat_map_caution}.`
+      : `B-scan ${row.name}, ${a.width} by ${a.height} pixels.`;
+    text.textContent = a.heat_map
+      ? on
+        ? `Raised the score of ${a.heat_map_of}; ${model.heat_map_caution}`
+        : `${a.width} x ${a.height} pixels`
+      : `No heat map: ${a.heat_map_reason}`;
+    toggle.setAttribute("aria-pressed", String(on));
+    row.heat = on;
+  };
+  toggle.hidden = !a.heat_map;
+  toggle.addEventListener("click", () => row.show(!row.heat));
+  const figure = make("figure", {}, picture, make("figcaption", {}, text, toggle));
+  row.card.replaceChildren(make("div", { class: "two" }, figure, words));
+  row.show($("heat").checked);
+}
+
+function say() {
+  const scans = rows.filter((r) => !r.skipped);
+  const done = scans.filter((r) => r.state === "done");
+  const failed = scans.filter((r) => r.state === "failed");
+  const urgent = done.filter((r) => r.answer.urgent);
+  const parts = [`${done.length} of ${scans.length} ${scans.length === 1 ? "scan" : "scans"} answered`];
+  if (urgent.length) parts.push(`${urgent.length} urgent`);
+  if (failed.length) parts.push(`${failed.length} could not be read`);
+  $("status").textContent = `${parts.join(", ")}.`;
+  $("section").setAttribute("aria-busy", String(done.length + failed.length < scans.length));
+  $("save").disabled = !scans.length;
+  sort();
+}
+
+function sort() {
+  const rank = (r) => (r.answer && r.answer.urgent ? -1 - r.answer.urgent_score : 0);
+  const wanted = $("urgent-first").checked ? [...rows].sort((a, b) => rank(a) - rank(b)) : rows;
+  const shown = [...$("results").children];
+  if (wanted.some((r, i) => shown[i] !== r.card)) $("results").append(...wanted.map((r) => r.card));
+}
+
+// A cell that begins with one of these would be run as a formula by a spreadsheet.
+function cell(value) {
+  let text = value === null || value === undefined ? "" : String(value);
+  if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+function table() {
+  const head = ["file", "predicted", "probability", "urgent", "urgent_score", "abstained", ...model.classes.map((c) => `p_${c}`), "calibrated", "error", "notice"];
+  const notice = [model.notice, model.synthetic].filter(Boolean).join(" ");
+  const lines = rows
+    .filter((r) => !r.skipped && r.state !== "waiting")
+    .map((r) => {
+      const a = r.answer || {};
+      const p = model.classes.map((c) => (a.probabilities ? a.probabilities[c] : null));
+      return [r.name, a.predicted, a.probability, a.urgent, a.urgent_score, a.abstained, ...p, a.calibrated, r.error, notice];
+    });
+  return [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
+}
+
+$("save").addEventListener("click", () => {
+  const address = URL.createObjectURL(new Blob(["\ufeff", table()], { type: "text/csv" }));
+  const link = make("a", { href: address, download: "octfast.csv" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
+});
+$("clear").addEventListener("click", () => {
+  rows.length = 0;
+  queue.length = 0;
+  $("results").replaceChildren();
+  $("status").textContent = "Cleared.";
+  $("section").hidden = true;
+  $("files").focus();
+});
+$("heat").addEventListener("change", () => rows.forEach((r) => r.show && r.show($("heat").checked)));
+$("urgent-first").addEventListener("change", sort);
+$("form").addEventListener("submit", (e) => e.preventDefault());
+$("files").addEventListener("change", () => {
+  add($("files").files);
+  $("form").reset();
+});
+for (const kind of ["dragenter", "dragover"]) {
+  window.addEventListener(kind, (e) => {
+    e.preventDefault();
+    $("drop").classList.add("over");
+  });
+}
+for (const kind of ["dragleave", "drop"]) {
+  window.addEventListener(kind, (e) => {
+    e.preventDefault();
+    if (kind === "drop" || !e.relatedTarget) $("drop").classList.remove("over");
+  });
+}
+window.addEventListener("drop", (e) => add(e.dataTransfer.files));
+document.querySelectorAll(".origin").forEach((n) => { n.textContent = location.origin; });

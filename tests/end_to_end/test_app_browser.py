@@ -1,0 +1,259 @@
+"""The web page as a person uses it: in headless Chromium, by mouse and by keyboard, with good and bad files."""
+
+import csv
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from octfast.data.phantom import CLASSES, make_phantom
+from octfast.model.bundle import update_info
+from tests.deploy.test_app import huge_png
+
+sync_api = pytest.importorskip("playwright.sync_api")
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("python_multipart")
+
+CHROMIUM = os.environ.get("OCTFAST_CHROMIUM") or next(
+    (c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+# A folder for screenshots, to look at them.
+SHOTS = os.environ.get("OCTFAST_SCREENSHOTS")
+
+
+@pytest.fixture(scope="module")
+def address(trained, tmp_path_factory):
+    """The page of the trained run, served by the command in a process of its own; it must end well on Ctrl-C."""
+    home = tmp_path_factory.mktemp("app")
+    bundle = Path(shutil.copytree(trained.bundle, tmp_path_factory.mktemp("bundle") / "model"))
+    update_info(bundle, synthetic=True)
+    log = home / "log.txt"
+    words = [sys.executable, "-m", "octfast", "app", str(bundle), "--precision", "fp32", "--max-files", "12"]
+    temporary = home / "tmp"
+    temporary.mkdir()
+    with log.open("w") as f:
+        running = subprocess.Popen(words, stdout=f, stderr=f, cwd=home, env={**os.environ, "TMPDIR": str(temporary)})
+    try:
+        for _ in range(600):
+            said = [line for line in log.read_text().splitlines() if line.startswith("page: ")]
+            if said or running.poll() is not None:
+                break
+            time.sleep(0.1)
+        assert said, log.read_text()
+        found = said[0].split()[1]
+        for _ in range(100):
+            try:
+                httpx.get(f"{found}health", trust_env=False)
+                break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield found
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0, log.read_text()
+        assert "stopped" in log.read_text() and "Traceback" not in log.read_text()
+        assert list(temporary.iterdir()) == [] and {f.name for f in home.iterdir()} == {"log.txt", "tmp"}
+    finally:
+        running.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Open the page; at the end nothing must have gone elsewhere and no script have failed."""
+    asked, problems, contexts = [], [], []
+
+    def open_(**options):
+        context = browser.new_context(accept_downloads=True, **{"viewport": {"width": 1200, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("request", lambda r: asked.append(r.url))
+        page.on("pageerror", lambda e: problems.append(str(e)))
+        page.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
+        page.goto(address)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert problems == []
+    assert asked and {u for u in asked if not u.startswith((address, "data:", "blob:"))} == set()
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> list[Path]:
+    """Ten phantoms of their own sizes."""
+    folder = tmp_path_factory.mktemp("scans")
+    files = []
+    for n in range(10):
+        label = CLASSES[n % 4]
+        files.append(folder / f"{label}-{n}.jpeg")
+        Image.fromarray(make_phantom(label, n)).save(files[-1])
+    return files
+
+
+def settled(page, cards):
+    page.wait_for_function(
+        "n => document.querySelectorAll('#results .card').length === n"
+        " && document.getElementById('section').getAttribute('aria-busy') === 'false'",
+        arg=cards,
+    )
+
+
+def shoot(page, name):
+    if SHOTS:
+        Path(SHOTS).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
+
+
+def in_sight(page, text):
+    box = page.get_by_text(text).first.bounding_box()
+    return box is not None and 0 <= box["y"] < page.viewport_size["height"]
+
+
+def test_scans_are_answered_with_heat_maps(open_page, scans):
+    page = open_page()
+    assert in_sight(page, "Not a medical device") and in_sight(page, "Synthetic phantoms")
+    shoot(page, "desktop-empty")
+    page.set_input_files("#files", [str(f) for f in scans[:2]])
+    settled(page, 2)
+    cards = page.locator("#results .card")
+    assert cards.locator("h3").all_inner_texts() == [f.name for f in scans[:2]]
+    assert "2 of 2 scans answered" in page.inner_text("#status")
+    assert page.get_attribute("#status", "aria-live") == "polite"
+    assert cards.locator("tbody tr").count() == 8
+    picture = cards.nth(0).locator("img")
+    heat = picture.get_attribute("src")
+    assert "Heat map over" in picture.get_attribute("alt") and "not evidence" in picture.get_attribute("alt")
+    assert picture.evaluate("i => i.complete && i.naturalWidth > 100")
+    shoot(page, "desktop-results")
+    button = cards.nth(0).get_by_role("button", name="Heat map")
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert picture.get_attribute("src") != heat and "B-scan" in picture.get_attribute("alt")
+    page.mouse.wheel(0, 3000)
+    page.wait_for_timeout(300)
+    assert in_sight(page, "Not a medical device")
+    shoot(page, "desktop-no-heat-map")
+
+
+def test_bad_files_have_a_sentence_each(open_page, scans, tmp_path):
+    (tmp_path / "broken.png").write_bytes(scans[0].read_bytes()[:3000])
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "huge.png").write_bytes(huge_png(20_000))
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "large.png").write_bytes(bytes(21 << 20))
+    hostile = tmp_path / "=1+1<img src=x onerror=alert(1)>.jpeg"
+    shutil.copy(scans[3], hostile)
+    page = open_page()
+    names = ["broken.png", "notes.txt", "huge.png", "empty.png", "large.png", hostile.name]
+    page.set_input_files("#files", [str(tmp_path / n) for n in names])
+    settled(page, 6)
+    said = dict(zip(names, page.locator("#results .card").all_inner_texts(), strict=True))
+    assert "cannot decode" in said["broken.png"] and "no picture" in said["notes.txt"]
+    assert "400,000,000 pixels" in said["huge.png"] and "empty" in said["empty.png"] and "21 MB" in said["large.png"]
+    assert all("What to do:" in said[n] for n in names[:5])
+    assert hostile.name in said[hostile.name] and page.locator("#results img").count() == 1
+    assert "1 of 6 scans answered" in page.inner_text("#status") and "5 could not be read" in page.inner_text("#status")
+    shoot(page, "errors")
+    with page.expect_download() as caught:
+        page.click("#save")
+    rows = list(csv.DictReader(io.StringIO(Path(caught.value.path()).read_text(encoding="utf-8-sig"))))
+    assert [r["file"] for r in rows] == [*names[:5], f"'{hostile.name}"]
+    assert all("Not a medical device" in r["notice"] for r in rows)
+    assert rows[2]["error"] and not rows[2]["predicted"] and rows[5]["predicted"] in CLASSES
+    assert sum(float(rows[5][f"p_{c}"]) for c in CLASSES) == pytest.approx(1, abs=1e-6)
+
+
+def test_ten_at_once_and_urgent_first(open_page, scans):
+    page = open_page()
+    page.set_input_files("#files", [str(f) for f in scans])
+    settled(page, 10)
+    assert "10 of 10 scans answered" in page.inner_text("#status")
+    assert page.locator("#results h3").all_inner_texts() == [f.name for f in scans]
+    page.check("#urgent-first")
+    urgent = page.locator("#results .card").evaluate_all("cards => cards.map(c => c.classList.contains('urgent'))")
+    assert urgent == sorted(urgent, reverse=True)
+    shoot(page, "ten-urgent-first")
+    page.click("#clear")
+    assert page.locator("#results .card").count() == 0
+
+
+def test_more_than_are_taken(open_page, scans):
+    page = open_page()
+    page.set_input_files("#files", [str(f) for f in [*scans, *scans[:4]]])
+    settled(page, 13)
+    assert "14 files at once, and 12 are taken" in page.locator("#results .card").last.inner_text()
+
+
+def test_drop(open_page, scans):
+    page = open_page()
+    held = page.evaluate_handle(
+        """([bytes, name]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name));
+            return data;
+        }""",
+        [list(scans[0].read_bytes()), "dropped.jpeg"],
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": held})
+    settled(page, 1)
+    assert page.locator("#results h3").inner_text() == "dropped.jpeg"
+
+
+def test_by_keyboard_alone(open_page, scans):
+    page = open_page()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    with page.expect_file_chooser() as chosen:
+        page.keyboard.press("Enter")
+    chosen.value.set_files(str(scans[1]))
+    settled(page, 1)
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    assert reached[:5] == ["heat", "urgent-first", "save", "clear", "plain"]
+    page.focus("button.plain")
+    page.keyboard.press("Space")
+    assert page.locator("button.plain").get_attribute("aria-pressed") == "false"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(open_page, scans, scheme):
+    page = open_page(viewport={"width": 375, "height": 740}, color_scheme=scheme)
+    page.set_input_files("#files", [str(scans[0])])
+    settled(page, 1)
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert in_sight(page, "Not a medical device")
+    shoot(page, f"phone-{scheme}")
+
+
+def test_dark(open_page, scans):
+    page = open_page(color_scheme="dark")
+    page.set_input_files("#files", [str(f) for f in scans[:2]])
+    settled(page, 2)
+    red, green, blue = page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).slice(0, 3).map(Number)"
+    )
+    assert max(red, green, blue) < 64
+    shoot(page, "desktop-dark")
