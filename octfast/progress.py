@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 log = logging.getLogger("octfast")
 
+bars = True  # `octfast --quiet` turns them off
+
 _SHOW_AFTER = 2.0
 _LINE_EVERY = 15.0
 
@@ -21,8 +23,18 @@ def track(what: str, total: int, unit: str = "scans") -> Iterator[Callable[[int,
     Nothing is shown of work that ends within two seconds. In a terminal a bar with the rate and the time left;
     elsewhere a line every 15 seconds, and one at the end.
     """
-    with (_bar if sys.stderr.isatty() or _in_notebook() else _lines)(what, total, unit) as update:
+    with (_bar if in_terminal() or (bars and _in_notebook()) else _lines)(what, total, unit) as update:
         yield update
+
+
+def in_terminal() -> bool:
+    """Whether a bar can be drawn on standard error, and is wanted."""
+    return bars and sys.stderr.isatty()
+
+
+def is_quiet() -> bool:
+    """Whether nothing but results, warnings and errors is wanted."""
+    return not bars
 
 
 @contextmanager

@@ -76,6 +76,13 @@ def _yours(words: str) -> _Answer:
     return NO, "", f"octfast cannot know it: {words}"
 
 
+def _yours_unless_drawn(words: str) -> Callable[[ClaimFacts], _Answer]:
+    def answer(f: ClaimFacts) -> _Answer:
+        return (NOT_APPLICABLE, "", "phantoms, each drawn to its class") if f.synthetic else _yours(words)
+
+    return answer
+
+
 def _sources(f: ClaimFacts) -> _Answer:
     if f.synthetic:
         return YES, "data", "phantoms that octfast draws; no patient was involved"
@@ -134,7 +141,7 @@ def _robust(f: ClaimFacts) -> _Answer:
 
 def _explained(f: ClaimFacts) -> _Answer:
     if f.heat_maps:
-        return PARTLY, "errors", "heat maps of what the model looked at; they have not been validated"
+        return PARTLY, "errors", "heat maps of what raised a score; they have not been validated"
     return NO, "errors", "no heat maps were drawn"
 
 
@@ -204,22 +211,41 @@ _ITEMS: tuple[tuple[str, tuple[_Item, ...]], ...] = (
         "Methods: data",
         (
             _Item(7, "7", "Where the data come from", _sources),
-            _Item(8, "8", "Who was included and who excluded", _yours("write whom the clinic's criteria let in")),
+            _Item(
+                8,
+                "8",
+                "Who was included and who excluded",
+                _yours_unless_drawn("write whom the clinic's criteria let in"),
+            ),
             _Item(9, "9", "Preprocessing", (YES, "training", "decoding, size, normalisation, augmentation")),
             _Item(10, "10", "Choice of parts of the data", _yours("write whether these are all scans of the source")),
-            _Item(11, "12", "De-identification", _yours("file names and this report may hold patient numbers")),
+            _Item(
+                11,
+                "12",
+                "De-identification",
+                _yours_unless_drawn("file names and this report may hold patient numbers"),
+            ),
             _Item(12, "13", "Missing data", _missing),
-            _Item(13, "", "How the pictures were taken", _yours("write device, scan pattern and eye")),
+            _Item(13, "", "How the pictures were taken", _yours_unless_drawn("write device, scan pattern and eye")),
         ),
     ),
     (
         "Methods: reference standard",
         (
-            _Item(14, "14", "How the true classes were found", _yours("the labels are taken as they stand")),
-            _Item(15, "15", "Why this reference standard", _yours("write why it was chosen")),
-            _Item(16, "16", "Who annotated, with what experience", _yours("write who graded the scans")),
-            _Item(17, "", "How the test set was annotated", _yours("write whether test was graded with more care")),
-            _Item(18, "18", "Agreement between and within annotators", _yours("write how far graders agreed")),
+            _Item(
+                14, "14", "How the true classes were found", _yours_unless_drawn("the labels are taken as they stand")
+            ),
+            _Item(15, "15", "Why this reference standard", _yours_unless_drawn("write why it was chosen")),
+            _Item(16, "16", "Who annotated, with what experience", _yours_unless_drawn("write who graded the scans")),
+            _Item(
+                17,
+                "",
+                "How the test set was annotated",
+                _yours_unless_drawn("write whether test was graded with more care"),
+            ),
+            _Item(
+                18, "18", "Agreement between and within annotators", _yours_unless_drawn("write how far graders agreed")
+            ),
         ),
     ),
     (
@@ -231,7 +257,14 @@ _ITEMS: tuple[tuple[str, tuple[_Item, ...]], ...] = (
     ),
     (
         "Methods: testing data",
-        (_Item(21, "19", "Intended sample size", (NO, "results", "none was planned; intervals show what it allows")),),
+        (
+            _Item(
+                21,
+                "19",
+                "Intended sample size",
+                (NO, "results", "write what was planned; intervals show what it allows"),
+            ),
+        ),
     ),
     (
         "Methods: model",
@@ -267,7 +300,12 @@ _ITEMS: tuple[tuple[str, tuple[_Item, ...]], ...] = (
         "Results: data",
         (
             _Item(35, "33", "Patients or examinations included and excluded", _excluded),
-            _Item(36, "34", "Who the patients are, in each partition", _yours("add age, sex and stage of disease")),
+            _Item(
+                36,
+                "34",
+                "Who the patients are, in each partition",
+                _yours_unless_drawn("add age, sex and stage of disease"),
+            ),
         ),
     ),
     (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from octfast.data.releases import find_release
 from octfast.data.scans import describe_scans, load_scans
 from octfast.data.splits import shared_patients
 from octfast.errors import OctfastError
@@ -38,6 +39,7 @@ class Provenance:
     left_out : files that were left out, with their reason.
     notes : the warnings of training.
     history : a row an epoch.
+    release : which release of OCT2017 the counts fit and what is known of it, or "".
     columns : further columns of the Scans table, by which results can be shown.
     missing : sentences, by what is missing.
     """
@@ -53,6 +55,7 @@ class Provenance:
     left_out: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
     history: pd.DataFrame | None = None
+    release: str = ""
     columns: tuple[str, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -94,6 +97,7 @@ def run_provenance(run: Run) -> Provenance:
         found["own_patients"] = int(own.sum())
         names = (Path(p).stem for p in scans["path"][~own])
         found["named"] = all(f"-{who}-" in name for name, who in zip(names, scans["patient"][~own], strict=True))
+        found["release"] = _release(scans)
         found["columns"] = tuple(c for c in scans.columns if c not in ("path", "label", "patient", "split"))
     except OctfastError as e:
         missing["counts"] = f"The scans of this run are not known: {within(run, e)}."
@@ -117,6 +121,13 @@ def run_provenance(run: Run) -> Provenance:
     data = config["data"]
     name = "synthetic phantoms" if info.synthetic else Path(config["data"]["root"]).name or str(data["root"])
     return Provenance(run.path.name, name, config, info, missing=missing, **found)
+
+
+def _release(scans: pd.DataFrame) -> str:
+    """The release by the counts as they are, or as they were before validation was drawn out of training."""
+    drawn = scans.assign(split=scans["split"].replace("valid", "train"))
+    release = find_release(scans) or find_release(drawn)
+    return str(release) if release else ""
 
 
 def within(run: Run, error: OctfastError) -> str:

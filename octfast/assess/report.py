@@ -179,6 +179,7 @@ def _context(
         "patients_words": patients_in_words(known),
         "shared_words": shared_in_words(known),
         "splits_words": splits_in_words(known),
+        "release": known.release,
         "notes": known.notes,
         "left_out": parts.left_out_rows(known),
         "training_rows": training_rows(known),

@@ -106,9 +106,12 @@ def bilinear_weights(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     apart = torch.abs(position.unsqueeze(0) * (2 * size) - centre * doubled)
     weights = torch.clamp(reach * 2 - apart, min=0)
     total = weights.sum(1, keepdim=True)
-    share = (weights * (1 << 23) + total) // (total * 2)
-    high = share // 2048
-    return high.float(), (share - high * 2048).float()
+    # A long division in two steps, since some runtimes hold whole numbers in 32 bits.
+    high = (weights * 2048) // total
+    rest = (weights * 2048 - high * total) * 2048
+    low = rest // total
+    up = (rest - low * total) * 2 >= total
+    return high.float(), low.float() + up.float()
 
 
 def _whole(high: Tensor, low: Tensor) -> Tensor:

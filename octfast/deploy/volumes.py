@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -76,8 +77,10 @@ class VolumeReader:
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+                # What was asked and not taken any more cannot be sent now.
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
 
     def read(self, path: str | Path, kind: str) -> Iterator[BScan]:
         """The B-scans of a file, as they are read.

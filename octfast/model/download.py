@@ -16,6 +16,7 @@ import torch
 from octfast.errors import WeightsError
 from octfast.model import fetch
 from octfast.model.fetch import UnavailableError, exists_at, fetch_url, one_line
+from octfast.progress import in_terminal, is_quiet
 
 log = logging.getLogger("octfast")
 
@@ -243,9 +244,9 @@ def _fetch_hub(origin: Origin, progress: bool | None) -> Fetched:
     name = next((name for name in origin.hub_files if exists_at(_hub_url(origin, name))), None)
     if name is None:
         raise UnavailableError(f"there is no {_hub_url(origin, origin.hub_files[0])}")
-    bar = sys.stderr.isatty() if progress is None else progress
+    bar = in_terminal() if progress is None else progress
     quiet = not bar and not are_progress_bars_disabled()
-    if progress is None and not bar:
+    if progress is None and not bar and not is_quiet():
         print(f"downloading {repo}/{name}", file=sys.stderr, flush=True)
     if quiet:
         disable_progress_bars()

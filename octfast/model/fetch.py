@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from octfast.progress import in_terminal, is_quiet
+
 CONNECT_TIMEOUT = 10.0  # seconds for the name look-up, every address of the host and the TLS handshake together
 READ_TIMEOUT = 30.0  # seconds without a single byte before a download is given up
 CHUNK = 1 << 20
@@ -137,9 +139,9 @@ def _size(count: int) -> str:
 @contextmanager
 def _shown(name: str, total: int | None, progress: bool | None) -> Iterator[Callable[[int], None]]:
     """A function to be told how many bytes have come, shown as a bar, as lines at each quarter, or not at all."""
-    if progress is False:
+    if progress is False or (progress is None and is_quiet()):
         yield lambda count: None
-    elif progress or sys.stderr.isatty():
+    elif progress or in_terminal():
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

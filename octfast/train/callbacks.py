@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from fastai.callback.training import BnFreeze
 from fastai.learner import Recorder
 
 from octfast.errors import OctfastError
+from octfast.progress import in_terminal
 
 log = logging.getLogger("octfast")
 
@@ -145,7 +145,7 @@ class TrainBar(Callback):
 
     def before_fit(self):
         self.bar = None
-        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds") or not sys.stderr.isatty():
+        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds") or not in_terminal():
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

@@ -412,6 +412,18 @@ def test_what_shares_patients_is_said_first(own_run):
     assert "the splits are not disjoint" in page.section("claim")
 
 
+def test_a_release_of_oct2017_is_named_though_validation_was_drawn_anew(own_run):
+    counts = {"CNV": 37213, "DME": 11356, "DRUSEN": 8624, "NORMAL": 26323}
+    rows = [(c, "train" if i % 10 else "valid") for c, n in counts.items() for i in range(n)]
+    rows += [(c, "test") for c in counts for _ in range(242)]
+    scans = pd.DataFrame(rows, columns=["label", "split"])
+    scans["path"] = scans["label"] + "-" + scans.index.astype(str) + "-1.jpeg"
+    scans["patient"] = scans.index.astype(str)
+    scans.to_csv(own_run.path / "scans.csv", index=False)
+    known = run_provenance(own_run)
+    assert known.release.startswith("nearly OCT2017, the copy on Kaggle") and known.named
+
+
 def test_files_that_were_left_out_are_listed(own_run):
     root = own_run.root
     pd.DataFrame(
