@@ -91,10 +91,11 @@ def child(args: argparse.Namespace, work: Path, name: str, repeat: int) -> dict[
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """The files, and the same body as a bundle, as fastai's export and as ONNX."""
     import fastai.vision.all as fv
+    import torch
     import torchvision
 
     from octfast import oct_dataloaders
-    from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+    from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, preprocess
     from octfast.deploy.export import export_bundle
     from octfast.model.bundle import BundleInfo, save_bundle
     from octfast.train.learner import oct_learner
@@ -114,7 +115,18 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
         weights = common.untrained_weights(args.arch, named, args.size, work / "weights.safetensors")
     dls = oct_dataloaders(held, size=args.size, bs=8, num_workers=0)
     learn = oct_learner(dls, args.arch, weights=weights)
-    info = BundleInfo(args.arch, "octfast", tuple(dls.vocab), args.size, IMAGENET_MEAN, IMAGENET_STD)
+    # An untrained head may give 0 and 1 alone, whose agreement would say nothing.
+    with torch.inference_mode():
+        logits = learn.model.cpu().eval()(torch.stack([preprocess(p, args.size) for p in held["path"]]))
+    info = BundleInfo(
+        args.arch,
+        "octfast",
+        tuple(dls.vocab),
+        args.size,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        temperature=max(1e-3, float(logits.std())),
+    )
     save_bundle(work / "model", learn.model, info)
     export_bundle(work / "model", out=work / "model.onnx", check=files, scans=8)
 

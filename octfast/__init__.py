@@ -23,12 +23,15 @@ _PUBLIC = {
     "Run": "octfast.train.run",
     "TrainConfig": "octfast.train.config",
     "calibrate_run": "octfast.assess.calibrate",
+    "class_accuracy": "octfast.assess.show",
     "compare_runs": "octfast.assess.compare",
     "evaluate_data": "octfast.assess.evaluate",
     "evaluate_run": "octfast.assess.evaluate",
     "evaluate_table": "octfast.assess.metrics",
     "export_bundle": "octfast.deploy.export",
+    "find_label_errors": "octfast.assess.label_errors",
     "frozen_learner": "octfast.train.frozen",
+    "heat_map": "octfast.assess.heatmap",
     "interpret_run": "octfast.assess.findings",
     "load": "octfast.deploy.predictor",
     "load_bundle": "octfast.model.bundle",
@@ -38,6 +41,7 @@ _PUBLIC = {
     "predict": "octfast.deploy.predict",
     "preprocess": "octfast.data.preprocess",
     "read_scans": "octfast.data.scans",
+    "show_scan": "octfast.assess.show",
     "train_classifier": "octfast.train.job",
     "write_phantoms": "octfast.data.phantom",
     "write_report": "octfast.assess.report",
@@ -53,9 +57,13 @@ if TYPE_CHECKING:
     from octfast.assess.evaluate import evaluate_data as evaluate_data
     from octfast.assess.evaluate import evaluate_run as evaluate_run
     from octfast.assess.findings import interpret_run as interpret_run
+    from octfast.assess.heatmap import heat_map as heat_map
     from octfast.assess.interpret import ClassificationInterpretation as ClassificationInterpretation
+    from octfast.assess.label_errors import find_label_errors as find_label_errors
     from octfast.assess.metrics import evaluate_table as evaluate_table
     from octfast.assess.report import write_report as write_report
+    from octfast.assess.show import class_accuracy as class_accuracy
+    from octfast.assess.show import show_scan as show_scan
     from octfast.data.loaders import oct_dataloaders as oct_dataloaders
     from octfast.data.phantom import write_phantoms as write_phantoms
     from octfast.data.preprocess import preprocess as preprocess

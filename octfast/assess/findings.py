@@ -27,8 +27,8 @@ from octfast.assess.rows import (
 from octfast.data.scans import save_scans
 from octfast.errors import UsageError
 from octfast.model.bundle import BundleInfo, load_bundle
+from octfast.model.forward import headline
 from octfast.progress import track
-from octfast.train.job import headline
 from octfast.train.plots import save_figure
 from octfast.train.run import SYNTHETIC_NOTE, Run
 

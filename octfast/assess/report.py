@@ -15,7 +15,6 @@ from octfast.assess import report_results as results
 from octfast.assess import report_sections as parts
 from octfast.assess.claim import ClaimFacts, claim_answers
 from octfast.assess.evaluate import evaluate_run
-from octfast.assess.findings import interpret_run as interpret_run
 from octfast.assess.heatmap import check_method
 from octfast.assess.metrics import Evaluation
 from octfast.assess.model_card import model_card

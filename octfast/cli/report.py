@@ -20,7 +20,7 @@ def report(
     heatmaps: Annotated[bool, typer.Option(help="Show what the model looked at.")] = True,
     method: Annotated[str, typer.Option(help="Of the heat maps: gradcam or occlusion.")] = "gradcam",
     urgent: Annotated[
-        str | None, typer.Option(help="Classes to refer urgently, with commas; by default CNV and DME.")
+        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
     ] = None,
     prevalence: Annotated[
         str | None, typer.Option(help="Shares of classes to give PPV and NPV for, such as CNV=.02,DME=.01.")
@@ -62,7 +62,7 @@ def report(
         k=top_losses,
         heatmaps=heatmaps,
         method=method,
-        urgent=None if urgent is None else [name.strip() for name in urgent.split(",") if name.strip()],
+        urgent=_names(urgent),
         prevalence=None if prevalence is None else parse_prevalence(prevalence, classes),
         costs=None if costs is None else read_costs(costs, classes),
         sensitivity=sensitivity,
@@ -75,3 +75,9 @@ def report(
         print(page.with_name(CARD))
     if open_page:
         typer.launch(page.as_uri())
+
+
+def _names(words: str | None) -> list[str] | None:
+    if words is None:
+        return None
+    return [] if words.strip().casefold() == "none" else [w.strip() for w in words.split(",") if w.strip()]

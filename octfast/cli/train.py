@@ -98,7 +98,8 @@ def train(
         workers=workers,
     )
     from octfast.cli.output import print_json, print_table
-    from octfast.train.job import headline, train_classifier
+    from octfast.model.forward import headline
+    from octfast.train.job import train_classifier
     from octfast.train.run import SYNTHETIC_NOTE
 
     run = train_classifier(config)

@@ -88,6 +88,20 @@ def predictions_table(
     return table
 
 
+def headline(predictions: pd.DataFrame) -> dict[str, float | int]:
+    """Accuracy, loss and counts of a Predictions table; a patient is right when more than half of its scans are."""
+    right = predictions["predicted"] == predictions["label"]
+    by_patient = right.groupby(predictions["patient"]).mean()
+    return {
+        "scans": len(predictions),
+        "patients": len(by_patient),
+        "right": int(right.sum()),
+        "accuracy": float(right.mean()),
+        "loss": float(predictions["loss"].mean()),
+        "patients_right": int((by_patient > 0.5).sum()),
+    }
+
+
 def _batches(paths: Sequence[str], info: BundleInfo, bs: int) -> Iterable[torch.Tensor]:
     """Preprocessed pictures, float32 of shape (at most bs, 3, size, size), decoded ahead in one thread."""
 

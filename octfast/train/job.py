@@ -37,7 +37,7 @@ from octfast.errors import OctfastError, WeightsError
 from octfast.model.arch import find_arch
 from octfast.model.bundle import BundleInfo, save_bundle
 from octfast.model.engine import check_engine
-from octfast.model.forward import predict_scans, predictions_table
+from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.heads import check_head
 from octfast.model.temperature import calibrate_bundle, rescale
 from octfast.progress import track
@@ -140,20 +140,6 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
         about["seconds"] = round(time.time() - start, 1)
         run.write_json("config.json", about)
     return run
-
-
-def headline(predictions: pd.DataFrame) -> dict[str, float | int]:
-    """Accuracy, loss and counts of a Predictions table; a patient is right when more than half of its scans are."""
-    right = predictions["predicted"] == predictions["label"]
-    by_patient = right.groupby(predictions["patient"]).mean()
-    return {
-        "scans": len(predictions),
-        "patients": len(by_patient),
-        "right": int(right.sum()),
-        "accuracy": float(right.mean()),
-        "loss": float(predictions["loss"].mean()),
-        "patients_right": int((by_patient > 0.5).sum()),
-    }
 
 
 def _check_names(config: TrainConfig) -> None:

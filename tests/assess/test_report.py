@@ -484,6 +484,8 @@ def test_octfast_report(octfast, own_run):
     assert json.loads(told.out) == {"report": str(own_run.path / REPORT), "model_card": str(own_run.path / CARD)}
     text = Path(own_run.path / REPORT).read_text(encoding="utf-8")
     assert "prevalence that was given" in text and "PPV at that prevalence" in text
+    assert octfast("report", own_run.path, "--no-heatmaps", "--resamples", 100, "--urgent", "none").code == 0
+    assert "No class is named as urgent" in Path(own_run.path / REPORT).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,10 @@ COMMANDS = {
         *("--epochs", "--lr", "--bs", "--patience", "--seed", "--size", "--arch", "--head", "--weights", "--valid"),
         *("--out", "--views", "--unfreeze", "--precision", "--cache", "--workers", "--json"),
     ),
-    ("interpret",): ("--top-losses", "--smallest", "--split", "--data", "--json"),
+    ("interpret",): (
+        *("--top-losses", "--smallest", "--split", "--data", "--heatmaps", "--method", "--urgent"),
+        *("--label-errors", "--folds", "--json"),
+    ),
     ("evaluate",): (
         *("--split", "--by", "--urgent", "--sensitivity", "--prevalence", "--costs", "--resamples", "--seed"),
         *("--top-k", "--out", "--known-only", "--moved", "--json"),
@@ -30,7 +33,7 @@ COMMANDS = {
     ("calibrate",): ("--coverage", "--sensitivity", "--urgent", "--data", "--json"),
     ("compare",): ("--split", "--urgent", "--sensitivity", "--costs", "--resamples", "--seed", "--out", "--json"),
     ("report",): ("--split", "--by", "--open"),
-    ("show",): ("--seed",),
+    ("show",): ("--seed", "--split", "--top", "--data", "--json"),
     ("predict",): ("--out", "--format", "--top-k", "--heatmaps", "--montage", "--abstain-below", "--resume", "--force"),
     ("export",): ("--format", "--out", "--half", "--int8", "--check", "--calibration"),
     ("app",): ("--host", "--port", "--max-mb", "--open"),

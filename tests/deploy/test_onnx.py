@@ -160,6 +160,18 @@ def test_pooled_moments_and_temperature(pooled, tmp_path, said):
     np.testing.assert_allclose(expected[0], plain[0].detach().numpy(), atol=1e-5)
 
 
+def test_another_runtime_agrees(pooled, tmp_path):
+    """OpenVINO holds whole numbers in 32 bits, in which the arithmetic of the resize has to fit."""
+    # Nothing is to be reported to anybody.
+    sys.modules.setdefault("openvino_telemetry", None)
+    openvino = pytest.importorskip("openvino")
+    file = export_bundle(pooled, out=tmp_path / "m.onnx", scans=2).file
+    model = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for picture in (scan(100, 120), scan(496, 768), scan(1200, 3000), COLOUR):
+        given = picture[None] if picture.ndim == 3 else picture[None, :, :, None]
+        np.testing.assert_allclose(model(given)[0], run(file, given), atol=1e-3)
+
+
 def test_int8_has_the_layers_in_8_bits_and_leaves_the_rest_alone(pooled, tmp_path):
     onnx = pytest.importorskip("onnx")
     found = export_bundle(pooled, out=tmp_path / "m.onnx", int8=True)
