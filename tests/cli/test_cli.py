@@ -34,7 +34,10 @@ COMMANDS = {
     ("compare",): ("--split", "--urgent", "--sensitivity", "--costs", "--resamples", "--seed", "--out", "--json"),
     ("report",): ("--split", "--by", "--open"),
     ("show",): ("--seed", "--split", "--top", "--data", "--json"),
-    ("predict",): ("--out", "--format", "--top-k", "--heatmaps", "--montage", "--abstain-below", "--resume", "--force"),
+    ("predict",): (
+        *("--out", "--format", "--top-k", "--abstain-below", "--heatmaps", "--montage", "--volume-summary"),
+        *("--recursive", "--resume", "--force", "--bs", "--precision", "--device", "--weights", "--json"),
+    ),
     ("export",): ("--format", "--out", "--half", "--int8", "--check", "--calibration"),
     ("app",): ("--host", "--port", "--max-mb", "--open"),
     ("doctor",): ("--json",),
