@@ -120,14 +120,13 @@ def refuse_leaks(scans: pd.DataFrame, allow: bool = False) -> None:
         return
     counts = ", ".join(f"{pair}: {n}" for pair, n in shared["splits"].value_counts().items())
     n = int(scans["patient"].isin(shared["patient"]).sum())
+    who = "1 patient stands" if len(shared) == 1 else f"{len(shared)} patients stand"
+    said = f"{who} in more than one split, with {n} scans ({counts})"
     if allow:
-        log.warning(
-            "%d patients with %d scans stand in more than one split (%s): figures on these splits flatter the model",
-            *(len(shared), n, counts),
-        )
+        log.warning("%s: figures on these splits flatter the model", said)
         return
     raise DataError(
-        f"{len(shared)} patients with {n} scans stand in more than one split ({counts}), which would flatter the model",
+        f"{said}, which would flatter the model",
         "--drop-leaks leaves them out of training, octfast data split draws clean splits, --allow-leaks goes on",
     )
 

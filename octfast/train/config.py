@@ -90,7 +90,7 @@ class TrainConfig:
             raise UsageError(f"--fold {self.fold}: of which folds?", "add --splits splits.csv, from octfast data split")
 
     @property
-    def columns(self) -> dict[str, str | None]:
+    def columns(self) -> dict[str, Any]:
         """The named columns of a table, as `read_data` takes them."""
         return {f"{c}_column": getattr(self, f"{c}_column") for c in ("path", "label", "patient", "split")}
 

@@ -93,7 +93,12 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
             **config.to_dict(),
             "classes": {name: i for i, name in enumerate(dls.vocab)},
             "chosen": {"bs": dls.train.bs, "patience": config.chosen_patience, "device": str(dls.device)},
-            "data": {"root": str(root), "synthetic": synthetic, "fingerprint": _fingerprint(scans, root)},
+            "data": {
+                "root": str(root),
+                "source": config.data,
+                "synthetic": synthetic,
+                "fingerprint": _fingerprint(scans, root),
+            },
             "weights_report": learn.weights_report.to_dict(),
             "versions": _versions(),
             "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
@@ -331,6 +336,9 @@ def _logged(run: Run) -> Iterator[list[str]]:
                 notes.append(record.getMessage())
 
     handlers: list[logging.Handler] = [file, Notes()]
+    # Python shows warnings where nobody listens, as in a notebook; it would not, now that a file does.
+    if not log.hasHandlers() and logging.lastResort:
+        handlers.append(logging.lastResort)
     level = log.level
     if log.getEffectiveLevel() > logging.INFO:
         log.setLevel(logging.INFO)

@@ -263,10 +263,10 @@ def test_unreadable_files_are_listed_and_training_goes_on(own_phantoms):
 def test_patients_in_two_splits_are_refused_unless_allowed_and_then_said(own_phantoms):
     file = min((own_phantoms / "train" / "DME").iterdir())
     shutil.copy(file, own_phantoms / "test" / "DME" / file.name)
-    with pytest.raises(DataError, match=r"1 patients with .* stand in more than one split"):
+    with pytest.raises(DataError, match=r"1 patient stands in more than one split, with .* scans"):
         train_classifier(**quick(own_phantoms, out="r", epochs=1))
     run = train_classifier(**quick(own_phantoms, out="r", epochs=1, allow_leaks=True))
-    assert any("stand in more than one split" in note for note in run.config["notes"])
+    assert any("1 patient stands in more than one split" in note for note in run.config["notes"])
     run = train_classifier(**quick(own_phantoms, out="clean", epochs=1, drop_leaks=True))
     left_out = pd.read_csv(run.path / "left-out.csv")
     assert file.name in {Path(p).name for p in left_out["path"]}
