@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "octfast"
 ROOMS = ("data", "model", "train", "assess", "deploy", "cli")
-FOR_ALL = {"errors", "progress"}
+FOR_ALL = {"errors", "progress", "figure"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
@@ -17,6 +16,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from octfast.assess.abstain import coverage_risk, risk_area
 from octfast.assess.calibration import ece, reliability
 from octfast.assess.referral import urgent_score
+from octfast.figure import Figure
 from octfast.model.temperature import table_temperature
 
 # Okabe and Ito's colours without the yellow, which is too light for a line. Each has a dash and a marker of its own,

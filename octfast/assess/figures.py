@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
+from octfast.figure import Figure
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
 # The heat map of a scan (its path) and a class: float32 of the scan's height and width; or why there is none.

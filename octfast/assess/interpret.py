@@ -12,7 +12,6 @@ import torch
 from fastai.data.transforms import CategoryMap
 from fastai.interpret import ClassificationInterpretation as _FastaiInterpretation
 from fastai.learner import Learner
-from matplotlib.figure import Figure
 from torch import nn
 
 from octfast.assess.figures import plot_confusion_matrix, plot_montage, plot_top_losses
@@ -20,6 +19,7 @@ from octfast.assess.heatmap import HeatMaps
 from octfast.assess.predictions import run_predictions
 from octfast.assess.rows import confusion_matrix, montage_rows, most_confused, top_losses, with_p_actual
 from octfast.errors import UsageError
+from octfast.figure import Figure
 from octfast.model.bundle import BundleInfo, load_bundle
 from octfast.model.forward import predictions_table
 from octfast.train.learner import bundle_info

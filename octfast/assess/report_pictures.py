@@ -13,13 +13,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image
 
 from octfast.assess.heatmap import CAUTION, HeatMaps, overlay
 from octfast.assess.provenance import within
 from octfast.data.preprocess import decode_grey
 from octfast.errors import OctfastError
+from octfast.figure import Figure
 from octfast.model.bundle import load_bundle
 from octfast.progress import track
 from octfast.train.run import Run

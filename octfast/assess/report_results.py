@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from octfast.assess.abstain import coverage_risk
 from octfast.assess.calibration import calibration_scores
@@ -17,6 +16,7 @@ from octfast.assess.provenance import SPLIT_NAMES, Provenance
 from octfast.assess.report_pictures import figure_picture
 from octfast.assess.report_tables import cell, find, methods_in_words, metric_meaning, metric_name
 from octfast.errors import DataError, OctfastError
+from octfast.figure import Figure
 from octfast.model.bundle import BundleInfo
 from octfast.model.temperature import fit_table, rescale
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from octfast.assess.predictions import run_predictions
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
+from octfast.figure import Figure
 from octfast.model.bundle import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.train.plots import save_figure

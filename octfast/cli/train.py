@@ -114,4 +114,4 @@ def train(
     if about["data"]["synthetic"]:
         print(SYNTHETIC_NOTE)
     print(f"Run folder: {run.path}")
-    print("Next: octfast interpret --top-losses 9")
+    print("Next: octfast interpret --top-losses 9, or octfast report --open for a page with all of it")

@@ -21,7 +21,7 @@ from octfast.errors import DataError
 from octfast.progress import track
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from octfast.figure import Figure
 
 SYNTHETIC = "Synthetic phantoms, which show no patient."
 ALL = "all"

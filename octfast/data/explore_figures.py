@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from octfast.data.preprocess import decode_grey
 from octfast.data.scans import SPLITS
 from octfast.errors import DataError
+from octfast.figure import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

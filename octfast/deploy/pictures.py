@@ -22,7 +22,7 @@ from octfast.deploy.volumes import VolumeReader
 from octfast.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from octfast.figure import Figure
 
 log = logging.getLogger("octfast")
 
@@ -111,7 +111,7 @@ def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], t
     pictures : for each, grey samples of shape (H, W), or why there are none.
     note : a line below.
     """
-    from matplotlib.figure import Figure
+    from octfast.figure import Figure
 
     columns = max(1, min(len(rows), 8, math.ceil(math.sqrt(1.5 * len(rows)))))
     lines = max(1, math.ceil(len(rows) / columns))

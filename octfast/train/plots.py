@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
+
+from octfast.figure import Figure
 
 # Okabe and Ito's colours, which can be told apart without colour vision.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"

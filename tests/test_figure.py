@@ -1,0 +1,18 @@
+"""Figures as notebooks show them."""
+
+import subprocess
+import sys
+
+
+def test_a_notebook_shows_a_figure_though_pyplot_was_never_imported():
+    program = """
+import sys
+from IPython.core.formatters import DisplayFormatter
+import pandas as pd
+from octfast.train.plots import plot_history
+history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "valid_loss": [1.0, 0.6], "valid_accuracy": [0.5, 0.6]})
+shown, _ = DisplayFormatter().format(plot_history(history))
+assert shown["image/png"][:8] == b"\\x89PNG\\r\\n\\x1a\\n"
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
