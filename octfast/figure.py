@@ -1,14 +1,30 @@
-"""The Figure of every plot: one that a notebook shows, whether or not pyplot was ever imported there."""
+"""The Figure of every plot: one that a notebook shows, and in which a dollar sign is a dollar sign."""
 
 from __future__ import annotations
 
 import io
+import warnings
+from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure as _Figure
+from matplotlib.text import Text
 
 
 class Figure(_Figure):
-    """A matplotlib Figure without pyplot, so that a process that draws many keeps none of them in memory."""
+    """A matplotlib Figure without pyplot, so that a process that draws many keeps none of them in memory.
+
+    File and class names are drawn as they are: no text is read as a formula.
+    """
+
+    def savefig(self, *args: Any, **kwargs: Any) -> None:
+        """As matplotlib's, without formulas and without a page of warnings for a name in Chinese."""
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        # Ticks are made only as they are drawn, and go by the setting.
+        with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            super().savefig(*args, **kwargs)
 
     def _repr_png_(self) -> bytes:
         """The picture, for IPython, which knows by itself the figures of pyplot alone."""

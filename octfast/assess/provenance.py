@@ -248,7 +248,8 @@ def train_command(known: Provenance) -> str:
     """The command that trains the same again: what differs from the defaults, and the seed."""
     config, usual, given = known.config, TrainConfig(), known.part("data")
     # config.json says under "data" what was read, in place of the option.
-    source = None if known.info.synthetic else (given.get("source") or given.get("root") if given else None)
+    root = None if known.info.synthetic else given.get("root")
+    source = given.get("source", root)
     words = ["octfast", "train", *([str(source)] if source else [])]
     for name in TrainConfig.__dataclass_fields__:
         value = config.get(name)

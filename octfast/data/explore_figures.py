@@ -40,7 +40,7 @@ def plot_counts(scans: pd.DataFrame, ax: Axes | None = None, of: str = "scans") 
     for i, (split, row) in enumerate(table.iterrows()):
         bars = ax.bar(at + (i - (len(table) - 1) / 2) * width, row, width, color=COLOURS[str(split)], label=str(split))
         ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=1)
-    ax.set_xticks(at, [_short(c) for c in table.columns])
+    ax.set_xticks(at, [_short(c) for c in table.columns], parse_math=False)
     _leaning(ax, len(table.columns))
     ax.set(ylabel=of)
     _finish_bars(ax)
@@ -100,7 +100,8 @@ def plot_brightness(scans: pd.DataFrame, ax: Axes | None = None) -> Axes:
             medianprops={"color": COLOURS["valid"]},
             flierprops={"marker": ".", "markersize": 4, "markeredgecolor": "#666666"},
         )
-    ax.set_xticks(range(len(labels)), [f"{_short(c)}\n(n={(measured['label'] == c).sum():,})" for c in labels])
+    names = [f"{_short(c)}\n(n={(measured['label'] == c).sum():,})" for c in labels]
+    ax.set_xticks(range(len(labels)), names, parse_math=False)
     _leaning(ax, len(labels))
     ax.set(ylabel="mean grey of a scan (0 to 255)")
     ax.grid(axis="y", alpha=0.3)
@@ -181,7 +182,7 @@ def _axes(ax: Axes | None) -> Axes:
 
 def _show(ax: Axes, path: str) -> None:
     name = Path(path).name
-    ax.set_title(_literal("\n".join(textwrap.wrap(name, 34)[:2]) or name), fontsize=7, color="#444444")
+    ax.set_title("\n".join(textwrap.wrap(name, 34)[:2]) or name, fontsize=7, color="#444444")
     try:
         ax.imshow(np.asarray(decode_grey(path)), cmap="gray", vmin=0, vmax=255)
         # White borders would melt into a white page.
@@ -189,7 +190,7 @@ def _show(ax: Axes, path: str) -> None:
         ax.spines[:].set(color="#999999", linewidth=0.6)
     except DataError as e:
         reason = "\n".join(textwrap.wrap(e.message.replace(path, "").strip(" :"), 28)[:4])
-        ax.text(0.5, 0.5, _literal(reason), transform=ax.transAxes, ha="center", va="center", fontsize=8)
+        ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8)
 
 
 def _splits(scans: pd.DataFrame) -> Sequence[str]:
@@ -210,15 +211,10 @@ def _leaning(ax: Axes, labels: int) -> None:
 
 
 def _finish(fig: Figure, title: str, note: str) -> None:
-    fig.suptitle(_literal(title), fontsize=12)
+    fig.suptitle(title, fontsize=12)
     fig.supxlabel(f"{note}  Not a medical device.".strip(), fontsize=8, color="#444444")
 
 
 def _short(name: object, most: int = 24) -> str:
     text = str(name)
-    return _literal(text if len(text) <= most else text[: most - 1] + "…")
-
-
-def _literal(text: str) -> str:
-    """A name with dollar signs is no formula."""
-    return text.replace("$", r"\$")
+    return text if len(text) <= most else text[: most - 1] + "…"

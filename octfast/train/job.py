@@ -25,6 +25,7 @@ from fastcore.basics import noop
 from scipy.stats import binomtest
 
 from octfast.data.check import leave_out_unreadable
+from octfast.data.explore import is_synthetic
 from octfast.data.leaks import drop_leaks, refuse_leaks
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.phantom import default_phantoms
@@ -85,7 +86,7 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
             if given:
                 run.path.mkdir()
             raise
-        synthetic = config.data is None
+        synthetic = config.data is None or is_synthetic(scans)
         save_scans(scans, run.path / "scans.csv", root)
         if len(left_out):
             save_scans(left_out, run.path / "left-out.csv", root)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from octfast.figure import Figure
@@ -42,6 +40,8 @@ def plot_lr_find(rates: list[float], losses: list[float], chosen: float) -> Figu
     ax.plot(rates, losses, color=BLUE)
     ax.axvline(chosen, color=ORANGE, linestyle="--", label=f"chosen: {chosen:.1e}")
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss (smoothed)")
+    # Powers of ten are formulas by default, which octfast's figures do not read.
+    ax.xaxis.set_major_formatter("{x:.0e}")
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return fig
@@ -52,12 +52,7 @@ def save_figure(fig: Figure, file: str | Path, dpi: int = 120) -> Path:
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
-    # A file name with a dollar sign is no formula, and one in Chinese no reason for a page of warnings.
-    for text in fig.findobj(Text):
-        text.set_parse_math(False)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        fig.savefig(part, dpi=dpi, format=file.suffix[1:])
+    fig.savefig(part, dpi=dpi, format=file.suffix[1:])
     part.replace(file)
     return file
 

@@ -49,7 +49,7 @@ def test_what_interpret_finds_and_leaves_behind(own_run):
     assert {k: found.headline[k] for k in ("scans", "right")} == {
         k: json.loads((own_run.path / "metrics-valid.json").read_text())[k] for k in ("scans", "right")
     }
-    assert len(found.top) == 9 and found.top["path"].is_unique and not found.synthetic and not found.notes
+    assert len(found.top) == 9 and found.top["path"].is_unique and found.synthetic and not found.notes
     assert found.top["loss"].iloc[0] == table["loss"].max()
     assert found.urgent == ("CNV", "DME") and found.label_errors is None
     said = json.loads(json.dumps(found.to_dict(), default=str))

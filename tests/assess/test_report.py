@@ -25,6 +25,7 @@ from octfast.assess.provenance import cautions, run_provenance, train_command
 from octfast.assess.report import CARD, REPORT, write_report
 from octfast.assess.report_tables import cell
 from octfast.errors import BundleError, OctfastError, UsageError
+from octfast.model.bundle import update_info
 from octfast.train.run import SYNTHETIC_NOTE, open_run
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -94,10 +95,21 @@ def renamed(run, names: dict[str, str], files: dict[str, str] | None = None):
     return run
 
 
+def of_people(run):
+    """The run, its model taken for one of scans of people, whose report says more than one of phantoms."""
+    update_info(run.bundle, synthetic=False)
+    return run
+
+
+@pytest.fixture
+def own_run(own_run):
+    return of_people(own_run)
+
+
 @pytest.fixture(scope="module")
 def written(trained, tmp_path_factory):
     """A report of the test split of the trained run, with its run."""
-    run = open_run(shutil.copytree(trained.path, tmp_path_factory.mktemp("report") / "run"))
+    run = of_people(open_run(shutil.copytree(trained.path, tmp_path_factory.mktemp("report") / "run")))
     file = write_report(run, "test", resamples=200)
     return run, file, Page(file.read_text(encoding="utf-8"))
 

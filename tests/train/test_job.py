@@ -108,11 +108,17 @@ def test_the_config_says_how_it_was_made(trained, phantoms):
     assert {f: said[f] for f in TrainConfig().to_dict()}["epochs"] == 3
     assert said["classes"] == {"CNV": 0, "DME": 1, "DRUSEN": 2, "NORMAL": 3}
     assert said["chosen"]["bs"] == 4 and said["chosen"]["patience"] == 3 and said["chosen"]["lr"] > 0
-    assert said["data"]["root"] == str(phantoms) and said["data"]["synthetic"] is False
+    assert said["data"]["root"] == str(phantoms) and said["data"]["synthetic"] is True
     assert said["versions"]["torch"] == torch.__version__.split("+")[0] or said["versions"]["torch"]
     assert said["weights_report"]["source"] == "none" and said["seconds"] > 0 and "fingerprint" in said["data"]
     bundle = json.loads((trained.bundle / "octfast.json").read_text())
-    assert bundle["classes"] == ["CNV", "DME", "DRUSEN", "NORMAL"] and bundle["synthetic"] is False
+    assert bundle["classes"] == ["CNV", "DME", "DRUSEN", "NORMAL"] and bundle["synthetic"] is True
+
+
+def test_scans_of_people_are_not_called_synthetic(own_phantoms, tmp_path):
+    (own_phantoms / "SYNTHETIC.txt").unlink()
+    run = train_classifier(**quick(own_phantoms, out=tmp_path / "r", epochs=1))
+    assert run.config["data"]["synthetic"] is False and not load_bundle(run.bundle)[1].synthetic
 
 
 def test_an_untrained_body_is_said_at_the_start_at_the_end_and_in_the_notes(trained):
