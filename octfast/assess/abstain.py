@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from octfast.assess.intervals import Proportion, choose_interval, resampled_weights
+from octfast.assess.weighted import ratio
 from octfast.errors import UsageError
 
 
@@ -57,9 +59,50 @@ def answered(table: pd.DataFrame, below: float) -> pd.DataFrame:
     ------
     UsageError : no probability.
     """
+    return table[table["probability"] >= check_abstain(below)]
+
+
+def check_abstain(below: float) -> float:
+    """The same number, if it is one that can be asked for.
+
+    Raises
+    ------
+    UsageError : no probability.
+    """
     if not 0 <= below <= 1:
         raise UsageError(f"--abstain-below {below:g}: not a probability", "between 0 and 1, such as 0.8")
-    return table[table["probability"] >= below]
+    return below
+
+
+def abstain_figures(
+    table: pd.DataFrame, below: float, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> pd.DataFrame:
+    """How often a model answers that abstains below a probability, and how often it is then right, with intervals.
+
+    Returns
+    -------
+    Two rows, `coverage` (answered of all) and `accuracy` (right of the answered), with `metric`, `value`, `low`,
+    `high`, `method`, by the same resamples of patients as the figures of `evaluate_table`.
+
+    Raises
+    ------
+    UsageError : no probability.
+    """
+    kept = (table["probability"] >= check_abstain(below)).to_numpy()
+    right = kept & (table["label"] == table["predicted"]).to_numpy()
+    owner = pd.factorize(table["patient"])[0]
+    patients = int(owner.max()) + 1
+    sums = np.stack([np.bincount(owner, marks, patients) for marks in (np.ones(len(owner)), kept, right)])
+    drawn = np.concatenate([sums @ w for w in resampled_weights(patients, resamples, seed, len(owner))], axis=1)
+    single = patients == len(owner)
+    rows = []
+    for metric, part, whole in (("coverage", kept, np.ones(len(owner), dtype=bool)), ("accuracy", right, kept)):
+        of, among = (1, 0) if metric == "coverage" else (2, 1)
+        counted = Proportion(int(part.sum()), int(whole.sum()), len(np.unique(owner[whole])))
+        value = counted.successes / counted.trials if counted.trials else float("nan")
+        found = choose_interval(value, ratio(drawn[of], drawn[among]), level=level, single=single, proportion=counted)
+        rows.append([metric, value, *found])
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "method"])
 
 
 def abstain_summary(table: pd.DataFrame, below: float) -> dict[str, Any]:

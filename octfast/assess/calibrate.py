@@ -14,6 +14,7 @@ from octfast.assess.calibration import calibration_scores, referral_at
 from octfast.assess.conformal import (
     check_coverage,
     conformal_threshold,
+    coverage_intervals,
     coverage_of_sets,
     prediction_sets,
     rounded_down,
@@ -25,7 +26,7 @@ from octfast.errors import DataError, OctfastError
 from octfast.model.bundle import INFO_FILE, BundleInfo, update_info
 from octfast.model.temperature import fit_table, rescale, too_small
 from octfast.train.plots import save_figure
-from octfast.train.run import SYNTHETIC_NOTE, Run
+from octfast.train.run import SYNTHETIC_NOTE, Run, open_run
 
 log = logging.getLogger("octfast")
 
@@ -48,7 +49,7 @@ class Calibrated:
     info : what the bundle says now: its `temperature` and `calibration`.
     scores : a row a split and temperature, see `calibration_scores`; a temperature of 1 is uncalibrated.
     referral : a row a split, see `referral_at`; empty where there is no urgent class.
-    sets : a row a split, see `coverage_of_sets`.
+    sets : a row a split, see `coverage_of_sets`, with their `intervals`, see `coverage_intervals`.
     notes : what a reader has to know.
     files : that were written.
     """
@@ -75,7 +76,11 @@ class Calibrated:
 
 
 def calibrate_run(
-    run: Run, *, coverage: float = 0.9, sensitivity: float = 0.95, urgent: Sequence[str] | None = None
+    run: Run | str | Path | None = None,
+    *,
+    coverage: float = 0.9,
+    sensitivity: float = 0.95,
+    urgent: Sequence[str] | None = None,
 ) -> Calibrated:
     """Fit a run's temperature, operating point and prediction sets on validation, and keep them in its bundle.
 
@@ -84,6 +89,7 @@ def calibrate_run(
 
     Parameters
     ----------
+    run : a run or its folder; None takes the newest.
     coverage : of the prediction sets.
     sensitivity : of urgent referral, wanted on validation.
     urgent : classes that are referred urgently; None takes those of CNV and DME that there are.
@@ -93,6 +99,7 @@ def calibrate_run(
     DataError : validation is too small to calibrate on; nothing is changed then.
     UsageError : a share or a class that cannot be.
     """
+    run = run if isinstance(run, Run) else open_run(run)
     raw, info = run_predictions(run, "valid", temperature=1.0)
     classes = info.classes
     referred = list(urgent_classes(classes, urgent))
@@ -138,7 +145,7 @@ def _measured(run: Run, tables: dict[str, pd.DataFrame], info: BundleInfo, notes
         if operating:
             referral.append({"split": split, **referral_at(table, operating["urgent"], operating["threshold"])})
         held = prediction_sets(table, classes, conformal["threshold"])
-        sets.append({"split": split, **coverage_of_sets(table, held)})
+        sets.append({"split": split, **coverage_of_sets(table, held), "intervals": coverage_intervals(table, held)})
         title = f"Reliability, {'validation' if split == 'valid' else split}"
         figure = plot_reliability(before, after, classes, title=title, note=SYNTHETIC_NOTE if info.synthetic else "")
         name = "reliability.png" if split == "valid" else f"reliability-{split}.png"

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from octfast.assess.costs import check_costs, kermany_costs, read_costs
-from octfast.assess.evaluate import operating_point, read_evaluation
+from octfast.assess.evaluate import evaluation_root, operating_point, read_evaluation
 from octfast.assess.intervals import ALL_EQUAL, OVER_PATIENTS, OVER_SCANS, UNDEFINED, choose_interval, percentiles
 from octfast.assess.predictions import run_predictions
 from octfast.assess.referral import urgent_classes
@@ -98,17 +98,25 @@ def compare_runs(
         split = "test" if all((r.scans["split"] == "test").any() for r in own) else "valid"
     names = _names([r.path if isinstance(r, Run) else r for r in opened])
     tables, classes, points, notes = {}, {}, {}, []
+    aims: dict[str, float | None] = {}
     for name, run in zip(names, opened, strict=True):
         if isinstance(run, Run):
             tables[name], info = run_predictions(run, split)
             classes[name] = list(info.classes)
             point, said = operating_point(info, run, urgent, sensitivity)
             points[name] = None if point is None else point.threshold
+            aims[name] = None if point is None else point.wanted
             notes += [f"{name}: {note}" for note in said]
         else:
             tables[name], metrics = read_evaluation(run)
             classes[name] = list(metrics["classes"])
-            points[name] = (metrics.get("operating") or {}).get("threshold")
+            points[name], said = _kept_point(metrics, urgent, sensitivity)
+            aims[name] = None if points[name] is None else (metrics.get("operating") or {}).get("wanted")
+            notes += [f"{name}: {note}" for note in said]
+    known = {name: aim for name, aim in aims.items() if aim is not None}
+    if len(set(known.values())) > 1:
+        told = ", ".join(f"{name} {aim:g}" for name, aim in known.items())
+        notes.append(f"The operating points are for different sensitivities ({told}): --sensitivity fixes one for all.")
     first = classes[names[0]]
     for name in names[1:]:
         if set(classes[name]) != set(first):
@@ -117,15 +125,14 @@ def compare_runs(
                 "only models of the same classes can be compared",
             )
     if not set.intersection(*(set(t["path"]) for t in tables.values())):
-        # The runs may have been trained where their scans lay in another folder each.
+        # The scans may have lain in another folder each time.
         for name, run in zip(names, opened, strict=True):
-            if isinstance(run, Run):
-                base = run.root
-                relative = [
-                    Path(p).relative_to(base).as_posix() if Path(p).is_relative_to(base) else p
-                    for p in tables[name]["path"]
-                ]
-                tables[name] = tables[name].assign(path=relative)
+            base = run.root if isinstance(run, Run) else evaluation_root(run)
+            relative = [
+                Path(p).relative_to(base).as_posix() if Path(p).is_relative_to(base) else p
+                for p in tables[name]["path"]
+            ]
+            tables[name] = tables[name].assign(path=relative)
     cost = read_costs(costs, first) if isinstance(costs, str | Path) else costs
     found = compare_tables(tables, first, urgent=urgent, costs=cost, thresholds=points, split=split, **asked)
     found.notes[:0] = notes
@@ -194,6 +201,8 @@ def compare_tables(
                 [name, names[0], *key, *_difference(values[name][key] - values[names[0]][key], spread, level, single)]
             )
     mcnemar = _mcnemar_table(aligned, classes)
+    if len(rows):
+        notes.append("Each interval stands alone: of twenty figures of equal models, one leaves out 0 by chance.")
     if not single and len(names) > 1:
         notes.append("McNemar's test takes scans for independent; that of patients does not need to.")
     head = ["value", "low", "high", "method"]
@@ -244,6 +253,21 @@ def _open(run: Run | str | Path) -> Run | Path:
     path = Path(run).expanduser()
     made = path.is_dir() and not (path / "config.json").exists() and any(path.glob("metrics-*.json"))
     return path.resolve() if made else open_run(path)
+
+
+def _kept_point(
+    metrics: dict[str, Any], urgent: Sequence[str] | None, sensitivity: float | None
+) -> tuple[float | None, list[str]]:
+    """The threshold of an evaluation, where it is of these urgent classes and this sensitivity; and why it is not."""
+    kept = metrics.get("operating")
+    refer = urgent_classes(metrics["classes"], urgent)
+    if not isinstance(kept, dict) or not refer:
+        return None, []
+    if set(metrics.get("urgent", ())) != set(refer):
+        return None, ["No operating point, as it was fixed for other urgent classes."]
+    if sensitivity is not None and kept.get("wanted") != sensitivity:
+        return None, [f"No operating point, as none was fixed for a sensitivity of {sensitivity:g}; evaluate it again."]
+    return float(kept["threshold"]), []
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

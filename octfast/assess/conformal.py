@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from octfast.assess.intervals import Proportion, choose_interval, resampled_weights
 from octfast.errors import DataError, UsageError
 
 
@@ -99,6 +100,37 @@ def coverage_of_sets(table: pd.DataFrame, sets: pd.DataFrame) -> dict[str, Any]:
         "sizes": {int(k): int(n) for k, n in zip(numbers, counts, strict=True)},
         "by_class": {c: float(by_class[c]) if c in by_class else None for c in sets.columns},
     }
+
+
+def coverage_intervals(
+    table: pd.DataFrame, sets: pd.DataFrame, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict[str, list[float | None]]:
+    """The intervals of `coverage`, `coverage_by_patient` and `mean_size` of `coverage_of_sets`, by a bootstrap.
+
+    Over patients; a coverage of scans that are a patient each has Wilson's.
+
+    Returns
+    -------
+    [low, high] each, [None, None] where there is none.
+    """
+    held = sets.to_numpy()[np.arange(len(sets)), sets.columns.get_indexer(table["label"].astype(object))]
+    owner = pd.factorize(table["patient"])[0]
+    scans = np.bincount(owner).astype(float)
+    n = len(scans)
+    right, size = np.bincount(owner, held), np.bincount(owner, sets.to_numpy().sum(1))
+    sums = np.stack([right, right / scans, size, scans, np.ones(n)])
+    drawn = np.concatenate([sums @ w for w in resampled_weights(n, resamples, seed, len(owner))], axis=1)
+    single = n == len(owner)
+    counted = Proportion(int(held.sum()), len(held), n)
+    by_patient = float((right / scans).mean())
+    found = {
+        "coverage": choose_interval(held.mean(), drawn[0] / drawn[3], level=level, single=single, proportion=counted),
+        "coverage_by_patient": choose_interval(
+            by_patient, drawn[1] / drawn[4], level=level, single=single, proportion=counted
+        ),
+        "mean_size": choose_interval(float(size.sum() / len(held)), drawn[2] / drawn[3], level=level, single=single),
+    }
+    return {name: [None if math.isnan(v) else float(v) for v in ends[:2]] for name, ends in found.items()}
 
 
 def check_coverage(coverage: float) -> float:

@@ -201,7 +201,9 @@ def plot_coverage_risk(
         ax.fill_between(shown["coverage"], low, high, color="#0072B2", alpha=0.15, linewidth=0, step="pre")
         ax.plot(curve["coverage"], curve["risk"], color="#0072B2", drawstyle="steps-pre")
         ax.axhline(overall, color=_GREY, linestyle=":", linewidth=1.2)
-        ax.text(0.01, overall, f" all answered: {overall:.1%} wrong", color=_GREY, fontsize=8, va="bottom")
+        box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6}
+        said = f"all answered: {overall:.1%} wrong"
+        ax.text(0.03, overall, said, color=_GREY, fontsize=8, va="bottom", bbox=box, zorder=5)
         _mark_thresholds(ax, curve)
         ax.set_ylim(0, max(0.02, 1.3 * float(np.max(np.asarray(high), initial=overall))))
         said = f"area (AURC) {risk_area(curve):.4f}; shaded: 95% Wilson intervals"

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from octfast.assess.metrics import Evaluation, evaluate_table
+from octfast.assess.metrics import Evaluation, check_question, evaluate_table
 from octfast.assess.predictions import run_predictions
+from octfast.assess.privacy import without_places
 from octfast.assess.referral import (
     SENSITIVITY,
     OperatingPoint,
@@ -25,6 +26,7 @@ from octfast.assess.referral import (
     recorded_operating_point,
     urgent_classes,
 )
+from octfast.assess.subgroups import grouped
 from octfast.data.check import check_file
 from octfast.data.readers import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
@@ -37,6 +39,7 @@ from octfast.train.run import Run, open_run
 log = logging.getLogger("octfast")
 
 EVALUATIONS = Path("evaluations")
+DATA_FILE = "data.json"
 _TRAINED_ON = "these scans were trained on: the figures say nothing of new ones"
 
 
@@ -95,7 +98,8 @@ def evaluate_data(
 ) -> Evaluation:
     """Judge a trained model on other scans than those it came from, in one forward pass.
 
-    Writes predictions-<split>.csv and metrics-<split>.json into `out`, and left-out.csv where files cannot be read.
+    Writes predictions-<split>.csv, metrics-<split>.json and data.json (where the scans lie) into `out`, and
+    left-out.csv where files cannot be read.
 
     Parameters
     ----------
@@ -118,8 +122,12 @@ def evaluate_data(
     bundle, run = find_model(model)
     info = read_info(bundle)
     point, notes = operating_point(info, run, urgent, sensitivity)
+    check_question(**asked)
     found = read_data(data, **(columns or {}), trainable=False)
     root = data_folder(data, found)
+    for column in asked.get("by_group", ()):
+        if column != "predicted":
+            grouped(found, column)
     scans, split, said = _choose_split(found, split, data)
     scans, more = _known(scans, info, known_only)
     notes += [*said, *more]
@@ -127,7 +135,7 @@ def evaluate_data(
     if len(left_out):
         notes.append(f"Left out, as they cannot be read: {len(left_out):,} files, listed in left-out.csv.")
     if run is not None:
-        notes += _trained_on(scans, run)
+        notes += _seen_before(scans, run)
     network, info = load_bundle(bundle)
     if precision is None:
         precision = run.config.get("precision", "auto") if run else "auto"
@@ -135,13 +143,15 @@ def evaluate_data(
         table = predict_scans(network, info, scans, precision=precision, progress=update)
     result = _evaluate(table, info, point, urgent, asked)
     name = run.path.name if run else bundle.resolve().name
-    source = _source(info, split, run=name, data=Path(data).name, root=str(root))
+    source = _source(info, split, run=name, data=Path(data).resolve().name)
     result = replace(result, notes=[*notes, *result.notes], source=source)
     try:
         out.mkdir(parents=True, exist_ok=True)
         save_scans(table, out / f"predictions-{split}.csv", root)
         if len(left_out):
             save_scans(left_out, out / "left-out.csv", root)
+        # Apart from the figures, which are passed on.
+        Run(out).write_json(DATA_FILE, {"root": str(root)})
         Run(out).write_json(f"metrics-{split}.json", result.to_dict())
     except OSError as e:
         raise UsageError(f"cannot write to {out}: {e.strerror or e}", "give another folder: --out FOLDER") from None
@@ -217,11 +227,17 @@ def operating_point(
     try:
         valid, _ = run_predictions(run, "valid")
     except OctfastError as e:
-        return None, [f"No operating point, as there are no validation predictions: {e.message}."]
+        said = without_places(e.message, [run.path, run.root])
+        return None, [f"No operating point, as there are no validation predictions: {said}."]
     point = fix_operating_point(valid, refer, SENSITIVITY if sensitivity is None else sensitivity)
     if point is None:
         return None, ["No operating point: validation has no urgent scans, or no others."]
     return point, []
+
+
+def evaluation_root(folder: Path) -> Path:
+    """Where the scans of an evaluation folder lay; `read_evaluation` says what is raised where it does not tell."""
+    return Path(json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))["root"])
 
 
 def read_evaluation(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -240,8 +256,8 @@ def read_evaluation(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise wrong
     try:
         metrics = json.loads(files[0].read_text(encoding="utf-8"))
-        root, split, classes = metrics["source"]["root"], metrics["source"]["split"], metrics["classes"]
-        table = load_scans(folder / f"predictions-{split}.csv", root)
+        split, classes = metrics["source"]["split"], metrics["classes"]
+        table = load_scans(folder / f"predictions-{split}.csv", evaluation_root(folder))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):
         raise wrong from None
     if not {"predicted", "loss", *(f"p_{c}" for c in classes)} <= set(table.columns):
@@ -329,16 +345,31 @@ def _readable(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return scans[~bad].reset_index(drop=True), left_out
 
 
-def _trained_on(scans: pd.DataFrame, run: Run) -> list[str]:
-    """A note where scans were trained on by the run, said in the log too."""
+def _seen_before(scans: pd.DataFrame, run: Run) -> list[str]:
+    """Notes where scans or patients played a part in training, said in the log too."""
     try:
         own = run.scans
     except OctfastError:
         return []
-    trained = own[own["split"] == "train"]
-    again = scans["path"].isin(trained["path"])
-    if not again.any():
-        return []
-    note = f"{int(again.sum()):,} of {len(scans):,} scans were trained on: the figures are too good for new scans."
-    log.warning(note.removesuffix("."))
-    return [note]
+    n, notes = len(scans), []
+    there = own.set_index("path")["split"]
+    split = scans["path"].map(there[~there.index.duplicated()])
+    trained, chosen = split == "train", split == "valid"
+    if trained.any():
+        notes.append(f"{trained.sum():,} of {n:,} scans were trained on: the figures are too good for new scans.")
+    if chosen.any():
+        notes.append(
+            f"{chosen.sum():,} of {n:,} scans are of the run's validation, on which the epoch and the operating point "
+            "were chosen: the figures flatter a little."
+        )
+    # Files that lie elsewhere now, or other scans of the same people.
+    others = scans[~split.isin(("train", "valid"))]
+    known = others["patient"].isin(own.loc[own["split"] == "train", "patient"])
+    if known.any():
+        notes.append(
+            f"{others.loc[known, 'patient'].nunique():,} patients of {known.sum():,} scans are called as patients that "
+            "were trained on: if they are the same people, the figures are too good for new ones."
+        )
+    for note in notes:
+        log.warning(note.removesuffix("."))
+    return notes

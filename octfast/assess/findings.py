@@ -30,7 +30,7 @@ from octfast.model.bundle import BundleInfo, load_bundle
 from octfast.model.forward import headline
 from octfast.progress import track
 from octfast.train.plots import save_figure
-from octfast.train.run import SYNTHETIC_NOTE, Run
+from octfast.train.run import SYNTHETIC_NOTE, Run, open_run
 
 log = logging.getLogger("octfast")
 
@@ -90,7 +90,7 @@ class Findings:
 
 
 def interpret_run(
-    run: Run,
+    run: Run | str | Path | None = None,
     split: str = "valid",
     k: int = 9,
     *,
@@ -107,6 +107,7 @@ def interpret_run(
 
     Parameters
     ----------
+    run : a run or its folder; None takes the newest.
     k : how many scans to show of each kind.
     largest : whether those with the largest loss, or the smallest.
     heatmaps : whether to draw each scan beside what raised the score of its predicted class.
@@ -123,6 +124,7 @@ def interpret_run(
     """
     if method != "gradcam":
         check_method(method)
+    run = run if isinstance(run, Run) else open_run(run)
     table, info = run_predictions(run, split)
     named = urgent_classes(info.classes, urgent)
     missed = missed_urgent(table, named) if named else None

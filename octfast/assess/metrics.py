@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from octfast.assess.costs import check_costs, check_prevalence, kermany_costs
+from octfast.assess.abstain import abstain_figures, abstain_summary, check_abstain
+from octfast.assess.costs import check_costs, check_prevalence, class_shares, kermany_costs
 from octfast.assess.intervals import ALL_EQUAL, choose_interval
 from octfast.assess.referral import OperatingPoint, urgent_classes
 from octfast.assess.subgroups import grouped, small_group, units
@@ -23,6 +24,7 @@ log = logging.getLogger("octfast")
 SCHEMA = 1
 _FIGURE = ["metric", "value", "low", "high", "method"]
 _FEW_PATIENTS = 20
+AT_PREVALENCE = "PPV and NPV at a prevalence are for"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Evaluation:
     settings : what was asked: classes, urgent, operating, costs, prevalence, top_k, level, resamples, seed.
     notes : what a reader should know of the figures.
     source : what was judged: split, run, data, arch, temperature, synthetic; empty for a bare table.
+    abstain : what comes of abstaining below a probability, see `octfast.assess.abstain.abstain_summary`, with its
+        figures and intervals under `figures`; None where it was not asked.
     """
 
     overall: pd.DataFrame
@@ -56,6 +60,7 @@ class Evaluation:
     settings: dict[str, Any]
     notes: list[str]
     source: dict[str, Any] = field(default_factory=dict)
+    abstain: dict[str, Any] | None = None
 
     def value(self, metric: str, of: str = "") -> float:
         """One figure: overall, or of a class, or of a point of referral."""
@@ -85,6 +90,7 @@ class Evaluation:
             "referral": _records(self.referral),
             "units": _records(self.units),
             "groups": _records(self.groups),
+            "abstain": _plain(self.abstain),
             "confusion": {str(a): {str(p): int(n) for p, n in row.items()} for a, row in self.confusion.iterrows()},
             "counts": _plain(self.counts),
             "notes": list(self.notes),
@@ -114,6 +120,7 @@ def evaluate_table(
     level: float = 0.95,
     by_group: Sequence[str] = (),
     top_k: int = 2,
+    abstain_below: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Judge a Predictions table.
@@ -135,6 +142,7 @@ def evaluate_table(
     level : of the intervals, between .5 and 1.
     by_group : columns whose groups are judged one by one.
     top_k : for the accuracy among the k most probable classes.
+    abstain_below : probability of the predicted class below which the model gives no answer; None judges no such rule.
     progress : called with (resamples done, all resamples) of the whole table.
 
     Raises
@@ -143,7 +151,8 @@ def evaluate_table(
     DataError : an empty table, or one that is not of these classes.
     """
     classes = list(classes)
-    _check(table, classes, resamples, level, top_k)
+    check_question(resamples=resamples, level=level, top_k=top_k, abstain_below=abstain_below)
+    _check(table, classes)
     point = operating_threshold
     if isinstance(point, int | float):
         point = OperatingPoint(float(point), float("nan"), "given")
@@ -161,6 +170,8 @@ def evaluate_table(
     groups = {column: grouped(table, column) for column in by_group}
     tallies = Tallies(table, question)
     figures, notes = _figures(tallies, resamples, seed, level, progress)
+    if shares:
+        notes.insert(0, _prevalence_note(tallies, shares))
     if not refer:
         notes.append("No referral was judged: none of the classes is urgent, or all are.")
     elif point is None:
@@ -193,7 +204,20 @@ def evaluate_table(
             "seed": seed,
         },
         notes=list(dict.fromkeys([*notes, *more, *still_more])),
+        abstain=None if abstain_below is None else _abstaining(table, abstain_below, resamples, seed, level),
     )
+
+
+def _prevalence_note(tallies: Tallies, given: dict[str, float]) -> str:
+    """The share of every class, those that were not named too: what is called common there may be so in no clinic."""
+    names = tallies.question.classes
+    counts = np.bincount(tallies.actual, minlength=len(names)).astype(float)[:, None]
+    every = class_shares(given, counts, names)[:, 0]
+    shown = [f"{c} {share:.3g}%" for c, share in zip(names, 100 * every, strict=True)]
+    named = [words for c, words in zip(names, shown, strict=True) if c in given]
+    rest = [words for c, words in zip(names, shown, strict=True) if c not in given]
+    said = f"; {', '.join(rest)}: not named, they share the rest in proportion to their scans" if rest else ""
+    return f"{AT_PREVALENCE} {', '.join(named)}{said}."
 
 
 def _figures(
@@ -221,7 +245,8 @@ def _figures(
     if empty:
         notes.append(f"No scan is of {', '.join(empty)}: what cannot be said of such a class has no value.")
     if tallies.patients < _FEW_PATIENTS:
-        notes.append(f"Only {tallies.patients} patients: the intervals are rough.")
+        people = "1 patient" if tallies.patients == 1 else f"{tallies.patients} patients"
+        notes.append(f"Only {people}: the intervals are rough.")
     if tallies.single:
         notes.append("Each scan counts as a patient of its own; proportions have Wilson's intervals.")
     if most_lost > resamples / 100:
@@ -232,7 +257,7 @@ def _figures(
     if (figures["method"] == ALL_EQUAL).any():
         notes.append("Where all resamples give the same value, as for a perfect score, the bootstrap has no interval.")
     if unbounded:
-        notes.append("A likelihood ratio without an upper bound has no value there: its denominator is 0.")
+        notes.append("A likelihood ratio has no upper bound (∞) where its denominator, a share of mistakes, can be 0.")
     return figures, notes
 
 
@@ -278,6 +303,11 @@ def _per_group(
     return (pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)), notes
 
 
+def _abstaining(table: pd.DataFrame, below: float, resamples: int, seed: int, level: float) -> dict[str, Any]:
+    figures = abstain_figures(table, below, resamples, seed, level)
+    return {**abstain_summary(table, below), "figures": figures.to_dict("records")}
+
+
 def _confusion(tallies: Tallies) -> pd.DataFrame:
     classes = list(tallies.question.classes)
     counts = np.zeros((len(classes), len(classes)), dtype=int)
@@ -310,13 +340,26 @@ def _counts(table: pd.DataFrame, tallies: Tallies) -> dict[str, Any]:
     }
 
 
-def _check(table: pd.DataFrame, classes: list[str], resamples: int, level: float, top_k: int) -> None:
+def check_question(
+    *, resamples: int = 2000, level: float = 0.95, top_k: int = 2, abstain_below: float | None = None, **_: Any
+) -> None:
+    """Refuse what `evaluate_table` cannot be asked for, whatever the table.
+
+    Raises
+    ------
+    UsageError : a parameter that cannot be.
+    """
     if not 100 <= resamples <= 1_000_000:
         raise UsageError(f"--resamples {resamples}: not from 100 to 1,000,000", "2000 is usual")
     if not 0.5 <= level < 1:
         raise UsageError(f"level {level}: not from 0.5 to 1", "0.95 is usual")
     if top_k < 1:
         raise UsageError(f"top_k {top_k}: less than 1", "2 is usual")
+    if abstain_below is not None:
+        check_abstain(abstain_below)
+
+
+def _check(table: pd.DataFrame, classes: list[str]) -> None:
     if table.empty:
         raise DataError("there are no predictions to judge", "give a split that has scans")
     numbers = ["loss", *(f"p_{c}" for c in classes)]
@@ -326,6 +369,8 @@ def _check(table: pd.DataFrame, classes: list[str], resamples: int, level: float
     strange = sorted((set(table["label"].unique()) | set(table["predicted"].unique())) - set(classes), key=str)
     if strange:
         raise DataError(f"the predictions have the unknown class {strange[0]}", f"the model has {', '.join(classes)}")
+    if table["patient"].isna().any():
+        raise DataError("the predictions have scans without a patient", "give each a patient, or a name of its own")
     if not np.isfinite(table[numbers].to_numpy(dtype=float)).all():
         raise DataError("the predictions hold probabilities or losses that are no numbers", "make them again")
 

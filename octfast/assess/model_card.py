@@ -21,7 +21,7 @@ from octfast.assess.provenance import (
     training_rows,
 )
 from octfast.assess.report_render import TEMPLATES
-from octfast.assess.report_tables import estimate_grid, estimate_rows, find, metric_name
+from octfast.assess.report_tables import estimate_grid, estimate_rows, find, methods_in_words, metric_name
 from octfast.train.run import SYNTHETIC_NOTE
 
 # What Markdown, or HTML within it, would read as more than a letter: anywhere, and at the start of a line.
@@ -82,7 +82,9 @@ def model_card(
             }
             for r in evaluation.referral.itertuples()
         ],
+        referral_methods=methods_in_words(evaluation.referral, "point", points),
         groups=_groups(evaluation),
+        notes=evaluation.notes,
         resamples=asked["resamples"],
         seed=asked["seed"],
     )

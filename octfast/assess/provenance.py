@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from octfast.assess.privacy import named, without_places
 from octfast.data.releases import find_release
 from octfast.data.scans import describe_scans, load_scans
 from octfast.data.splits import shared_patients
@@ -20,6 +21,7 @@ from octfast.train.run import SYNTHETIC_NOTE, Run
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 # Options that change nothing of the result, and the folder, which is never written into twice.
 _NOT_REPEATED = {"out", "cache", "workers"}
+_FILES = {"weights", "splits"}
 _AUGMENTATION = "mirroring, rotation to 8°, zoom to 1.15, brightness and contrast"
 
 
@@ -115,9 +117,9 @@ def run_provenance(run: Run) -> Provenance:
         except OctfastError as e:
             missing["left_out"] = f"Files were left out, but which is not known: {within(run, e)}."
     notes = config.get("notes")
-    found["notes"] = (
-        tuple(str(n) for n in notes if not str(n).startswith("remember:")) if isinstance(notes, list) else ()
-    )
+    own = [run.path, run.root, config["data"]["root"]]
+    said = [str(n) for n in notes if not str(n).startswith("remember:")] if isinstance(notes, list) else []
+    found["notes"] = tuple(without_places(n, own) for n in said)
     data = config["data"]
     name = "synthetic phantoms" if info.synthetic else Path(config["data"]["root"]).name or str(data["root"])
     return Provenance(run.path.name, name, config, info, missing=missing, **found)
@@ -132,7 +134,7 @@ def _release(scans: pd.DataFrame) -> str:
 
 def within(run: Run, error: OctfastError) -> str:
     """What an error says, with the files of the run by their place in it: a report may be read elsewhere."""
-    return error.message.replace(f"{run.path}/", "")
+    return without_places(error.message, [run.path, run.root])
 
 
 def _own_patients(scans: pd.DataFrame) -> pd.Series:
@@ -169,7 +171,7 @@ def splits_in_words(known: Provenance) -> str:
     config, seed = known.config, known.config.get("seed")
     if config.get("splits"):
         fold = "" if config.get("fold") is None else f", fold {config['fold']} for validation"
-        words = f"The splits are those of {Path(str(config['splits'])).name}{fold}."
+        words = f"The splits are those of {named(config['splits'])}{fold}."
     elif config.get("valid") == "folder":
         words = "Validation is the set's own."
     else:
@@ -245,18 +247,21 @@ def repeat_rows(known: Provenance) -> list[tuple[str, str]]:
 
 
 def train_command(known: Provenance) -> str:
-    """The command that trains the same again: what differs from the defaults, and the seed."""
+    """The command that trains the same again: what differs from the defaults, and the seed.
+
+    Folders and files elsewhere stand with their names alone: config.json says where they lay.
+    """
     config, usual, given = known.config, TrainConfig(), known.part("data")
     # config.json says under "data" what was read, in place of the option.
     root = None if known.info.synthetic else given.get("root")
     source = given.get("source", root)
-    words = ["octfast", "train", *([str(source)] if source else [])]
+    words = ["octfast", "train", *([named(source)] if source else [])]
     for name in TrainConfig.__dataclass_fields__:
         value = config.get(name)
         if name in _NOT_REPEATED | {"data"} or value is None or (value == getattr(usual, name) and name != "seed"):
             continue
         flag = f"--{name.replace('_', '-')}"
-        words += [flag] if value is True else [flag, str(value)]
+        words += [flag] if value is True else [flag, named(value) if name in _FILES else str(value)]
     return shlex.join(words)
 
 

@@ -127,7 +127,8 @@ def recorded_operating_point(
         return None
     if not same or not math.isfinite(threshold) or (sensitivity is not None and abs(wanted - sensitivity) > 1e-9):
         return None
-    return OperatingPoint(threshold, wanted, f"{calibration.get('split', 'validation')}, kept in the model")
+    # What is fixed by octfast calibrate is fixed on validation.
+    return OperatingPoint(threshold, wanted, "validation, kept in the model")
 
 
 def check_sensitivity(sensitivity: float) -> float:

@@ -16,7 +16,7 @@ from octfast.assess import report_sections as parts
 from octfast.assess.claim import ClaimFacts, claim_answers
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.heatmap import check_method
-from octfast.assess.metrics import Evaluation
+from octfast.assess.metrics import AT_PREVALENCE, Evaluation
 from octfast.assess.model_card import model_card
 from octfast.assess.predictions import run_predictions
 from octfast.assess.provenance import (
@@ -37,14 +37,12 @@ from octfast.assess.report_tables import confusion_rows, estimate_grid, estimate
 from octfast.assess.rows import missed_urgent, most_confused, top_losses
 from octfast.errors import OctfastError
 from octfast.train.plots import plot_history
-from octfast.train.run import SYNTHETIC_NOTE, Run
+from octfast.train.run import SYNTHETIC_NOTE, Run, open_run
 
 log = logging.getLogger("octfast")
 
 REPORT, CARD = "report.html", "MODEL_CARD.md"
 _MOST_CLASSES = 20
-# A note on the JSON, which has no infinity; the page shows it.
-_UNBOUNDED = "A likelihood ratio without an upper bound"
 _SECTIONS = (
     ("summary", "Summary"),
     ("data", "Data"),
@@ -61,7 +59,7 @@ _SECTIONS = (
 
 
 def write_report(
-    run: Run,
+    run: Run | str | Path | None = None,
     split: str | None = None,
     *,
     by: Sequence[str] = (),
@@ -77,6 +75,7 @@ def write_report(
 
     Parameters
     ----------
+    run : a run or its folder; None takes the newest.
     split : "test", "valid" or "train"; None takes test, or valid where the run has no test scans.
     by : columns of the Scans table, whose groups are judged one by one.
     k : how many of the largest losses to show.
@@ -94,11 +93,12 @@ def write_report(
     """
     if heatmaps:
         check_method(method)
+    run = run if isinstance(run, Run) else open_run(run)
     known = run_provenance(run)
     split = split or _chosen_split(run, known)
     table, _ = run_predictions(run, split)
     evaluation = evaluate_run(run, split, by_group=by, **asked)
-    context = _context(run, known, split, table, evaluation, by, k, HeatPictures(run, method, heatmaps))
+    context = _context(run, known, split, table, evaluation, by, k, HeatPictures(run, method, heatmaps), asked)
     write_whole(run.path / CARD, model_card(known, split, evaluation, context["cautions"], context["limits"]))
     return write_whole(run.path / REPORT, render_page(context))
 
@@ -119,6 +119,7 @@ def _context(
     by: Sequence[str],
     k: int,
     heat: HeatPictures,
+    given: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything the template shows."""
     info, asked = known.info, evaluation.settings
@@ -134,7 +135,8 @@ def _context(
     below = top[~top["path"].isin(above["path"])]
     heat.prepare(above, below)
     problems: list[str] = []
-    curves = results.curve_figures(table, classes, evaluation.per_class, problems)
+    point = (asked["operating"] or {}).get("threshold")
+    curves = results.curve_figures(table, classes, evaluation.per_class, problems, urgent, point)
     doubts = parts.doubt_section(table, classes, split)
     patients = parts.patient_section(table)
     patients["tables"] = parts.unit_tables(evaluation.units, len(table))
@@ -156,8 +158,10 @@ def _context(
         groups=tuple(by),
     )
     history = _history(known)
+    own = {name for name, value in given.items() if value is not None}
     answers = claim_answers(facts)
-    counted = {s: sum(a.status == s for a in answers) for s in ("yes", "partly", "no")}
+    counted = {s: sum(a.status == s for a in answers) for s in ("yes", "partly", "no", "does not apply")}
+    at_prevalence = evaluation.per_class["metric"].str.endswith("_at_prevalence")
     return {
         "octfast_version": octfast_version(),
         "made": f"{datetime.now():%d %B %Y}",
@@ -187,17 +191,20 @@ def _context(
         "overall_methods": methods_in_words(evaluation.overall),
         "resampled": f"The bootstrap draws patients {asked['resamples']:,} times (seed {asked['seed']}).",
         "evaluation_notes": _general_notes(evaluation, by),
-        "per_class": estimate_grid(evaluation.per_class, "class"),
-        "prevalence": asked["prevalence"],
+        "per_class": estimate_grid(evaluation.per_class[~at_prevalence], "class"),
+        "at_prevalence": estimate_grid(evaluation.per_class[at_prevalence], "class") if asked["prevalence"] else None,
+        "prevalence_words": next((n for n in evaluation.notes if n.startswith(AT_PREVALENCE)), ""),
         "confusion": confusion_rows(evaluation.confusion) if len(classes) <= _MOST_CLASSES else None,
         "confused": most_confused(table).head(10).to_dict("records"),
         "curves": curves,
         "curve_problems": problems,
         "referral": referral,
         "referral_missing": "No class is named as urgent, so there is no referral to judge; --urgent CLASS names some.",
-        "published": [] if incomparable else results.published_rows(evaluation.overall, evaluation.referral, judged),
+        "published": []
+        if incomparable
+        else results.published_rows(evaluation.overall, evaluation.referral, judged, own_costs="costs" in own),
         "published_missing": incomparable,
-        "cost_words": results.cost_words(asked["costs"]),
+        "cost_words": results.cost_words(asked["costs"], own="costs" in own),
         "calibration": results.calibration_section(table, info, split, _validation(run), []),
         "abstain": results.abstain_rows(table),
         "sets": results.sets_section(table, info, split),
@@ -212,12 +219,19 @@ def _context(
             "tables": parts.group_tables(evaluation.groups, evaluation.notes),
             "missing": _no_groups(known, by),
         },
-        "commands": _commands(known, run, split, by, asked),
+        "commands": _commands(known, split, by, heat.method, given),
         "repeat_rows": repeat_rows(known),
         "limits": parts.limits(known, split),
         "claim": [(name, list(items)) for name, items in groupby(answers, key=lambda a: a.section)],
-        "claim_counts": (f"Of 44, {counted['yes']} are answered, {counted['partly']} in part, {counted['no']} are not"),
+        "claim_counts": _counted(counted),
     }
+
+
+def _counted(answers: dict[str, int]) -> str:
+    """How many items of CLAIM are answered, in words."""
+    words = f"Of 44, {answers['yes']} are answered, {answers['partly']} in part, {answers['no']} are not"
+    idle = answers["does not apply"]
+    return words if not idle else f"{words}, and {idle} {'does' if idle == 1 else 'do'} not apply"
 
 
 def _tiles(evaluation: Evaluation, referral: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -263,8 +277,8 @@ def _validation(run: Run) -> pd.DataFrame | None:
 
 
 def _general_notes(evaluation: Evaluation, by: Sequence[str]) -> list[str]:
-    """The notes of an evaluation less those that stand with the groups, or that the page has no need of."""
-    elsewhere = (_UNBOUNDED, *(f"{column} " for column in by))
+    """The notes of an evaluation less those that stand elsewhere on the page."""
+    elsewhere = (AT_PREVALENCE, *(f"{column} " for column in by))
     return [note for note in evaluation.notes if not note.startswith(elsewhere)]
 
 
@@ -282,10 +296,20 @@ def _no_groups(known: Provenance, by: Sequence[str]) -> str:
     )
 
 
-def _commands(known: Provenance, run: Run, split: str, by: Sequence[str], asked: dict[str, Any]) -> str:
+def _commands(known: Provenance, split: str, by: Sequence[str], method: str, given: dict[str, Any]) -> str:
+    """The commands that train and report the same again; the folders of this machine are not named."""
     import shlex
 
-    words = ["octfast", "report", str(run.path), "--split", split]
+    words = ["octfast", "report", known.name, "--split", split]
     for column in by:
         words += ["--by", column]
+    words += [] if method == "gradcam" else ["--method", method]
+    if given.get("urgent") is not None:
+        words += ["--urgent", ",".join(given["urgent"]) or "none"]
+    if given.get("prevalence"):
+        words += ["--prevalence", ",".join(f"{c}={share:g}" for c, share in given["prevalence"].items())]
+    words += [] if given.get("costs") is None else ["--costs", "COSTS.csv"]
+    for name in ("sensitivity", "resamples"):
+        if given.get(name) not in (None, 2000):
+            words += [f"--{name}", f"{given[name]:g}"]
     return f"{train_command(known)}\n{shlex.join(words)}"

@@ -135,7 +135,7 @@ class HeatPictures:
         """What the heat maps show, or why there are none."""
         if self.problem or not self.drawn:
             return self.problem
-        how = "Grad-CAM" if self.method == "gradcam" else "occlusion"
+        how = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM"}.get(self.method, self.method)
         return f"Beside each scan: what raised the score of its predicted class ({how}); {CAUTION}."
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from octfast.assess.abstain import coverage_risk
 from octfast.assess.calibration import calibration_scores
-from octfast.assess.conformal import coverage_of_sets, prediction_sets
+from octfast.assess.conformal import coverage_intervals, coverage_of_sets, prediction_sets
 from octfast.assess.curves import plot_coverage_risk, plot_precision_recall, plot_reliability, plot_roc
 from octfast.assess.provenance import SPLIT_NAMES, Provenance
 from octfast.assess.report_pictures import figure_picture
-from octfast.assess.report_tables import cell, find, methods_in_words, metric_meaning, metric_name
+from octfast.assess.report_tables import EMPTY, cell, find, methods_in_words, metric_meaning, metric_name
 from octfast.errors import DataError, OctfastError
 from octfast.figure import Figure
 from octfast.model.bundle import BundleInfo
@@ -39,9 +39,21 @@ def drawn(problems: list[str], what: str, make: Callable[[], Figure], alt: str, 
 
 
 def curve_figures(
-    table: pd.DataFrame, classes: Sequence[str], per_class: pd.DataFrame, problems: list[str]
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    per_class: pd.DataFrame,
+    problems: list[str],
+    urgent: Sequence[str] = (),
+    threshold: float | None = None,
 ) -> list[dict]:
-    """ROC and precision-recall curves of the classes, with the areas under them as their alternative text."""
+    """ROC and precision-recall curves of the classes, with the areas under them as their alternative text.
+
+    Parameters
+    ----------
+    urgent : classes whose referral has a curve too, with `threshold`, its operating point, upon it.
+    """
+    also = "; the thick line is urgent referral" if urgent else ""
+    also += ", the star its operating point" if urgent and threshold is not None else ""
 
     def areas(metric: str) -> str:
         return "; ".join(f"{c} {find(per_class, metric, **{'class': c}).text}" for c in list(classes)[:12])
@@ -50,9 +62,9 @@ def curve_figures(
         *drawn(
             problems,
             "ROC curves",
-            lambda: plot_roc(table, classes),
+            lambda: plot_roc(table, classes, urgent=urgent, threshold=threshold),
             f"ROC curves of each class against the others. Area: {areas('roc_auc')}.",
-            "ROC: what share of a class is found, for each share of the others that is called so by mistake.",
+            f"ROC: what share of a class is found, for each share of the others that is called so by mistake{also}.",
         ),
         *drawn(
             problems,
@@ -105,7 +117,7 @@ def referral_section(
 def _fixed(point: dict[str, Any]) -> str:
     """Where the operating point comes from, in words."""
     wanted = point.get("wanted")
-    aim = f" for a sensitivity of {wanted:.1%}" if wanted is not None and wanted == wanted else ""
+    aim = f" for a sensitivity of {100 * wanted:.4g}%" if wanted is not None and wanted == wanted else ""
     of = f" ({point['urgent_scans']:,} urgent scans)" if point.get("urgent_scans") else ""
     return f"fixed on {point.get('fixed_on', 'validation')}{of}{aim}"
 
@@ -122,13 +134,15 @@ def _two_by_two(actual: np.ndarray, referred: np.ndarray) -> dict[str, int]:
     return {name: int(rows.sum()) for name, rows in parts.items()}
 
 
-def published_rows(overall: pd.DataFrame, referral: pd.DataFrame, judged: str) -> list[dict[str, Any]]:
-    """This run's figures above the published ones."""
+def published_rows(
+    overall: pd.DataFrame, referral: pd.DataFrame, judged: str, own_costs: bool = False
+) -> list[dict[str, Any]]:
+    """This run's figures above the published ones; without a weighted error where it has other costs than theirs."""
     own = [
         find(overall, "accuracy"),
         find(referral, "sensitivity", point="argmax"),
         find(referral, "specificity", point="argmax"),
-        find(overall, "weighted_error"),
+        EMPTY if own_costs else find(overall, "weighted_error"),
         find(referral, "roc_auc"),
     ]
     rows: list[dict[str, Any]] = [{"model": "this run", "judged": judged, "cells": own}]
@@ -147,15 +161,24 @@ def why_not_published(known: Provenance, urgent: Sequence[str]) -> str:
     return ""
 
 
-def cost_words(costs: dict[str, Any] | None) -> str:
-    """What the weighted error is, or "" where there are no costs."""
+def cost_words(costs: dict[str, Any] | None, own: bool = False) -> str:
+    """What the weighted error is, or "" where there are no costs.
+
+    Parameters
+    ----------
+    own : whether they are other costs than Kermany's.
+    """
     if not costs:
         return ""
-    dearest = max(v for row in costs.values() for v in row.values())
+    if own:
+        dearest = max(v for row in costs.values() for v in row.values())
+        return (
+            f"Weighted error: the mean cost of a scan, by costs that were given, of up to {dearest:g} a scan; they "
+            "stand in the metrics file. It cannot be compared with a weighted error by Kermany's costs."
+        )
     return (
-        "Weighted error: the mean cost of a scan, by the costs in the metrics file, from 0 for a right answer to "
-        f"{dearest:g}. Kermany's costs are 4 for an urgent scan called NORMAL, 2 for one called DRUSEN, 1 for any "
-        "other mistake."
+        "Weighted error: the mean cost of a scan, by Kermany's costs: 4 for an urgent scan called NORMAL, 2 for one "
+        "called DRUSEN, 1 for any other mistake, 0 for a right answer."
     )
 
 
@@ -238,7 +261,7 @@ def abstain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
             "scans": int(row["scans"]),
             "threshold": f"{row['threshold']:.3f}",
             "wrong": int(row["wrong"]),
-            "risk": f"{row['risk']:.1%}",
+            "risk": cell("accuracy", row["risk"], row["risk_low"], row["risk_high"]),
         }
         if entry not in rows:
             rows.append(entry)
@@ -252,11 +275,18 @@ def sets_section(table: pd.DataFrame, info: BundleInfo, split: str) -> dict[str,
         wanted, threshold = float(kept["coverage"]), float(kept["threshold"])  # type: ignore[index]
     except (TypeError, KeyError, ValueError):
         return None
-    found = coverage_of_sets(table, prediction_sets(table, info.classes, threshold))
+    held = prediction_sets(table, info.classes, threshold)
+    found, ends = coverage_of_sets(table, held), coverage_intervals(table, held)
     words = (
         f"Instead of one class the model can give all with a probability of {threshold:.3g} or more. The threshold was "
         f"fitted on validation so that the set of a new patient's scan holds the true class in {wanted:.0%} of cases; "
-        f"on the {SPLIT_NAMES[split]} scans it did in {found['coverage']:.1%} (by patient "
-        f"{found['coverage_by_patient']:.1%}), with {found['mean_size']:.2f} classes on average."
+        f"on the {SPLIT_NAMES[split]} scans it did in {found['coverage']:.1%}{_between(ends['coverage'])}, or by "
+        f"patient in {found['coverage_by_patient']:.1%}{_between(ends['coverage_by_patient'])}, with "
+        f"{found['mean_size']:.2f} classes on average."
     )
     return {"words": words, "sizes": sorted(found["sizes"].items())}
+
+
+def _between(ends: list[float | None]) -> str:
+    low, high = ends
+    return "" if low is None or high is None else f" (95% interval {100 * low:.1f} to {100 * high:.1f})"

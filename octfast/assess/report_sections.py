@@ -147,7 +147,7 @@ def limits(known: Provenance, split: str) -> list[str]:
         "Heat maps show what raised the score of a class. They are not evidence of where a disease lies.",
         "One B-scan is judged at a time; a clinician sees the volume, the other eye and the patient.",
         "A picture that is no OCT scan of the retina, or shows another disease, is still given one of the classes.",
-        "No scan from another clinic or device was judged here, so how the model does elsewhere is not known.",
+        "The scans judged here come from the data set that it was trained on: how it does elsewhere is not known.",
     ]
     if known.info.synthetic:
         found.insert(0, "All scans are synthetic phantoms: nothing here says anything of a real eye.")

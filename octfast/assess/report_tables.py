@@ -174,6 +174,7 @@ def confusion_rows(counts: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _brief(name: str, most: int = 40) -> str:
+    name = name[1:-1] if name.startswith("(") and name.endswith(")") else name
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

@@ -22,7 +22,7 @@ from octfast.figure import Figure
 from octfast.model.bundle import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.train.plots import save_figure
-from octfast.train.run import SYNTHETIC_NOTE, Run
+from octfast.train.run import SYNTHETIC_NOTE, Run, open_run
 
 log = logging.getLogger("octfast")
 
@@ -60,25 +60,36 @@ class Shown:
         }
 
 
-def show_scan(run: Run, scan: str | Path | None = None, *, split: str = "test", seed: int = 0, k: int = 4) -> Shown:
+def show_scan(
+    run: Run | str | Path | None = None,
+    scan: str | Path | None = None,
+    *,
+    split: str = "test",
+    seed: int = 0,
+    k: int = 4,
+) -> Shown:
     """Show one scan with its true class and the k likeliest classes, and draw it into the run folder.
 
     Parameters
     ----------
+    run : a run or its folder; None takes the newest.
     scan : a file, or the name of one of the split's scans; None draws one of the split at random. The model is run for
         a file that is in no predictions of the run.
     split : where to draw from; without test scans, validation.
-    seed : of the draw.
+    seed : of the draw, 0 or more.
     k : how many classes.
 
     Raises
     ------
     DataError : the scan does not exist or cannot be read, or its name is that of several.
-    UsageError : k is less than 1.
+    UsageError : k is less than 1, or the seed less than 0.
     OctfastError : see `octfast.assess.predictions.run_predictions`.
     """
     if k < 1:
         raise UsageError(f"cannot show the {k} likeliest classes", "give 1 or more")
+    if seed < 0:
+        raise UsageError(f"--seed {seed}: less than 0", "give 0 or more")
+    run = run if isinstance(run, Run) else open_run(run)
     if scan is None:
         if split == "test" and run.predictions("test") is None and not (run.scans["split"] == "test").any():
             log.info("the run has no test scans: one of validation is shown")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from octfast.data.tables import as_numbers
 from octfast.errors import UsageError
 
 log = logging.getLogger("octfast")
@@ -36,18 +38,23 @@ def grouped(table: pd.DataFrame, column: str) -> pd.Series:
         )
     values = table[column]
     given = values.notna() & (values.astype(str).str.strip() != "")
+    # In a file a number that is missing makes text of all the others.
+    values = as_numbers(values.where(given))
     number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if number:
+        given &= np.isfinite(values.astype(float))
+        values = values.where(given)
     if number and values.nunique() > _NUMBERS_AS_GROUPS:
         parts = pd.qcut(values, 4, duplicates="drop")
         ranges = values.groupby(parts, observed=True).agg(["min", "max"])
-        names = {interval: f"{low:g} to {high:g}" for interval, low, high in ranges.itertuples()}
+        names = {interval: f"{low:.10g} to {high:.10g}" for interval, low, high in ranges.itertuples()}
         text = parts.map(names).astype(object)
         log.info("--by %s: numbers, in four parts: %s", column, ", ".join(names.values()))
         order = list(names.values())
     else:
-        text = values.astype(str).str.strip().astype(object)
+        text = values.map(_value_name).astype(object)
         # As numbers where they are, so that 9 stands before 10.
-        order = [str(v).strip() for v in sorted(values[given].unique(), key=lambda v: v if number else str(v))]
+        order = [_value_name(v) for v in sorted(values[given].unique(), key=lambda v: v if number else str(v))]
         order = list(dict.fromkeys(order))
     if len(order) > _MOST_GROUPS:
         raise UsageError(
@@ -59,11 +66,17 @@ def grouped(table: pd.DataFrame, column: str) -> pd.Series:
     )
 
 
+def _value_name(value: Any) -> str:
+    """A value as a group's name; a whole number without the .0 that a gap in its column gave it."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
 def small_group(column: str, group: str, scans: int, patients: int) -> list[str]:
     """A warning where a group is too small to be told from chance, said in the log too; else nothing."""
     if scans >= _FEW_SCANS and patients >= _FEW_PATIENTS:
         return []
-    note = f"{column} {group}: only {scans:,} scans of {patients:,} patients; its figures are rough."
+    of = f"{scans:,} scan{'s' * (scans != 1)} of {patients:,} patient{'s' * (patients != 1)}"
+    note = f"{column} {group}: only {of}; its figures are rough."
     log.warning(note.removesuffix("."))
     return [note]
 

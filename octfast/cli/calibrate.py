@@ -13,10 +13,11 @@ def calibrate(
     coverage: Annotated[float, typer.Option(help="How often a prediction set should hold the truth.")] = 0.9,
     sensitivity: Annotated[float, typer.Option(help="Wanted sensitivity of urgent referral.")] = 0.95,
     urgent: Annotated[
-        str | None, typer.Option(help="Classes that are referred urgently, as CNV,DME; by default these two.")
+        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Where the scans are now, if the run was copied from elsewhere.")
+        Path | None,
+        typer.Option("--data", "--moved", help="Where the scans are now, if the run was copied from elsewhere."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -34,10 +35,11 @@ def calibrate(
       octfast calibrate runs/first --sensitivity 0.98 --coverage 0.95
     """
     from octfast.assess.calibrate import calibrate_run
+    from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json, print_table
     from octfast.train.run import SYNTHETIC_NOTE, open_run
 
-    names = None if urgent is None else [name.strip() for name in urgent.split(",") if name.strip()]
+    names = split_names(urgent)
     found = calibrate_run(open_run(run, data), coverage=coverage, sensitivity=sensitivity, urgent=names)
     if as_json:
         print_json(found.to_dict())
@@ -61,15 +63,24 @@ def calibrate(
             found.referral.itertuples(index=False),
         )
     sets = fitted["conformal"]
-    columns = ["split", "scans", "coverage", "coverage_by_patient", "mean_size", "single"]
+    rows = []
+    for row in found.sets.to_dict("records"):
+        shown = [_with_ends(row[n], row["intervals"][n]) for n in ("coverage", "coverage_by_patient", "mean_size")]
+        rows.append([row["split"], row["scans"], *shown, row["single"]])
     print_table(
         f"Prediction sets for a coverage of {sets['coverage']:g}: classes with p of {sets['threshold']:.4g} or more",
-        ["split", "scans", "coverage", "by patient", "mean size", "of one class"],
-        found.sets[columns].itertuples(index=False),
+        ["split", "scans", "coverage (95% interval)", "by patient", "mean size", "of one class"],
+        rows,
     )
     for note in found.notes:
         print(note)
     if info.synthetic:
         print(SYNTHETIC_NOTE)
+    print("Not a medical device.")
     for file in found.files:
         print(file)
+
+
+def _with_ends(value: float, ends: list[float | None]) -> str:
+    low, high = ends
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"

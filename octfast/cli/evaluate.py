@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from octfast.assess.metrics import Evaluation
+
+
+_OF_GROUPS = {
+    "accuracy": ("overall", "", "accuracy"),
+    "balanced accuracy": ("overall", "", "balanced_accuracy"),
+    "urgent sensitivity": ("referral", "argmax", "sensitivity"),
+    "urgent specificity": ("referral", "argmax", "specificity"),
+    "sensitivity at the operating point": ("referral", "operating", "sensitivity"),
+    "specificity there": ("referral", "operating", "specificity"),
+}
 
 
 def evaluate(
@@ -43,6 +56,9 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     top_k: Annotated[int, typer.Option(help="For the accuracy among the k most probable classes.")] = 2,
+    abstain_below: Annotated[
+        float | None, typer.Option(help="Also judge it without answers whose class is less probable than this.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the figures on DATA; by default a new one in evaluations/.")
     ] = None,
@@ -54,7 +70,8 @@ def evaluate(
     patient_column: Annotated[str | None, typer.Option(help="Column with the patients.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column with train, valid or test.")] = None,
     moved: Annotated[
-        Path | None, typer.Option(help="Where the run's own scans are now, if it was copied from elsewhere.")
+        Path | None,
+        typer.Option("--moved", help="Where the run's own scans are now, if it was copied from elsewhere."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -90,9 +107,12 @@ def evaluate(
         "resamples": resamples,
         "seed": seed,
         "top_k": top_k,
+        "abstain_below": abstain_below,
         "by_group": by or (),
     }
-    if own is not None and moved is not None:
+    if moved is not None:
+        if own is None:
+            raise UsageError(f"--moved: {bundle} is a model without scans of its own", "leave it")
         own = open_run(own.path, moved)
     if data is not None:
         folder = evaluation_folder(out, data)
@@ -142,16 +162,30 @@ def _show(found: Evaluation) -> None:
         rows.append([name, *(f"{number(c['value'])} ({ends(c)})" for c in cells)])
     heads = [f"{c} ({counts['classes'][c]['scans']:,} scans)" for c in settings["classes"]]
     print_table(f"Each class against the others, {level} intervals", ["figure", *heads], rows)
+    _say_methods(found.per_class, "class")
     if len(found.referral):
         print_table(f"Urgent referral ({', '.join(settings['urgent'])} against the others)", *_referral(found, level))
-    rows = [[r.unit, r.rule, r.metric, r.n, number(r.value), ends(r), r.method] for r in found.units.itertuples()]
-    if rows:
-        heads = ["unit", "scans put together by", "figure", "units", "value", f"{level} interval", "interval by"]
-        print_table("Whole patients, eyes and volumes", heads, rows)
+        points = {"argmax": "by the predicted class", "operating": "at the operating point"}
+        _say_methods(found.referral, "point", points)
+    if len(found.units):
+        print_table(f"Whole patients, eyes and volumes, {level} intervals", *_units(found))
+        rules = found.units.assign(rule=found.units["unit"] + " by " + found.units["rule"].str.replace("_", " "))
+        _say_methods(rules, "rule")
+    if found.abstain is not None:
+        print_table(*_abstaining(found.abstain, level))
     for column in dict.fromkeys(found.groups["by"]):
         print_table(f"By {column}, {level} intervals", *_groups(found, column))
+        own = found.groups[found.groups["by"] == column]
+        names = {key: name for name, key in _OF_GROUPS.items()}
+        shown = [names.get((r.section, r.of, r.metric), "") for r in own.itertuples()]
+        _say_methods(own.assign(metric=shown)[[bool(name) for name in shown]], "group")
+    few = [r.group for r in found.groups.itertuples() if r.small]
+    if few:
+        print("(small): fewer than 50 scans or 20 patients; the figures are rough")
     for note in found.notes:
-        print(plain_text(note))
+        # What stands beside the groups already.
+        if not (few and note.endswith("its figures are rough.")):
+            print(plain_text(note))
     if found.source.get("synthetic"):
         print(SYNTHETIC_NOTE)
     print("Not a medical device.")
@@ -171,27 +205,46 @@ def _referral(found: Evaluation, level: str) -> tuple[list[str], list[list[str]]
     return [f"figure, {level} interval", *(heads[p] for p in points)], rows
 
 
+def _say_methods(figures: pd.DataFrame, by: str, names: dict[str, str] | None = None) -> None:
+    """Say below a table how its intervals were made."""
+    from octfast.assess.report_tables import methods_in_words
+    from octfast.cli.output import plain_text
+
+    print(plain_text(" ".join(methods_in_words(figures, by, names))))
+
+
+def _units(found: Evaluation) -> tuple[list[str], list[list[Any]]]:
+    rows: list[list[Any]] = []
+    metrics = list(dict.fromkeys(found.units["metric"]))
+    for (unit, rule), part in found.units.groupby(["unit", "rule"], sort=False):
+        cells = {r.metric: f"{number(r.value)} ({ends(r)})" for r in part.itertuples()}
+        rows.append([unit, rule.replace("_", " "), int(part["n"].iloc[0]), *(cells.get(m, "") for m in metrics)])
+    return ["unit", "scans put together by", "units", *(m.replace("_", " ") for m in metrics)], rows
+
+
+def _abstaining(found: dict[str, Any], level: str) -> tuple[str, list[str], list[list[str]]]:
+    title = (
+        f"Without answers below a probability of {found['below']:g}: {found['answered']:,} of {found['scans']:,} scans "
+        f"answered, {found['wrong_avoided']:,} wrong answers avoided, {found['right_lost']:,} right ones lost"
+    )
+    names = {"coverage": "share answered", "accuracy": "accuracy of the answered"}
+    rows = [[names[f["metric"]], number(f["value"]), ends(SimpleNamespace(**f)), f["method"]] for f in found["figures"]]
+    return title, ["figure", "value", f"{level} interval", "interval by"], rows
+
+
 def _missed(missed: dict[str, int], point: str, urgent: int) -> str:
     return f"{missed[point]:,} of {urgent:,}" if point in missed else ""
 
 
 def _groups(found: Evaluation, column: str) -> tuple[list[str], list[list[Any]]]:
-    wanted = {
-        "accuracy": ("overall", "", "accuracy"),
-        "balanced accuracy": ("overall", "", "balanced_accuracy"),
-        "urgent sensitivity": ("referral", "argmax", "sensitivity"),
-        "urgent specificity": ("referral", "argmax", "specificity"),
-        "sensitivity at the operating point": ("referral", "operating", "sensitivity"),
-        "specificity there": ("referral", "operating", "specificity"),
-    }
     own = found.groups[found.groups["by"] == column]
     cells = {(r.group, r.section, r.of, r.metric): f"{number(r.value)} ({ends(r)})" for r in own.itertuples()}
-    names = [name for name, key in wanted.items() if any(k[1:] == key for k in cells)]
+    names = [name for name, key in _OF_GROUPS.items() if any(k[1:] == key for k in cells)]
     rows: list[list[Any]] = []
     for group, part in own.groupby("group", sort=False):
         first = part.iloc[0]
         small = " (small)" if first["small"] else ""
-        figures = [cells.get((group, *wanted[name]), "") for name in names]
+        figures = [cells.get((group, *_OF_GROUPS[name]), "") for name in names]
         rows.append([f"{group}{small}", int(first["scans"]), int(first["patients"]), *figures])
     return [column, "scans", "patients", *names], rows
 
@@ -212,4 +265,5 @@ def ends(row: Any) -> str:
     """The interval of a row of figures."""
     if row.low != row.low:
         return "none"
-    return f"{row.low:.3f} to {'∞' if row.high == float('inf') else f'{row.high:.3f}'}"
+    low = "-∞" if row.low == float("-inf") else f"{row.low:.3f}"
+    return f"{low} to {'∞' if row.high == float('inf') else f'{row.high:.3f}'}"

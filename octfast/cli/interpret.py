@@ -25,7 +25,7 @@ def interpret(
         str, typer.Option(help="Of the heat maps: gradcam, hirescam, or occlusion (slow, and for any network).")
     ] = "gradcam",
     urgent: Annotated[
-        str | None, typer.Option(help="Classes to be referred urgently, with commas; by default CNV,DME if they exist.")
+        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
     ] = None,
     label_errors: Annotated[
         bool,
@@ -36,7 +36,8 @@ def interpret(
         typer.Option(help="A run of a cross-validation, or a folder of them; repeat. Finds label errors out of fold."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Where the scans are now, if the run was copied from elsewhere.")
+        Path | None,
+        typer.Option("--data", "--moved", help="Where the scans are now, if the run was copied from elsewhere."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -58,6 +59,7 @@ def interpret(
       octfast interpret runs/first --folds runs/fold1 --folds runs/fold2 --folds runs/fold3
     """
     from octfast.assess.findings import interpret_run
+    from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json
     from octfast.train.run import open_run
 
@@ -68,7 +70,7 @@ def interpret(
         largest=not smallest,
         heatmaps=heatmaps,
         method=method,
-        urgent=None if urgent is None else [name.strip() for name in urgent.split(",") if name.strip()],
+        urgent=split_names(urgent),
         label_errors=label_errors,
         folds=folds or (),
     )
@@ -119,6 +121,7 @@ def _print(found: Findings, most: int, smallest: bool) -> None:
         print(f"No label is suspected by {found.label_errors_from}.")
     if found.synthetic:
         print(SYNTHETIC_NOTE)
+    print("Not a medical device.")
     for file in found.files:
         print(file)
 

@@ -13,25 +13,31 @@ def report(
     split: Annotated[
         str | None, typer.Option(help="test, valid or train; by default test, or valid where there is none.")
     ] = None,
-    by: Annotated[
-        list[str] | None, typer.Option(help="Column of the scans; results for each of its groups. Repeatable.")
-    ] = None,
+    by: Annotated[list[str] | None, typer.Option(help="Column whose groups are judged one by one; repeatable.")] = None,
     top_losses: Annotated[int, typer.Option(min=0, help="How many of the largest losses to show.")] = 9,
-    heatmaps: Annotated[bool, typer.Option(help="Show what the model looked at.")] = True,
-    method: Annotated[str, typer.Option(help="Of the heat maps: gradcam or occlusion.")] = "gradcam",
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps/--no-heatmaps", help="Beside each scan what raised the predicted class's score.")
+    ] = True,
+    method: Annotated[
+        str, typer.Option(help="Of the heat maps: gradcam, hirescam, or occlusion (slow, and for any network).")
+    ] = "gradcam",
     urgent: Annotated[
         str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
     ] = None,
     prevalence: Annotated[
-        str | None, typer.Option(help="Shares of classes to give PPV and NPV for, such as CNV=.02,DME=.01.")
+        str | None, typer.Option(help="Shares of classes to give PPV and NPV at, as CNV=.02,DME=.01.")
     ] = None,
-    costs: Annotated[Path | None, typer.Option(help="CSV of costs, actual by predicted; else Kermany's.")] = None,
+    costs: Annotated[
+        Path | None, typer.Option(help="CSV of what a mistake costs, actual by predicted; by default Kermany's.")
+    ] = None,
     sensitivity: Annotated[
-        float | None, typer.Option(help="Of referral, that the operating point is fixed for on validation.")
+        float | None,
+        typer.Option(help="Wanted of urgent referral on validation; by default the model's own, else 0.95."),
     ] = None,
     resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
     data: Annotated[
-        Path | None, typer.Option(help="Where the scans are now, if the run was copied from elsewhere.")
+        Path | None,
+        typer.Option("--data", "--moved", help="Where the scans are now, if the run was copied from elsewhere."),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
@@ -49,6 +55,7 @@ def report(
     """
     from octfast.assess.costs import parse_prevalence, read_costs
     from octfast.assess.report import CARD, write_report
+    from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json
     from octfast.model.bundle import read_info
     from octfast.train.run import open_run
@@ -62,7 +69,7 @@ def report(
         k=top_losses,
         heatmaps=heatmaps,
         method=method,
-        urgent=_names(urgent),
+        urgent=split_names(urgent),
         prevalence=None if prevalence is None else parse_prevalence(prevalence, classes),
         costs=None if costs is None else read_costs(costs, classes),
         sensitivity=sensitivity,
@@ -75,9 +82,3 @@ def report(
         print(page.with_name(CARD))
     if open_page:
         typer.launch(page.as_uri())
-
-
-def _names(words: str | None) -> list[str] | None:
-    if words is None:
-        return None
-    return [] if words.strip().casefold() == "none" else [w.strip() for w in words.split(",") if w.strip()]

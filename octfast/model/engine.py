@@ -6,7 +6,6 @@ import copy
 import difflib
 import importlib.util
 import logging
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +180,9 @@ def _apart(norm: Any) -> nn.Sequential:
 
 
 def choose_precision(network: nn.Module, precision: str, device: torch.device) -> str:
-    """The precision to run in: what was asked for, or by what the machine has and, on a CPU, a trial of a second.
+    """The precision to run in: what was asked for, or by what the machine has.
+
+    No trial decides, as one beside other work could end otherwise, and the same scans would get other probabilities.
 
     Raises
     ------
@@ -192,9 +193,7 @@ def choose_precision(network: nn.Module, precision: str, device: torch.device) -
         return precision
     if device.type == "cuda":
         return "fp16"
-    if device.type != "cpu" or not _has_bf16():
-        return "fp32"
-    return "bf16" if _bf16_is_faster() else "fp32"
+    return "bf16" if device.type == "cpu" and _has_bf16() else "fp32"
 
 
 def _folded(network: nn.Module) -> nn.Module:
@@ -213,33 +212,10 @@ def _installed(package: str) -> bool:
         return False
 
 
-_trial: list[bool] = []
-
-
-def _bf16_is_faster() -> bool:
-    """Time one convolution as VGG's middle ones are, in both precisions; once a process."""
-    if not _trial:
-        # A trial must not move the state that the training draws from.
-        with torch.random.fork_rng(devices=[]):
-            conv = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)
-            x = torch.randn(2, 256, 56, 56).contiguous(memory_format=torch.channels_last)
-        seconds = {}
-        for dtype in (torch.float32, torch.bfloat16):
-            layer, y = conv.to(dtype), x.to(dtype)
-            with torch.inference_mode():
-                layer(y)
-                best = float("inf")
-                for _ in range(5):
-                    start = time.perf_counter()
-                    layer(y)
-                    best = min(best, time.perf_counter() - start)
-            seconds[dtype] = best
-        _trial.append(seconds[torch.bfloat16] < 0.9 * seconds[torch.float32])
-    return _trial[0]
-
-
 def _has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware; elsewhere it is emulated, slowly."""
+    """Whether this CPU multiplies bf16 in hardware, and torch makes use of it; elsewhere it is emulated, slowly."""
+    if not torch.backends.mkldnn.is_available():
+        return False
     try:
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(k, False) for k in ("avx512_bf16", "amx_bf16", "amx", "bf16", "sve_bf16"))

@@ -179,8 +179,8 @@ def check_precision() -> Check:
         advice = (
             "" if openvino else "pip install 'octfast[openvino]', then --precision int8 runs the frozen part faster"
         )
-        return Check("precision", OK, "fp32: this CPU is not faster with bf16", advice)
-    why = "in hardware, and faster in a trial" if device.type == "cpu" else "on the GPU"
+        return Check("precision", OK, "fp32: this CPU does not multiply bf16 in hardware", advice)
+    why = "in hardware" if device.type == "cpu" else "on the GPU"
     return Check("precision", OK, f"{chosen} for the frozen part, {why}")
 
 

@@ -21,7 +21,7 @@ def run_html(run: Run) -> str:
 
     Nothing is run and nothing raised: what is missing or damaged is said in its place. All names are escaped.
     """
-    parts = [f"<p><b>Run {escape(run.path.name)}</b> <small>{escape(str(run.path))}</small></p>"]
+    parts = [f"<p><b>Run {escape(run.path.name)}</b> <small>{escape(_place(run.path))}</small></p>"]
     try:
         config = run.config
     except OctfastError as e:
@@ -37,6 +37,12 @@ def run_html(run: Run) -> str:
     synthetic = isinstance(config.get("data"), dict) and config["data"].get("synthetic")
     parts.append(f"<p><small>{f'{SYNTHETIC_NOTE} ' if synthetic else ''}Not a medical device.</small></p>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def _place(path: Path) -> str:
+    """Where a folder is, as seen from here: a notebook is passed on with what it shows."""
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else ""
 
 
 def _scans(run: Run) -> str:

@@ -13,6 +13,7 @@ from octfast.assess.compare import compare_runs, compare_tables, holm, mcnemar
 from octfast.assess.evaluate import evaluate_data
 from octfast.assess.metrics import evaluate_table
 from octfast.errors import DataError, UsageError
+from octfast.model.bundle import update_info
 from octfast.train.run import open_run
 from tests.assess.tables import CLASSES, clustered, table_of
 
@@ -119,9 +120,26 @@ def test_runs_are_compared_wherever_they_lie(own_run, trained, own_phantoms, tmp
         compare_runs([trained])
 
 
+def test_operating_points_for_different_sensitivities_are_told(own_run, trained):
+    kept = {"split": "valid", "operating": {"urgent": ["CNV", "DME"], "sensitivity": 0.8, "threshold": 0.3}}
+    update_info(own_run.bundle, calibration=kept)
+    notes = compare_runs([trained, own_run], **FEW).notes
+    assert any("different sensitivities" in n and "own-run 0.8" in n for n in notes)
+    assert not any("different" in n for n in compare_runs([trained, own_run], sensitivity=0.9, **FEW).notes)
+
+
 def test_evaluations_of_other_scans_are_compared(own_run, trained, phantoms, tmp_path):
     for name, run in (("one", own_run), ("two", trained)):
         evaluate_data(run, phantoms / "test", tmp_path / name, **FEW)
     found = compare_runs([tmp_path / "one", tmp_path / "two"], **FEW)
-    assert found.scans == len(trained.predictions("test"))
+    assert found.scans == len(trained.predictions("test")) and "operating" in set(found.figures["of"])
+    # The same scans, copied elsewhere.
+    copied = shutil.copytree(phantoms / "test", tmp_path / "copied")
+    evaluate_data(own_run, copied, tmp_path / "three", **FEW)
+    assert compare_runs([tmp_path / "one", tmp_path / "three"], **FEW).scans == found.scans
+    # A threshold for CNV and DME is none for CNV alone, nor for another sensitivity.
+    for asked in ({"urgent": ["CNV"]}, {"sensitivity": 0.5}):
+        other = compare_runs([tmp_path / "one", tmp_path / "two"], **asked, **FEW)
+        assert "operating" not in set(other.figures["of"])
+        assert any("No operating point" in note for note in other.notes)
     assert (found.differences["difference"].dropna() == 0).all()

@@ -7,11 +7,19 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from octfast.assess.conformal import conformal_threshold, coverage_of_sets, prediction_sets, rounded_down
+from octfast.assess.conformal import (
+    conformal_threshold,
+    coverage_intervals,
+    coverage_of_sets,
+    prediction_sets,
+    rounded_down,
+)
 from octfast.data.scans import load_scans, save_scans
 from octfast.errors import DataError, UsageError
 from tests.assess.simulated import CLASSES, simulated
+from tests.assess.tables import clustered
 
 
 @given(st.integers(20, 200), st.floats(0.5, 0.95), st.integers(0, 2**16))
@@ -127,3 +135,23 @@ def test_too_few_patients_for_so_high_a_coverage():
         conformal_threshold(simulated(200, a_patient=4), 0.99)
     assert "99 patients" in e.value.hint
     conformal_threshold(simulated(99, a_patient=1), 0.99)
+
+
+def test_the_intervals_of_what_sets_cover_are_over_patients():
+    table = clustered(150, seed=3)
+    sets = prediction_sets(table, CLASSES, 0.3)
+    found, ends = coverage_of_sets(table, sets), coverage_intervals(table, sets)
+    assert set(ends) == {"coverage", "coverage_by_patient", "mean_size"}
+    assert all(low < found[name] < high for name, (low, high) in ends.items())
+    # The shares of patients are independent, so the interval of their mean is nearly the normal one.
+    held = sets.to_numpy()[np.arange(len(sets)), [CLASSES.index(c) for c in table["label"]]]
+    share = pd.Series(held).groupby(table["patient"].to_numpy()).mean()
+    half = 1.96 * share.std() / np.sqrt(len(share))
+    expected = [share.mean() - half, share.mean() + half]
+    assert ends["coverage_by_patient"] == pytest.approx(expected, abs=0.25 * half)
+    # A scan a patient: Wilson's.
+    single = table.assign(patient=table["path"])
+    wilson = binomtest(int(held.sum()), len(held)).proportion_ci(method="wilson")
+    assert coverage_intervals(single, sets)["coverage"] == pytest.approx([wilson.low, wilson.high])
+    everything = prediction_sets(table, CLASSES, 0)
+    assert coverage_intervals(table, everything)["mean_size"] == [None, None]

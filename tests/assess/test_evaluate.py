@@ -91,7 +91,8 @@ def test_other_scans_are_run_once_and_what_was_found_is_kept(own_run, phantoms, 
     found = evaluate_data(own_run.bundle, phantoms, out, **FEW)
     scans = read_data(phantoms).query("split == 'test'")
     assert calls == [len(scans)] and found.counts["scans"] == len(scans)
-    assert sorted(f.name for f in out.iterdir()) == ["metrics-test.json", "predictions-test.csv"]
+    assert sorted(f.name for f in out.iterdir()) == ["data.json", "metrics-test.json", "predictions-test.csv"]
+    assert str(phantoms) not in (out / "metrics-test.json").read_text()
     kept = json.loads((out / "metrics-test.json").read_text())
     assert kept["source"]["data"] == phantoms.name and kept["source"]["run"] == own_run.path.name
     # The same scans as the run's own test, and a bundle inside a run finds that run's validation.
@@ -127,6 +128,27 @@ def test_scans_that_were_trained_on_are_found_again(own_run, phantoms, tmp_path,
     n = (own_run.scans["split"] == "train").sum()
     assert any(note.startswith(f"{n} of 72 scans were trained on") for note in found.notes)
     assert any("were trained on" in line for line in said())
+
+
+def test_scans_and_people_that_played_a_part_in_training_are_found(own_run, own_phantoms, phantoms, tmp_path, said):
+    table = own_run.scans.query("split != 'train'")
+    table.to_csv(tmp_path / "again.csv", index=False)
+    notes = evaluate_data(own_run, tmp_path / "again.csv", tmp_path / "out", "all", **FEW).notes
+    n = (table["split"] == "valid").sum()
+    assert any(note.startswith(f"{n} of {len(table)} scans are of the run's validation") for note in notes)
+    assert not any("trained on" in note for note in notes)
+    # The same files, copied: their paths say nothing, their patients do.
+    notes = evaluate_data(own_run, own_phantoms, tmp_path / "copied", "train", **FEW).notes
+    assert any("are called as patients that were trained on" in note for note in notes)
+    assert any("are called as patients" in line for line in said())
+    assert not evaluate_data(own_run, phantoms, tmp_path / "test", "test", **FEW).notes[0].startswith("1")
+
+
+def test_a_column_that_is_not_there_is_said_before_the_model_runs(own_run, phantoms, tmp_path, calls):
+    for asked in ({"by_group": ["devise"]}, {"resamples": 5}, {"top_k": 0}, {"abstain_below": 2}):
+        with pytest.raises(UsageError):
+            evaluate_data(own_run, phantoms, tmp_path / "out", **asked)
+    assert not calls and not (tmp_path / "out").exists()
 
 
 def test_unknown_classes_are_refused_or_left_out(own_run, own_phantoms, tmp_path, said):

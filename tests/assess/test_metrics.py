@@ -330,6 +330,19 @@ def test_groups_are_judged_as_tables_of_their_own(caplog):
     assert any("device 0: only" in r.getMessage() for r in caplog.records)
 
 
+def test_numbers_with_a_gap_are_numbers_still():
+    table = clustered(60)
+    who = table["patient"].astype(int)
+    # As read from a file, where one missing value makes text of the others.
+    age = (who + 20).astype(str).where(who > 2, "")
+    grade = (who % 3).astype(str).where(who > 2, "")
+    found = evaluate_table(table.assign(age=age, grade=grade), CLASSES, resamples=100, by_group=["age", "grade"])
+    groups = found.groups.drop_duplicates(["by", "group"])
+    ages = list(groups.loc[groups["by"] == "age", "group"])
+    assert len(ages) == 5 and ages[0].startswith("23 to ") and ages[-1] == "(not given)"
+    assert list(groups.loc[groups["by"] == "grade", "group"]) == ["0", "1", "2", "(not given)"]
+
+
 @pytest.mark.parametrize(
     "asked, said",
     [
@@ -360,6 +373,7 @@ def test_tables_that_cannot_be():
         (table.drop(columns="p_DME"), "lack p_DME"),
         (table.assign(label="AMD"), "unknown class AMD"),
         (table.assign(p_CNV=np.nan), "no numbers"),
+        (table.assign(patient=[None, *table["patient"].iloc[1:]]), "without a patient"),
     ):
         with pytest.raises(DataError, match=said):
             evaluate_table(wrong, CLASSES)

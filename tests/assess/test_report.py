@@ -19,6 +19,7 @@ from PIL import Image
 
 from octfast.assess import predictions
 from octfast.assess.claim import NO, NOT_APPLICABLE, PARTLY, YES, ClaimFacts, claim_answers
+from octfast.assess.costs import kermany_costs
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.model_card import model_card
 from octfast.assess.provenance import cautions, run_provenance, train_command
@@ -404,7 +405,7 @@ def test_the_command_that_repeats_a_run_is_one_that_octfast_takes(own_run):
     config = {**own_run.config, "drop_leaks": True, "valid": "0.25", "patient_column": "my column", "fold": None}
     own_run.write_json("config.json", config)
     words = shlex.split(train_command(run_provenance(own_run)))
-    assert words[:3] == ["octfast", "train", config["data"]["root"]]
+    assert words[:3] == ["octfast", "train", Path(config["data"]["root"]).name]
     app = typer.Typer()
     app.command()(train)
     command = typer.main.get_command(app)
@@ -412,6 +413,63 @@ def test_the_command_that_repeats_a_run_is_one_that_octfast_takes(own_run):
     asked = context.params
     for name in ("seed", "epochs", "arch", "size", "weights", "valid", "views", "drop_leaks", "patient_column"):
         assert asked[name] == config[name], name
+
+
+def test_no_folder_of_this_machine_stands_in_what_is_passed_on(own_run):
+    run = own_run
+    root = run.config["data"]["root"]
+    notes = [
+        f"left out, unreadable: {root}/train/CNV/a.jpeg (cut short)",
+        "weights of /home/alice/secret/w.pth, train/valid",
+    ]
+    config = {**run.config, "weights": "/home/alice/secret/w.pth", "splits": "C:\\Users\\alice\\s.csv", "notes": notes}
+    run.write_json("config.json", config)
+    shutil.move(run.predictions_file("valid"), run.path / "away.csv")
+    (run.bundle / "model.safetensors").write_bytes(b"damaged")
+    page = write_report(run, "test", resamples=100).read_text(encoding="utf-8")
+    kept = [(run.path / name).read_text(encoding="utf-8") for name in (CARD, "metrics-test.json")]
+    for text in (page, *kept):
+        for place in (root, str(run.path), str(run.path.parent), "alice", "secret"):
+            assert place not in text.replace("\\", ""), place
+    words = Page(page)
+    assert "left out, unreadable: train/CNV/a.jpeg" in words.section("data") and "train/valid" in words.section("data")
+    assert "--weights w.pth" in words.section("repeat") and "--splits s.csv" in words.section("repeat")
+
+
+def test_the_page_says_with_what_it_was_asked(own_run, tmp_path):
+    costs = kermany_costs(["CNV", "DME", "DRUSEN", "NORMAL"], ["CNV", "DME"]) * 2
+    page = page_of(
+        own_run,
+        "test",
+        prevalence={"CNV": 0.02},
+        costs=costs,
+        sensitivity=0.9,
+        urgent=["CNV", "DME"],
+        method="hirescam",
+    )
+    said = page.section("repeat")
+    for words in ("--prevalence CNV=0.02", "--costs", "--sensitivity 0.9", "--urgent CNV,DME", "--resamples 200"):
+        assert words in said, words
+    assert "HiResCAM" in page.section("errors") and "--method hirescam" in said
+    # Twice their costs is no figure to stand above theirs.
+    own = next(row for row in page.words("tr") if row.startswith("this run"))
+    assert "–" in own.split() and "cannot be compared" in page.section("referral")
+
+
+def test_the_prevalence_of_every_class_is_said_on_the_page_and_the_card(own_run):
+    page = page_of(own_run, "test", prevalence={"CNV": 0.02, "DME": 0.04}, heatmaps=False)
+    words = "PPV and NPV at a prevalence are for CNV 2%, DME 4%; DRUSEN 47%, NORMAL 47%: not named"
+    assert words in page.section("results") and words in (own_run.path / CARD).read_text(encoding="utf-8")
+    assert page.section("results").count(words) == 1
+
+
+def test_the_counts_of_the_checklist_make_44(written):
+    _, _, page = written
+    words = re.search(
+        r"Of 44, (\d+) are answered, (\d+) in part, (\d+) are not(?:, and (\d+) do(?:es)? not apply)?",
+        page.section("claim"),
+    )
+    assert sum(int(n) for n in words.groups() if n) == 44
 
 
 def test_what_shares_patients_is_said_first(own_run):

@@ -78,6 +78,8 @@ def test_scans_that_cannot_be_shown(own_run, own_phantoms, tmp_path):
         show_scan(own_run, tmp_path / "text.png")
     with pytest.raises(UsageError, match="likeliest"):
         show_scan(own_run, k=0)
+    with pytest.raises(UsageError, match="--seed -1"):
+        show_scan(own_run, seed=-1)
     run = open_run(own_run.path, own_phantoms)
     for file in own_phantoms.rglob("*.jpeg"):
         file.unlink()

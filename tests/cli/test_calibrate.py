@@ -17,6 +17,7 @@ def test_for_people(octfast, tmp_path):
     assert f"temperature {info.temperature:.3g} (95% interval" in ended.out and "less sure" in ended.out
     assert "1200 validation scans of 300 patients" in ended.out
     assert f"p(CNV) + p(DME) of {info.calibration['operating']['threshold']:.4g} or more" in ended.out
+    assert "coverage (95% interval)" in ended.out and "Not a medical device." in ended.out
     assert "coverage of 0.9" in ended.out and "knows nothing of real eyes" in ended.out
     assert str(run.figures / "reliability.png") in ended.out and (run.figures / "reliability.png").exists()
 

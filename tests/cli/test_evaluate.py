@@ -37,6 +37,13 @@ def test_evaluating_as_json(octfast, own_run, tmp_path):
     assert told["file"] == str(own_run.path / "metrics-valid.json")
 
 
+def test_abstaining(octfast, own_run):
+    ended = octfast("evaluate", own_run.path, *FEW, "--abstain-below", 0.9)
+    assert "Without answers below a probability of 0.9" in ended.out and "accuracy of the answered" in ended.out
+    kept = json.loads((own_run.path / "metrics-test.json").read_text())["abstain"]
+    assert f"{kept['answered']} of {kept['scans']} scans answered" in ended.out
+
+
 def test_evaluating_the_newest_run(octfast, own_run, monkeypatch):
     shutil.copytree(own_run.path, "runs/latest")
     ended = octfast("evaluate", *FEW, "--urgent", "none")
@@ -69,6 +76,7 @@ def test_evaluating_on_other_scans(octfast, own_run, phantoms, tmp_path):
         (["--out", "x"], 2, "--out"),
         (["--known-only"], 2, "--known-only"),
         (["--top-k", 0], 2, "top_k 0"),
+        (["--abstain-below", 2], 2, "--abstain-below 2"),
         (["nowhere"], 1, "nowhere"),
     ],
     ids=lambda v: str(v),
@@ -84,6 +92,7 @@ def test_what_is_no_run(octfast, own_run, phantoms, tmp_path):
     assert "no run in" in error(octfast("evaluate"), 1)
     bundle = shutil.copytree(own_run.bundle, tmp_path / "bundle")
     assert "model without scans" in error(octfast("evaluate", bundle), 2)
+    assert "--moved" in error(octfast("evaluate", bundle, phantoms, "--moved", tmp_path), 2)
 
 
 def test_comparing(octfast, own_run, trained, tmp_path):

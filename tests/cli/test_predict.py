@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,35 @@ def test_a_reader_that_leaves_early_is_no_error(here, bundle):  # noqa: F811
     running.stdout.close()
     said = running.stderr.read()
     assert running.wait(60) == 141 and b"Traceback" not in said and b"BrokenPipe" not in said
+
+
+def test_rows_that_are_asked_for_come_in_a_terminal_too(here, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    ended = here("0.png", "a\x1b[31m.png", "--format", "csv")
+    assert [r["path"] for r in csv.DictReader(io.StringIO(ended.out))] == ["0.png", "a\\x1b[31m.png"]
+    assert "Not a medical device." in ended.err
+    (row,) = csv.DictReader(io.StringIO(here("v.vol", "--volume-summary", "--format", "csv").out))
+    assert row["frames"] == "3"
+
+
+def test_resuming_what_is_whole_counts_nothing(here):
+    here("0.png", "--out", "out.csv")
+    ended = here("0.png", "--out", "out.csv", "--resume")
+    assert ended.code == 0 and "0 scans" not in ended.out and "out.csv" in ended.out and "whole already" in ended.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent in another way there")
+def test_ctrl_c_while_standard_input_is_open(here, bundle):  # noqa: F811
+    """A thread waits for a further name meanwhile, which must not bring Python down."""
+    command = [sys.executable, "-m", "octfast", "predict", str(bundle), "-", "--device", "cpu"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env) as running:
+        assert running.stdin is not None and running.stdout is not None and running.stderr is not None
+        running.stdin.write(b"gone.png\n")
+        running.stdin.flush()
+        assert running.stdout.readline().startswith(b"path,") and running.stdout.readline().startswith(b"gone.png,")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 130
+        said = running.stderr.read()
+    assert said.strip().endswith(b"stopped") and b"Fatal" not in said

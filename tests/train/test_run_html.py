@@ -34,6 +34,14 @@ def test_a_notebook_shows_a_run(trained):
     assert image.startswith("data:image/png;base64,")
 
 
+def test_a_notebook_that_is_passed_on_does_not_say_where_the_run_lies(trained, monkeypatch):
+    assert str(trained.path.parent) not in Text(trained._repr_html_()).text
+    monkeypatch.chdir(trained.path.parent)
+    assert str(trained.path.parent) not in Text(trained._repr_html_()).text
+    monkeypatch.chdir(trained.path.parents[1])
+    assert f"{trained.path.parent.name}/{trained.path.name}" in Text(trained._repr_html_()).text
+
+
 def test_names_are_escaped(own_run):
     config = own_run.config
     config["arch"] = "<script>alert(1)</script>"
