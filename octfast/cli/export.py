@@ -89,4 +89,4 @@ def export(
         from octfast.deploy.onnx import usage
     else:
         from octfast.deploy.torch_export import usage
-    print(f"\nTo run it without octfast:\n\n{usage(done.file, done.classes)}")
+    print(f"\nTo run it in its folder, without octfast:\n\n{usage(done.file, done.classes)}")

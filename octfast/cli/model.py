@@ -65,6 +65,7 @@ def show(
     """
     from octfast.cli.output import print_json, print_table
     from octfast.model.show import describe_bundle
+    from octfast.train.run import SYNTHETIC_NOTE
 
     found = describe_bundle(bundle)
     if as_json:
@@ -72,7 +73,7 @@ def show(
         return
     print_table(str(found.folder), ["what", "value"], found.rows())
     if found.info.synthetic:
-        print("Synthetic phantoms, not patients: this model knows nothing of real eyes.")
+        print(SYNTHETIC_NOTE)
     print("Not a medical device.")
 
 
@@ -103,4 +104,4 @@ def slim(
     whole = find_bundle(bundle)
     before, after = describe_bundle(whole), describe_bundle(slim_bundle(whole, out, weights))
     print(f"{after.folder}: {after.bytes / 1e6:,.1f} MB instead of {before.bytes / 1e6:,.1f} MB")
-    print(f"It needs {stock_of(after.info)} where it is loaded.")
+    print(f"Where it is loaded, it needs {stock_of(after.info)}.")

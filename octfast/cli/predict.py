@@ -55,11 +55,12 @@ def predict(
 
     Reads JPEG, PNG, TIFF and other pictures, DICOM, Heidelberg .vol and .e2e, Topcon .fda and .fds and Zeiss .img
     (volumes need pip install 'octfast[oct]'). Each scan is a row, written as it comes, in the order of the inputs; a
-    file that cannot be read is a row with its error. Probabilities have the model's temperature applied. Nothing of a
+    file that cannot be read is a row with its error. Probabilities have the model's temperature applied; urgent is
+    the sum over the urgent classes, referred whether it reaches the operating point of octfast calibrate. Nothing of a
     patient is taken from a volume but which eye it is.
 
-    Without --out, a terminal shows a table and a pipe gets CSV. Nothing is overwritten but with --force. Exit code 0:
-    all was read; 1: something was not, and the rest is written.
+    Without --out, a terminal shows a table and a pipe gets CSV; --format asks for rows in both. Nothing is overwritten
+    but with --force. Exit code 0: all was read; 1: something was not, and the rest is written.
 
     Examples:
 
@@ -75,7 +76,9 @@ def predict(
     from octfast.deploy.rows import Wanted
 
     kept: list[dict[str, Any]] = []
-    streamed = out is None and not (as_json or volume_summary or sys.stdout.isatty())
+    # What was asked for by its name is given, in a terminal too.
+    printed = out is None and not as_json and (format is not None or not sys.stdout.isatty())
+    streamed = printed and not volume_summary
     print_row = _printer(format or "csv") if streamed else None
     most = None if as_json else _SHOWN
 
@@ -103,7 +106,7 @@ def predict(
             device=device,
             weights=weights,
         )
-        _end(found, kept, out, as_json, volume_summary, streamed, format or "csv")
+        _end(found, kept, as_json, volume_summary, printed, out is not None, format or "csv")
         sys.stdout.flush()
     except BrokenPipeError:
         _leave_quietly()
@@ -114,9 +117,12 @@ def _printer(format: str) -> Callable[[dict[str, Any], list[str]], None]:
     """Prints rows as they come, as CSV with a line of names, or JSON lines."""
     import sys
 
+    from octfast.cli.output import plain_text
     from octfast.deploy.writers import csv_line, json_line
 
     begun = False
+    # Programs get a file's name as it is; a terminal would obey what may stand in it.
+    shown = plain_text if sys.stdout.isatty() else str
 
     def show(values: dict[str, Any], columns: list[str]) -> None:
         nonlocal begun
@@ -126,7 +132,7 @@ def _printer(format: str) -> Callable[[dict[str, Any], list[str]], None]:
             # In a pipe lines end as they do there; a line end within a cell stands in quotes all the same.
             text = ("" if begun else csv_line(columns)[:-2] + "\n") + csv_line([values[c] for c in columns])[:-2] + "\n"
         begun = True
-        sys.stdout.write(text)
+        sys.stdout.write(shown(text))
         sys.stdout.flush()
 
     return show
@@ -135,10 +141,10 @@ def _printer(format: str) -> Callable[[dict[str, Any], list[str]], None]:
 def _end(
     found: Prediction,
     kept: list[dict[str, Any]],
-    out: Path | None,
     as_json: bool,
     volume_summary: bool,
-    streamed: bool,
+    printed: bool,
+    in_file: bool,
     format: str,
 ) -> None:
     import sys
@@ -149,19 +155,20 @@ def _end(
     if as_json:
         counts = {"scans": found.scans, "failed": found.failed, "abstained": found.abstained}
         counts |= {"referred": found.referred, "synthetic": found.synthetic}
-        rows = {} if out is not None or volume_summary else {"rows": kept}
+        rows = {} if in_file or volume_summary else {"rows": kept}
         files = [str(f) for f in found.files]
         print_json({**counts, **rows, "volumes": found.volumes, "files": files, "note": "Not a medical device."})
         return
-    people = not streamed and (out is not None or sys.stdout.isatty())
-    if volume_summary and not people:
+    if not printed:
+        _tables(found, kept)
+    elif volume_summary:
         show = _printer(format)
         for row in found.volumes:
             show(row, found.volume_columns)
-    elif people:
-        _tables(found, kept)
-    told = print if people else lambda line: print(line, file=sys.stderr)
-    told(_sentence(found))
+    # Between rows for programs nothing else is to stand.
+    told = print if not printed else lambda line: print(line, file=sys.stderr)
+    if not found.whole:
+        told(_sentence(found))
     if found.synthetic:
         told(SYNTHETIC_NOTE)
     told("Not a medical device.")

@@ -22,12 +22,13 @@ _END = object()
 
 
 def batches(
-    pictures: Iterable[Picture] | Picture, size: int, bs: int, workers: int = 1
+    pictures: Iterable[Picture | DataError] | Picture, size: int, bs: int, workers: int = 1
 ) -> Iterator[list[tuple[Any, np.ndarray | DataError]]]:
     """Batches of what was given and its grey samples, uint8 of shape (size, size), or why there are none.
 
     Three batches at most are taken ahead. A batch is full unless its source has ended, failed, or has nothing more for
-    a moment; an exception of the source's own comes after the batch of what it gave before.
+    a moment; an exception of the source's own comes after the batch of what it gave before. A DataError in place of a
+    picture stays what it is, so that what is known to be wrong keeps its place.
 
     Parameters
     ----------
@@ -90,7 +91,7 @@ def _from_array(samples: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(samples[..., 0] if colour and samples.shape[2] == 1 else samples))
 
 
-def _listed(pictures: Iterable[Picture] | Picture) -> Iterable[Picture]:
+def _listed(pictures: Iterable[Picture | DataError] | Picture) -> Iterable[Picture | DataError]:
     """Several pictures, where one was given as well: a path would be taken for a list of letters."""
     if isinstance(pictures, np.ndarray):
         one = pictures.ndim < 3 or (pictures.ndim == 3 and pictures.shape[2] in (1, 3, 4))
@@ -104,7 +105,9 @@ def picture_name(picture: Any) -> str:
     return repr(str(picture))[1:-1] if isinstance(picture, str | Path) else "the picture"
 
 
-def _feed(pictures: Iterable[Picture], size: int, workers: int, found: queue.Queue, stop: threading.Event) -> None:
+def _feed(
+    pictures: Iterable[Picture | DataError], size: int, workers: int, found: queue.Queue, stop: threading.Event
+) -> None:
     end: BaseException | None = None
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -116,7 +119,9 @@ def _feed(pictures: Iterable[Picture], size: int, workers: int, found: queue.Que
         _put(found, end, stop)
 
 
-def _read(picture: Picture, size: int) -> np.ndarray | DataError:
+def _read(picture: Picture | DataError, size: int) -> np.ndarray | DataError:
+    if isinstance(picture, DataError):
+        return picture
     try:
         return np.asarray(resize(as_grey(picture), size))
     except DataError as e:
@@ -143,8 +148,11 @@ def _gather(found: queue.Queue, bs: int) -> tuple[list[tuple[Any, Future]], Any]
     batch: list[tuple[Any, Future]] = []
     while len(batch) < bs:
         try:
-            item = found.get(timeout=PATIENCE if batch else None)
+            # Never without an end, since Windows hears no Ctrl-C meanwhile.
+            item = found.get(timeout=PATIENCE if batch else 1.0)
         except queue.Empty:
+            if not batch:
+                continue
             break
         if item is None:
             return batch, _END

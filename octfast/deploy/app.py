@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import html
 import importlib.util
+import ipaddress
 import logging
 import math
+import os
 import socket
 import string
 import time
@@ -33,7 +35,6 @@ log = logging.getLogger("octfast")
 PORT = 8731
 STATIC = Path(__file__).parent / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def make_app(answers: Answers, hosts: Iterable[str] = ()) -> Guard:
@@ -174,7 +175,7 @@ def serve(
         answers = Answers(load(bundle, precision, device, weights), limits, urgent, abstain_below)
         address = url(place)
         log.info("%s, %s", answers.predictor.info.arch, answers.predictor.engine.description)
-        if host not in _LOOPBACK:
+        if not is_loopback(place):
             log.warning(
                 "bound to %s: whoever reaches this machine can use the page, with no password and unencrypted", host
             )
@@ -236,7 +237,9 @@ def bind(host: str, port: int | None) -> socket.socket:
     except (OSError, UnicodeError) as e:
         raise UsageError(f"--host {host}: no such address: {e}", "leave --host out, or use 127.0.0.1") from None
     place = socket.socket(family, kind, proto)
-    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # On Windows this would let two programs listen on one port; there the default is what it brings elsewhere.
+    if os.name == "posix":
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         try:
             place.bind(address)
@@ -251,6 +254,11 @@ def bind(host: str, port: int | None) -> socket.socket:
         where = f"{host}, port {port or PORT}"
         raise UsageError(f"cannot listen on {where}: {e.strerror or e}", "give another --host or --port") from None
     return place
+
+
+def is_loopback(place: socket.socket) -> bool:
+    """Whether a bound socket is reached from this machine alone."""
+    return ipaddress.ip_address(place.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def url(place: socket.socket) -> str:

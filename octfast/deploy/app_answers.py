@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from octfast.assess.heatmap import CAUTION, overlay
 from octfast.assess.referral import urgent_classes
 from octfast.data.preprocess import decode_grey
+from octfast.deploy.inputs import kind_of_bytes
 from octfast.deploy.predictor import Predictor
 from octfast.errors import OctfastError, UsageError
 from octfast.model.bundle import BundleInfo
@@ -25,6 +26,9 @@ NOTICE = "Not a medical device. For research and teaching; it has not been valid
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
 # The longer side of the pictures that are sent back to look at, in pixels.
 SHOWN = 1024
+# Passes over the whole picture that a progressive JPEG may have; programs write some ten. A file of 20 MB has room for
+# half a million, which would take hours. libtiff has the same limit.
+MAX_SCANS = 100
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,9 @@ def read_picture(content: bytes, limits: Limits) -> Image.Image:
             with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
                 if image.width * image.height > limits.max_pixels:
                     raise _too_many_pixels(f"{image.width:,} x {image.height:,} pixels", limits)
+                # Within the compressed samples this mark cannot stand.
+                if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+                    raise Refused(413, f"the JPEG has more than {MAX_SCANS} scans", "save it again, as PNG or JPEG")
                 return decode_grey(image)
     except Refused:
         raise
@@ -196,6 +203,10 @@ def read_picture(content: bytes, limits: Limits) -> Image.Image:
         found = re.search(r"\d{6,}", str(e))
         raise _too_many_pixels(f"{int(found[0]):,} pixels" if found else "too many pixels", limits) from None
     except UnidentifiedImageError:
+        if kind_of_bytes(content[:132]) not in ("", "picture"):
+            raise Refused(
+                415, "the file is a volume, and pictures are read here", "octfast predict reads volumes"
+            ) from None
         raise Refused(415, "the file is no picture of a kind that is read here", f"choose one of {kinds}") from None
     except OctfastError as e:
         raise Refused(422, e.message, e.hint) from None

@@ -152,6 +152,8 @@ async def discard(request: Request, limits: Limits) -> None:
 
 
 async def _body(request: Request, most: int, limits: Limits) -> bytes:
+    from starlette.requests import ClientDisconnect
+
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > most:
         raise too_large(limits)
@@ -167,6 +169,8 @@ async def _body(request: Request, most: int, limits: Limits) -> bytes:
         await asyncio.wait_for(read(), limits.seconds)
     except asyncio.TimeoutError:
         raise Refused(408, f"the upload took longer than {limits.seconds:g} seconds", "try again") from None
+    except ClientDisconnect:  # nobody hears this, and it is no fault that the terminal should show
+        raise Refused(400, "the upload broke off", "try again") from None
     return bytes(body)
 
 

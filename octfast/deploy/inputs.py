@@ -78,7 +78,7 @@ def find_inputs(
         raise UsageError("- stands twice among the inputs", "standard input can be read once")
     for name in names:
         if name == "-":
-            for line in stdin if stdin is not None else sys.stdin.buffer:
+            for line in stdin if stdin is not None else _standard_input():
                 if given := os.fsdecode(line).rstrip("\r\n"):
                     yield from _named(given, recursive, tables=False)
         else:
@@ -120,8 +120,27 @@ def kind_of_bytes(head: bytes) -> str:
     return ""
 
 
+def _standard_input() -> BinaryIO:
+    """Standard input, through a handle of one's own.
+
+    A thread that waits at Python's own for a line holds its lock, and Python dies of that where it ends meanwhile.
+    """
+    try:
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    except (OSError, ValueError, AttributeError):  # something that was put in its place
+        return sys.stdin.buffer
+
+
+def at_home(name: str | Path) -> Path:
+    """A path with the home folder in the place of its ~; as it is where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
 def _named(name: str, recursive: bool, tables: bool = True) -> Iterator[Item]:
-    path = Path(name).expanduser()
+    path = at_home(name)
     shown = str(path)
     try:
         if path.is_dir():
@@ -161,7 +180,7 @@ def _pattern(name: str, shown: str, recursive: bool) -> Iterator[Item]:
         yield Item(shown, f"no such file: {shown}", "was it moved? give it again")
         return
     # Not pathlib's, which turns a pattern with .. in it down.
-    matches = sorted(glob.glob(str(Path(name).expanduser()), recursive=True))  # noqa: PTH207
+    matches = sorted(glob.glob(str(at_home(name)), recursive=True))  # noqa: PTH207
     matches = [match for match in matches if "__MACOSX" not in Path(match).parts]
     if not matches:
         yield Item(shown, f"nothing matches {shown}", "quote a pattern, so that the shell leaves it alone")
@@ -187,12 +206,14 @@ def _table(file: Path) -> Iterator[Item]:
         if name is None:
             yield Item(str(file), f"{file}: line {n} has no path", "fill it in, or remove the line")
             continue
-        path = file.parent / Path(name).expanduser()
-        yield (
-            Item(str(path))
-            if path.exists()
-            else Item(str(path), f"no such file: {path}", f"its path is relative to the folder of {file.name}")
-        )
+        path = file.parent / at_home(name)
+        try:
+            there = path.exists()
+        except OSError as e:  # a name too long, or a folder that may not be looked into
+            yield Item(str(path), f"cannot read {path}: {e.strerror}", "correct the table")
+            continue
+        hint = f"its path is relative to the folder of {file.name}"
+        yield Item(str(path)) if there else Item(str(path), f"no such file: {path}", hint)
 
 
 def _is_readable(path: Path) -> bool:

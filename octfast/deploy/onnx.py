@@ -158,9 +158,9 @@ from PIL import Image
 
 session = onnxruntime.InferenceSession({name})
 scan = np.asarray(Image.open("scan.jpeg").convert("L"))[None, :, :, None]  # uint8 (batch, height, width, channels)
-p = session.run(None, {{"{INPUT}": scan}})[0][0]
+p = session.run(None, {{"{INPUT}": scan}})[0][0].tolist()
 classes = {json.dumps(list(classes), ensure_ascii=False)}  # also in session.get_modelmeta().custom_metadata_map
-print(dict(zip(classes, p.round(3))))"""
+print(dict(zip(classes, p)))"""
 
 
 @contextmanager

@@ -30,6 +30,8 @@ MONTAGE = 48
 _NOTE = "Not a medical device."
 # Pixels below a heat map for its caption, and how wide the caption is at most.
 _CAPTION, _CAPTION_WIDTH = 20, 500
+# Side of the pictures that heat maps are drawn over, in pixels: of 100 million pixels they would take gigabytes.
+_LARGEST = 2048
 
 
 def check_folder(folder: Path, again: bool) -> None:
@@ -47,6 +49,24 @@ def check_folder(folder: Path, again: bool) -> None:
         raise UsageError(f"cannot write to {folder}: {e.strerror or e}", "give another --heatmaps folder") from None
 
 
+def check_heat_maps(predictor: Predictor) -> None:
+    """
+    Raises
+    ------
+    UsageError : there are none of this network, or captum is not installed.
+    """
+    from octfast.assess.heatmap import check_method, last_map
+
+    check_method("gradcam")
+    try:
+        last_map(predictor.model, predictor.info.size)
+    except UsageError:
+        raise UsageError(
+            f"--heatmaps: {predictor.info.arch} does not end in a map of height and width to take them from",
+            "leave it out; octfast interpret RUN --method occlusion draws them for the run's own scans, slowly",
+        ) from None
+
+
 def heat_map_name(number: int, values: Mapping[str, Any]) -> str:
     """The file name of a row's heat map: its number, the scan's name, and its place in the volume."""
     stem = re.sub(r"[^\w.-]+", "_", Path(values["path"]).stem, flags=re.ASCII)[:80]
@@ -57,6 +77,8 @@ def heat_map_name(number: int, values: Mapping[str, Any]) -> str:
 def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any], file: Path) -> None:
     """Write a scan with the heat map of its predicted class over it, and below it what was predicted.
 
+    It is no larger than 2,048 x 2,048 pixels.
+
     Raises
     ------
     DataError : the picture cannot be read any more.
@@ -64,6 +86,7 @@ def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any]
     from octfast.assess.heatmap import CAUTION, overlay
 
     grey = as_grey(picture)
+    grey.thumbnail((_LARGEST, _LARGEST))
     target = predictor.classes.index(values["predicted"])
     over = overlay(grey, predictor.heat_map(grey, target))
     whole = Image.new("RGB", (max(over.width, _CAPTION_WIDTH), over.height + _CAPTION), "white")
@@ -121,16 +144,16 @@ def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], t
         ax.axis("off")
     for ax, row, picture in zip(axes, rows, pictures, strict=False):
         if isinstance(picture, str):
-            said = "\n".join(textwrap.wrap(picture, 28))
+            said = "\n".join(textwrap.wrap(_letters(picture), 28))
             ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", fontsize=6, parse_math=False)
         else:
             ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
-        shown = f"{str(row['predicted'])[:20]} {row['probability']:.0%}" + (
+        shown = f"{_letters(row['predicted'])[:20]} {row['probability']:.0%}" + (
             " (abstained)" if row.get("abstained") else ""
         )
         ax.set_title(shown, fontsize=9, loc="left", parse_math=False)
         place = "" if row["frame"] is None else f", B-scan {row['frame']}"
-        name = "\n".join(textwrap.wrap(f"{Path(row['path']).name[-56:]}{place}", 32))
+        name = "\n".join(textwrap.wrap(_letters(f"{Path(row['path']).name[-56:]}{place}"), 32))
         ax.text(0, -0.03, name, transform=ax.transAxes, va="top", fontsize=6, color="#444444", parse_math=False)
     fig.suptitle(title, fontsize=11, parse_math=False)
     fig.supxlabel(f"{note}  {_NOTE}".strip(), fontsize=8, color="#444444")
@@ -161,6 +184,11 @@ def read_again(rows: list[dict[str, Any]], reader: VolumeReader) -> list[np.ndar
             log.warning("%s", str(e).splitlines()[0])
         found |= {n: "cannot be read any more" for n in wanted.values()}
     return [found[n] for n in range(len(rows))]
+
+
+def _letters(text: str) -> str:
+    """A text as fonts can draw it: matplotlib dies of bytes of a file name that are no letters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _small(grey: Image.Image) -> np.ndarray:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from octfast.deploy.inputs import Item, find_inputs
-from octfast.deploy.predictor import Predictor, load
+from octfast.deploy.inputs import Item, at_home, find_inputs
+from octfast.deploy.places import check_out, check_pictures, volumes_file
+from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.deploy.rows import Row, Table, Wanted, stream_rows
 from octfast.deploy.volume_table import VolumeTable
 from octfast.deploy.volumes import VolumeReader
-from octfast.deploy.writers import Journal, check_parquet, format_of, write_table
+from octfast.deploy.writers import Journal, write_table
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle import INFO_FILE, MODEL_FILE, find_bundle
 from octfast.progress import track
@@ -42,11 +43,13 @@ class Prediction:
     volumes : a row a volume, the urgent first; see `octfast.deploy.volume_table`.
     files : what was written.
     synthetic : whether the model was trained on phantoms.
+    whole : whether `out` was whole already, so that resuming had nothing to do.
     """
 
     columns: list[str]
     classes: tuple[str, ...]
     synthetic: bool = False
+    whole: bool = False
     scans: int = 0
     failed: int = 0
     abstained: int | None = None
@@ -116,8 +119,6 @@ def predict(
     UsageError : a parameter that cannot be, or something that would be overwritten.
     DataError : no input at all, or a table that cannot be read.
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     found = run_prediction(
@@ -137,7 +138,7 @@ def predict(
         device=device,
         weights=weights,
     )
-    table = pd.DataFrame(rows, columns=found.columns)
+    table = as_table({name: [row[name] for row in rows] for name in found.columns})
     return table.astype({"volume": "Int64", "frame": "Int64"})
 
 
@@ -165,10 +166,10 @@ def run_prediction(
     On resuming, the rows that were there are handed on first.
     """
     wanted = wanted or Wanted(heat_maps=heatmaps is not None)
-    to = Path(out).expanduser() if out is not None else None
-    kind = _check_out(to, format, inputs, resume, force)
+    to = at_home(out) if out is not None else None
+    kind = check_out(to, format, inputs, resume, force)
     pictures = {"--heatmaps": heatmaps, "--montage": montage}
-    _check_pictures({k: Path(v).expanduser() for k, v in pictures.items() if v is not None}, inputs, resume or force)
+    check_pictures({k: at_home(v) for k, v in pictures.items() if v is not None}, inputs, resume or force)
     names = [os.fspath(i) for i in inputs]
     items = find_inputs(names, recursive=recursive, stdin=stdin)
     total = None
@@ -179,11 +180,16 @@ def run_prediction(
             raise DataError(f"nothing to predict in {', '.join(names) or 'no input'}", "give scans, or folders of them")
         items = iter(listed)
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle, precision, device, weights)
+    if heatmaps is not None:
+        from octfast.deploy.pictures import check_heat_maps
+
+        check_heat_maps(predictor)
     table = Table(predictor, wanted)
     found = Prediction(table.columns, predictor.classes, predictor.info.synthetic)
     if resume and to is not None and to.exists() and not Journal(to, {}).part.exists():
-        log.info("%s is there already, and no interrupted prediction: nothing to go on with", to)
+        log.info("%s is whole already: there is nothing to go on with", to)
         found.files.append(to)
+        found.whole = True
         return found
     with ExitStack() as stack:
         reader = stack.enter_context(VolumeReader())
@@ -214,8 +220,10 @@ def run_prediction(
         if not number:
             raise DataError("nothing to predict: standard input named no file", "give a name a line")
         if journal is not None:
-            journal.finish(table.columns, kind)
+            journal.write_out(table.columns, kind)
         sinks.end(to, kind, reader)
+        if journal is not None:
+            journal.finish()
     return found
 
 
@@ -234,8 +242,8 @@ class _Sinks:
         self.found = found
         self.on_row = on_row
         self.volumes = VolumeTable(found.classes, bool(table.urgent), table.threshold is not None)
-        self.heatmaps = Path(heatmaps).expanduser() if heatmaps is not None else None
-        self.montage = Path(montage).expanduser() if montage is not None else None
+        self.heatmaps = at_home(heatmaps) if heatmaps is not None else None
+        self.montage = at_home(montage) if montage is not None else None
         if self.montage is not None:
             from octfast.deploy.pictures import Montage
 
@@ -286,51 +294,6 @@ class _Sinks:
             fig.savefig(part, format=self.montage.suffix[1:].lower() or "png", dpi=110)
             part.replace(self.montage)
             found.files.append(self.montage)
-
-
-def volumes_file(out: Path) -> Path:
-    """Where the table of volumes stands: beside the table of scans, -volumes in its name."""
-    return out.with_name(f"{out.stem}-volumes{out.suffix}")
-
-
-def _check_out(out: Path | None, format: str | None, inputs: Sequence[str | Path], resume: bool, force: bool) -> str:
-    kind = format_of(out, format)
-    if out is None:
-        if resume:
-            raise UsageError("--resume goes on writing a file", "name it: --out FILE")
-        if kind == "parquet":
-            raise UsageError("parquet is written into a file", "name it: --out FILE")
-        return kind
-    if kind == "parquet":
-        check_parquet()
-    for file in (out, volumes_file(out)):
-        if any(i != "-" and file.exists() and Path(i).exists() and file.samefile(i) for i in inputs):
-            raise UsageError(f"{file} is an input", "give another --out; inputs are never overwritten")
-        if file.exists() and not (resume or force):
-            raise UsageError(f"{file} exists", "give another --out, or --force to replace it")
-        if file.is_dir():
-            raise UsageError(f"{file} is a folder", "give --out the name of a file")
-    return kind
-
-
-def _check_pictures(places: dict[str, Path], inputs: Sequence[str | Path], again: bool) -> None:
-    folders = [Path(i).expanduser().resolve() for i in inputs if i != "-" and Path(i).expanduser().is_dir()]
-    for option, place in places.items():
-        inside = next((f for f in folders if place.resolve().is_relative_to(f)), None)
-        if inside is not None:
-            raise UsageError(f"{option} {place} lies in {inside}, whose pictures are predicted", "give another place")
-    if "--montage" in places:
-        file = places["--montage"]
-        if file.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
-            raise UsageError(f"--montage {file} is no picture", "end it in .png, .jpg, .pdf or .svg")
-        if not file.absolute().parent.is_dir():
-            raise UsageError(f"no such folder: {file.parent}", "make it first")
-        if file.exists() and not again:
-            raise UsageError(f"{file} exists", "give another --montage, or --force to replace it")
-    if "--heatmaps" in places:
-        from octfast.deploy.pictures import check_folder
-
-        check_folder(places["--heatmaps"], again)
 
 
 def _journal(

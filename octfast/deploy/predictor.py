@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 # What a body keeps of a batch grows with its pixels: 16 scans of 512 x 512 take VGG about 2 GB in float32.
 BATCH_PIXELS = 16 * 512 * 512
+# Heat maps hook into the model, so that two at once would see each other's. No part of a Predictor, which is to be
+# copied and pickled.
+_one_heat_map = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class Predictor:
 
     Arrays are uint8 (or uint16, whose white is 65,535): grey of shape (H, W), or colour of shape (H, W, 3) or
     (H, W, 4), uint8 alone. An array of shape (N, H, W) is N grey pictures, as a volume is. Colour becomes grey, and
-    every picture is squeezed to the size that the model was trained at.
+    every picture is squeezed to the size that the model was trained at. Several threads may ask it at once; heat maps
+    wait for each other.
 
     Parameters
     ----------
@@ -175,8 +180,6 @@ class Predictor:
         DataError : a picture cannot be read, unless errors is "keep".
         UsageError : k is not between 1 and the number of classes; abstain_below is not between 0 and 1.
         """
-        import pandas as pd
-
         if k is not None and not 1 <= k <= len(self.classes):
             raise UsageError(f"k is {k}: it must lie between 1 and the {len(self.classes)} classes")
         if abstain_below is not None and not 0 <= abstain_below <= 1:
@@ -211,7 +214,7 @@ class Predictor:
         columns |= {f"p_{c}": p[:, i] for i, c in enumerate(self.classes)}
         if errors == "keep":
             columns["error"] = said
-        return pd.DataFrame(columns)
+        return as_table(columns)
 
     def referral(self, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Scores of urgent referral and whether each reaches the bundle's operating point.
@@ -241,7 +244,9 @@ class Predictor:
         """
         from octfast.assess.heatmap import heat_map
 
-        return heat_map(self.model, self.info, as_grey(picture), target=target, method=method)
+        grey = as_grey(picture)
+        with _one_heat_map:
+            return heat_map(self.model, self.info, grey, target=target, method=method)
 
     def to_learner(self, dls: DataLoaders | None = None) -> Learner:
         """A fastai Learner of the same model, whose `predict` and `get_preds` give the same probabilities.
@@ -256,7 +261,8 @@ class Predictor:
         """
         from octfast.deploy.learner import make_learner
 
-        return make_learner(self.model, self.info, dls)
+        with _one_heat_map:
+            return make_learner(self.model, self.info, dls)
 
     def _answers(self, batch: Sequence[tuple[Any, np.ndarray | DataError]]) -> Iterator[Answer]:
         greys = [read for _, read in batch if not isinstance(read, DataError)]
@@ -275,12 +281,26 @@ class Predictor:
                 yield Answer(picture, error=DataError(f"the model gives no numbers for {picture_name(picture)}", hint))
 
 
+def as_table(columns: dict[str, Any]) -> pd.DataFrame:
+    """A DataFrame of columns; names of files that are no text, which pandas' strings cannot hold, stay as they are."""
+    import pandas as pd
+
+    def column(values: Any) -> pd.Series:
+        try:
+            return pd.Series(values)
+        except UnicodeEncodeError:
+            return pd.Series(values, dtype=object)
+
+    return pd.DataFrame({name: column(values) for name, values in columns.items()})
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.empty(0, device=place)
+        # To and fro, as there are devices, such as meta, that take numbers and give none.
+        torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         reason = " ".join(str(e).split())[:120]
         raise UsageError(f"cannot run on {str(device)!r}: {reason}", "use cpu, or cuda where there is a GPU") from None

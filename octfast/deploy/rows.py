@@ -73,7 +73,6 @@ class _Place:
     volume: int | None = None
     frame: int | None = None
     eye: str = ""
-    error: str = ""
 
 
 @dataclass
@@ -114,18 +113,14 @@ class Table:
         names += [f"p_{c}" for c in classes]
         self.columns = [*names, *(["heat_map"] if self.wanted.heat_maps else []), "error"]
 
-    def row(self, place: _Place, answer: Answer | None) -> Row:
-        """The row of an answer; without one, that of an error."""
+    def row(self, place: _Place, answer: Answer) -> Row:
+        """The row of an answer."""
         values: dict[str, Any] = dict.fromkeys(self.columns)
         values |= {"path": place.path, "volume": place.volume, "frame": place.frame, "eye": place.eye}
-        values["error"] = place.error
-        picture = None
-        if answer is not None:
-            picture = answer.picture
-            values["error"] = "" if answer.error is None else answer.error.message
-            if answer.probabilities is not None:
-                values |= self.answered(answer.probabilities)
-        return Row(place.item, values, place.last, place.of_volume, picture)
+        values["error"] = "" if answer.error is None else answer.error.message
+        if answer.probabilities is not None:
+            values |= self.answered(answer.probabilities)
+        return Row(place.item, values, place.last, place.of_volume, answer.picture)
 
     def answered(self, p: np.ndarray) -> dict[str, Any]:
         """What a row says of probabilities, float64 of shape (classes,)."""
@@ -167,21 +162,16 @@ def stream_rows(
             for place, picture in _pictures_of(n, item, reader):
                 # Before the picture is handed on, so that its answer finds it.
                 places.append(place)
-                if not place.error:
-                    yield picture
+                yield picture
 
     for answer in table.predictor.stream(pictures(), bs):
-        while places[0].error:
-            yield table.row(places.popleft(), None)
         yield table.row(places.popleft(), answer)
-    while places:
-        yield table.row(places.popleft(), None)
 
 
 def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Place, Any]]:
-    """What an input holds, each with its place; where something is wrong, a last place with the error."""
+    """What an input holds, each with its place; where something is wrong, the error is the last of them."""
     if item.problem:
-        yield _Place(n, item.path, error=item.problem), None
+        yield _Place(n, item.path), DataError(item.problem, item.hint)
         return
     try:
         if Path(item.path).exists() and not Path(item.path).is_file():
@@ -189,11 +179,11 @@ def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Pl
             raise DataError(f"{item.path} is no plain file", "leave it out")
         kind = kind_of(item.path)
     except DataError as e:
-        yield _Place(n, item.path, error=e.message), None
+        yield _Place(n, item.path), e
         return
     except (OSError, ValueError) as e:
         reason = "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)
-        yield _Place(n, item.path, error=f"cannot read {item.path}: {reason}"), None
+        yield _Place(n, item.path), DataError(f"cannot read {item.path}: {reason}")
         return
     if kind in ("picture", ""):
         yield _Place(n, item.path), item.path
@@ -210,10 +200,10 @@ def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Pl
             yield held
         if e.hint:
             log.warning("%s: %s", e.message, e.hint)
-        yield _Place(n, item.path, of_volume=True, error=e.message), None
+        yield _Place(n, item.path, of_volume=True), e
         return
     if held is None:
-        yield _Place(n, item.path, of_volume=True, error=f"{item.path} holds no B-scans"), None
+        yield _Place(n, item.path, of_volume=True), DataError(f"{item.path} holds no B-scans")
     else:
         held[0].last = True
         yield held

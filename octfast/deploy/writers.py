@@ -205,12 +205,16 @@ class Journal:
             for line in f:
                 yield _as_row(json.loads(line))
 
-    def finish(self, columns: Sequence[str], format: str) -> None:
-        """Write the table under its own name, and remove the journal."""
+    def write_out(self, columns: Sequence[str], format: str) -> None:
+        """Write the table under its own name; the journal stays until all else that goes with it is there, too."""
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
         write_table((row.values for row in self.read()), columns, self.out, format)
+
+    def finish(self) -> None:
+        """Remove the journal."""
+        assert self._file is not None
         self._file.close()
         self._file = None
         self.part.unlink()
@@ -234,7 +238,10 @@ class Journal:
     def _reopen(self) -> None:
         file = self.part.open("r+b")
         self._file = file
-        first = _parsed(file.readline())
+        line = file.readline()
+        first = _parsed(line)
+        if line.endswith(b"\n") and (first is None or first.get("octfast") != "predictions"):
+            raise UsageError(f"{self.part} is no interrupted prediction", "move it away, or --force to replace it")
         if first is None:
             # Torn in its first line: nothing was done yet.
             file.seek(0)
@@ -253,10 +260,15 @@ class Journal:
             if content is None:
                 break
             rows += 1
-            if content["last"]:
+            try:
+                row = _as_row(content)
+                path = row.values["path"]
+            except (KeyError, TypeError):
+                raise DataError(f"{self.part} is damaged: its row {rows} is none", "--force starts anew") from None
+            if row.last:
                 whole = file.tell()
-                self.rows, self.done = rows, content["item"] + 1
-                self.paths.append(content["row"]["path"])
+                self.rows, self.done = rows, row.item + 1
+                self.paths.append(path)
         if self.done != len(self.paths):
             raise DataError(f"{self.part} is damaged: inputs are missing in it", "--force starts anew")
         file.seek(whole)

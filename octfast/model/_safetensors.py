@@ -31,6 +31,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 DAMAGED = "the file is damaged or was cut short; copy it again, or export the model again"
 
 
@@ -98,12 +99,13 @@ class TensorFile:
 
     def _header(self, size: int) -> dict[str, Entry]:
         start = self._file.read(8)
-        if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
+        length = int.from_bytes(start, "little")
+        # A header of 640 bytes has the length 80 02 00 ...; no pickle that does anything has zeros there.
+        if length > MAX_HEADER and (start[:4] == b"PK\x03\x04" or start[:2] in _PICKLES):
             raise BundleError(
                 f"{self.path} cannot be read: it is a pickle under another name, which may run code",
                 "ask whoever made it for a bundle of octfast; nothing in it was opened",
             )
-        length = int.from_bytes(start, "little")
         if len(start) < 8 or length > size - 8:
             raise BundleError(f"cannot read {self.path}: it is shorter than its header says", DAMAGED)
         if length > MAX_HEADER:

@@ -310,9 +310,14 @@ def _wrong_calibration(calibration: Mapping[str, Any], classes: tuple[str, ...])
         part = calibration.get(key)
         if part is not None and not (isinstance(part, dict) and is_number(part.get("threshold"))):
             return f"{key} has no threshold"
+        # What is rounded down may lie a little below 0. Above 1 nobody would ever be referred.
+        if part is not None and not -1e-6 <= part["threshold"] <= 1:
+            return f"the threshold of {key} is no probability"
     operating = calibration.get("operating")
     if operating is not None:
         urgent = operating.get("urgent")
         if not (isinstance(urgent, list | tuple) and urgent and all(c in classes for c in urgent)):
             return "operating names no urgent classes of the model"
+        if len(set(urgent)) != len(urgent) or len(urgent) == len(classes):
+            return "operating names an urgent class twice, or all classes"
     return ""

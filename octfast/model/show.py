@@ -84,7 +84,8 @@ def stock_of(info: BundleInfo) -> str:
     if info.base is None:
         return ""
     if info.base["source"] == "file":
-        return f"the file of {info.arch} weights that it was made with"
+        name = info.weights.get("file")
+        return f"the file of {info.arch} weights that it was made with" + (f" ({_plain(name)})" if name else "")
     return f"{info.base['source']}'s stock weights of {info.arch}"
 
 

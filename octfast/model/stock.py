@@ -42,6 +42,11 @@ def slim_bundle(bundle: str | Path, out: str | Path, weights: str | Path | None 
     out = Path(out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not empty", "give another --out; nothing is ever overwritten")
+    if info.weights.get("source") == "none" and weights is None:
+        raise BundleError(
+            f"the body of {bundle} began with random numbers, so there are no stock weights to leave out",
+            "hand on the whole bundle",
+        )
     stock = _stock_state(info, Path(bundle), weights)
     state = model.state_dict()
     left_out = {k: v for k, v in state.items() if k in stock and torch.equal(v, stock[k])}
@@ -77,7 +82,7 @@ def stock_tensors(
     if digest(found) != info.base["sha256"]:
         raise BundleError(
             f"{folder} is slim, and the stock weights of {info.arch} here are not those it was made with",
-            "ask for the whole bundle, or give the file that it was trained from: weights=FILE",
+            "give the file it was trained from: --weights FILE, in Python weights=FILE; or ask for the whole bundle",
         )
     return found
 
@@ -132,16 +137,18 @@ def _stock_file(info: BundleInfo, arch: Arch, folder: Path, weights: str | Path 
     if weights is not None:
         return Path(weights).expanduser()
     file = cached_file(info.arch, arch.library)
+    whole = "; or ask for the whole bundle" if info.base else ""
     if file is None and "file" in ((info.base or {}).get("source"), info.weights.get("source")):
         raise BundleError(
             f"the body of {folder} was trained from a file, which has to be given",
-            "give that file: weights=FILE, or --weights FILE on the command line; or ask for the whole bundle",
+            "give it: --weights FILE, in Python weights=FILE" + whole,
         )
     if file is None:
         raise BundleError(
-            f"the stock weights of {info.arch}, which {folder} needs, are not on this machine, and none are fetched",
+            f"the stock weights of {info.arch}, which {folder} {'needs' if info.base else 'was trained from'}, "
+            "are not on this machine, and none are fetched",
             f"put {weights_url(info.arch, arch.library)} at {expected_path(info.arch, arch.library)}, "
-            "give weights=FILE, or ask for the whole bundle",
+            "or give their file: --weights FILE, in Python weights=FILE" + whole,
         )
     return file
 

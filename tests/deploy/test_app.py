@@ -1,6 +1,7 @@
 import base64
 import io
 import json
+import logging
 import re
 import socket
 import struct
@@ -33,7 +34,7 @@ uvicorn = pytest.importorskip("uvicorn")
 
 from starlette.testclient import TestClient  # noqa: E402
 
-from octfast.deploy.app import bind, make_app, url  # noqa: E402
+from octfast.deploy.app import bind, is_loopback, make_app, url  # noqa: E402
 from octfast.deploy.app_answers import Answers, Limits  # noqa: E402
 from octfast.deploy.app_guard import is_meant, own_names  # noqa: E402
 
@@ -240,12 +241,12 @@ def test_a_calibrated_bundle(own_run):
     said = answers.answer(png())
     assert said["urgent"] is True and said["urgent_score"] == pytest.approx(said["probabilities"]["CNV"])
     assert said["abstained"] is True and said["possible"] == list(said["probabilities"])
-    operating["threshold"], conformal["threshold"] = 1.1, 0.9999
+    operating["threshold"], conformal["threshold"] = 1.0, 0.9999
     update_info(own_run.bundle, calibration={**found, "operating": operating, "conformal": conformal})
     said = Answers(load(own_run.bundle)).answer(png())
     assert said["urgent"] is False and said["abstained"] is False and said["possible"] == [said["predicted"]]
     page = TestClient(make_app(Answers(load(own_run.bundle))), base_url=HERE).get("/").text
-    assert "1.10" in page and "calibrated on 1,200" in page
+    assert "of 1.00 on" in page and "calibrated on 1,200" in page
 
 
 def test_urgent_classes_can_be_named(predictor):
@@ -387,3 +388,37 @@ def test_the_command_says_what_is_wrong(octfast, trained, tmp_path):
     assert done.code == 2 and "--host" in done.err
     done = octfast("app", "--help")
     assert done.code == 0 and "curl" in done.out and "Not a medical device" in done.out
+
+
+def test_a_jpeg_of_a_great_many_scans_is_refused(client):
+    """Each costs a pass over the whole picture and a few bytes: 20 MB of them would keep the model busy for hours."""
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((200, 300), np.uint8)).save(out, "JPEG", progressive=True)
+    whole = out.getvalue()
+    last = whole[whole.rfind(b"\xff\xda") : -2]
+    assert post(client, whole).status_code == 200
+    refused(post(client, whole[:-2] + last * 200 + whole[-2:]), 413, "scans")
+
+
+def test_a_volume_is_told_from_what_is_no_picture(client):
+    for head in (bytes(128) + b"DICM", b"HSF-OCT-103" + bytes(200), b"FOCT" + bytes(200)):
+        refused(post(client, head), 415, "volume", "octfast predict")
+
+
+def test_an_upload_that_breaks_off_is_no_fault(server, caplog):
+    host, port = server.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port))) as line:
+        line.sendall(f"POST /api/predict HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 1000\r\n\r\n12".encode())
+        time.sleep(0.2)
+    for _ in range(50):
+        if httpx.get(f"{server}health", trust_env=False).json()["held"] == 0:
+            break
+        time.sleep(0.1)
+    assert httpx.get(f"{server}health", trust_env=False).json()["held"] == 0
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(("host", "alone"), [("127.0.0.1", True), ("127.0.0.7", True), ("0.0.0.0", False)])
+def test_who_can_reach_it(host, alone):
+    with bind(host, None) as place:
+        assert is_loopback(place) == alone

@@ -65,7 +65,7 @@ def test_what_is_not_there_is_an_item_with_its_problem(tree):
     assert "no such file: nowhere.png" in found[1].problem and "nothing matches" in found[2].problem
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "nul\0l"])
+@pytest.mark.parametrize("name", ["x" * 5000, "nul\0l", "~no such user/x.png", "~no such user/*.png"])
 def test_names_that_no_file_can_have(tree, name):
     (found,) = find_inputs([name])
     assert found.problem
@@ -140,3 +140,8 @@ def test_the_ending_tells_where_nothing_else_does(tmp_path):
 @given(st.binary(max_size=200))
 def test_any_bytes_are_of_some_kind_or_none(head):
     assert kind_of_bytes(head) in ("", "picture", "dicom", "vol", "e2e", "topcon")
+
+
+def test_cells_that_can_be_no_files(tree):
+    Path("list.csv").write_text(f"path\nc.png\n~no such user/x.png\n{'x' * 400}\n")
+    assert [bool(i.problem) for i in find_inputs(["list.csv"])] == [False, True, True]

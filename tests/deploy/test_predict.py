@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from octfast.deploy.predict import predict, run_prediction, volumes_file
+from octfast.deploy.inputs import Item
+from octfast.deploy.places import volumes_file
+from octfast.deploy.predict import predict, run_prediction
 from octfast.deploy.predictor import Predictor, load
-from octfast.deploy.rows import Wanted
+from octfast.deploy.rows import Table, Wanted, stream_rows
+from octfast.deploy.volumes import VolumeReader
 from octfast.deploy.writers import Journal, csv_line, format_of
 from octfast.errors import DataError, UsageError
 from octfast.model.arch import find_arch, make_network
@@ -368,3 +374,94 @@ def test_rows_are_in_the_journal_as_they_come(predictor, scans):
     run_prediction(predictor, ["scans"], on_row, out="out.jsonl", wanted=Wanted(top_k=2))
     assert lines == [n + 2 for n in range(19)]
     assert json.loads(Path("out.jsonl").read_text().splitlines()[0])["path"] == "scans/0.png"
+
+
+def test_errors_stream_as_rows_do(predictor, scans):
+    """A source that gives what cannot be read and then nothing more for a while does not hold their rows back."""
+    more = threading.Event()
+
+    def items():
+        for n in range(40):
+            yield n, Item(f"gone-{n}.png", "no such file")
+        more.wait(20)
+        yield 40, Item("scans/0.png")
+
+    with VolumeReader() as reader:
+        rows = stream_rows(Table(predictor, Wanted()), items(), reader)
+        found = [next(rows) for _ in range(40)]
+        waited = not more.is_set()
+        more.set()
+        (last,) = rows
+    assert waited and [r.values["error"] for r in found] == ["no such file"] * 40
+    assert [r.item for r in found] == list(range(40)) and last.values["error"] == ""
+
+
+def test_a_montage_that_fails_costs_nothing_else(predictor, scans, monkeypatch):
+    def fail(*_):
+        raise StopHereError
+
+    whole = predict(predictor, ["scans"], out="whole.csv", montage="whole.png")
+    with monkeypatch.context() as broken, pytest.raises(StopHereError):
+        broken.setattr("octfast.deploy.pictures.plot_montage", fail)
+        predict(predictor, ["scans"], out="out.csv", montage="out.png")
+    for name in ("{}.csv", "{}-volumes.csv"):
+        assert Path(name.format("out")).read_bytes() == Path(name.format("whole")).read_bytes()
+    again = predict(predictor, ["scans"], out="out.csv", montage="out.png", resume=True)
+    pd.testing.assert_frame_equal(again, whole)
+    with Image.open("out.png") as one, Image.open("whole.png") as other:
+        assert one.size == other.size
+    assert not Path(".out.csv.part").exists()
+
+
+@pytest.mark.parametrize("held", [b"notes of mine\n", b'{"a": 1}\nx\n', b"[1]\n"])
+def test_a_file_of_another_program_is_no_journal(predictor, scans, held):
+    Path(".out.csv.part").write_bytes(held)
+    with pytest.raises(UsageError, match="no interrupted prediction"):
+        predict(predictor, ["scans"], out="out.csv", resume=True)
+    assert Path(".out.csv.part").read_bytes() == held
+
+
+def test_a_journal_with_a_row_that_is_none(predictor, scans):
+    interrupted(predictor, ["scans"], 3)
+    with Path(".out.csv.part").open("ab") as f:
+        f.write(b'{"item": 3}\n')
+    with pytest.raises(DataError, match="damaged"):
+        predict(predictor, ["scans"], out="out.csv", resume=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are Linux's alone")
+@pytest.mark.parametrize("name", ["montage.png", "montage.svg"])
+def test_a_montage_of_names_that_are_no_text(predictor, scans, name):
+    shutil.copy(scans / "0.png", os.fsdecode(bytes(scans) + b"/caf\xe9 $x$ \x1b[31m.png"))
+    table = predict(predictor, ["scans"], montage=name, heatmaps="maps", out="out.csv")
+    assert (table["error"] == "").sum() == 13 and Path(name).stat().st_size > 1000
+    assert len(list(Path("maps").iterdir())) == 13
+
+
+def test_a_heat_map_is_no_larger_than_needed(predictor, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(scan(2600, 4000)).save("large.png")
+    predict(predictor, "large.png", heatmaps="maps")
+    with Image.open("maps/000001-large.png") as held:
+        assert held.width == 2048 and held.height < 1400
+
+
+def test_a_network_without_a_map_is_told_before_anything_is_read(scans, tmp_path):
+    arch = find_arch("test_vit")
+    model = nn.Sequential(*body_and_head(make_network(arch, 64), arch, "octfast", 4))
+    save_bundle(tmp_path / "vit", model, BundleInfo("test_vit", "octfast", CLASSES, 64, (0.5,) * 3, (0.2,) * 3))
+    with pytest.raises(UsageError, match="--heatmaps: test_vit"):
+        predict(tmp_path / "vit", ["scans"], heatmaps="maps", out="out.csv", device="cpu")
+    assert not Path(".out.csv.part").exists()
+
+
+@pytest.mark.parametrize("option", ["out", "heatmaps", "montage"])
+def test_a_name_that_no_file_can_have(predictor, scans, option):
+    with pytest.raises(UsageError, match="cannot write"):
+        predict(predictor, ["scans"], **{option: "x" * 300 + {"out": ".csv", "montage": ".png"}.get(option, "")})
+
+
+def test_inputs_that_can_be_no_files_do_not_end_it(predictor, scans):
+    given = ["x" * 5000, "~no such user/x.png", "scans/0.png"]
+    table = predict(predictor, given, out="out.csv", heatmaps="maps", force=True)
+    assert [bool(e) for e in table["error"]] == [True, True, False]

@@ -5,7 +5,9 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -313,6 +315,18 @@ class TestPredict:
         heat = predictor.heat_map(scan())
         assert heat.shape == (60, 80) and heat.dtype == np.float32 and 0 <= heat.min() <= heat.max() <= 1
 
+    def test_threads_do_not_see_each_others_heat_maps(self, predictor):
+        pytest.importorskip("captum")
+        pictures = [scan(seed=n) for n in range(24)]
+        alone = [predictor.heat_map(p, n % 3) for n, p in enumerate(pictures)]
+        p = predictor.probabilities(pictures)
+        with ThreadPoolExecutor(8) as pool:
+            asked = pool.map(
+                lambda n: (predictor.heat_map(pictures[n], n % 3), predictor.probabilities(pictures)), range(24)
+            )
+            for heat, (other, q) in zip(alone, asked, strict=True):
+                assert np.array_equal(heat, other) and np.array_equal(p, q)
+
 
 class TestLoad:
     def test_read_only_under_a_strange_name(self, bundle, tmp_path):
@@ -338,7 +352,8 @@ class TestLoad:
             assert e.value.hint and "\n" not in e.value.message
 
     @pytest.mark.parametrize(
-        "how", [{"precision": "fp16"}, {"precision": "int8"}, {"precision": "fp23"}, {"device": "moon"}]
+        "how",
+        [{"precision": "fp16"}, {"precision": "int8"}, {"precision": "fp23"}, {"device": "moon"}, {"device": "meta"}],
     )
     def test_how_it_cannot_run(self, bundle, how):
         with pytest.raises(UsageError):
@@ -487,6 +502,13 @@ class TestSlim:
         ended = octfast("model", "show", tmp_path / "slim")
         assert ended.code == 0 and "slim: needs the file of resnet18 weights" in ended.out
         assert octfast("model", "slim", made[0], "--out", tmp_path / "b").code == 1
+
+    def test_a_body_that_began_with_random_numbers(self, made, tmp_path):
+        whole = Path(shutil.copytree(made[0], tmp_path / "whole"))
+        update_info(whole, weights={"source": "none"})
+        with pytest.raises(BundleError, match="random numbers"):
+            slim_bundle(whole, tmp_path / "slim")
+        assert not (tmp_path / "slim").exists()
 
 
 def test_show(octfast, trained, bundle):

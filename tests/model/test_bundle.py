@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import asdict, replace
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from octfast.errors import BundleError
+from octfast.model._safetensors import TensorFile
 from octfast.model.arch import find_arch, make_network
 from octfast.model.bundle import (
     INFO_FILE,
@@ -148,6 +150,10 @@ def test_no_folder_at_all(tmp_path):
         ({"calibration": {"operating": {"urgent": ["OTHER"], "threshold": 0.5}}}, "urgent classes"),
         ({"calibration": {"operating": {"urgent": ["CNV"], "threshold": "0.5"}}}, "no threshold"),
         ({"calibration": {"conformal": {"threshold": True}}}, "no threshold"),
+        ({"calibration": {"conformal": {"threshold": -3}}}, "no probability"),
+        ({"calibration": {"operating": {"urgent": ["CNV"], "threshold": 1.5}}}, "no probability"),
+        ({"calibration": {"operating": {"urgent": ["CNV", "CNV"], "threshold": 0.5}}}, "twice"),
+        ({"calibration": {"operating": {"urgent": ["CNV", "DME", "NORMAL"], "threshold": 0.5}}}, "all classes"),
         ({"tensors": "float64"}, "tensors"),
         ({"tensors": "float16"}, "float32 instead of float16"),
         ({"base": {"source": "timm"}}, "base"),
@@ -308,3 +314,23 @@ def test_nothing_in_a_bundle_is_unpickled(bundle, tmp_path):
 def test_an_info_that_cannot_be_is_not_made():
     with pytest.raises(BundleError, match="temperature"):
         replace(info(), temperature=0.0)
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path, length):
+    """Eight bytes of length begin with 80 02, as a pickle does, where the header has 640 bytes."""
+    entry = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    header = json.dumps(entry).encode().ljust(length)
+    file = tmp_path / MODEL_FILE
+    file.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
+    assert file.read_bytes()[:1] == b"\x80"
+    with TensorFile(file) as opened:
+        assert list(opened.entries) == ["x"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("held", [None, {"a": 1}, b"x" * 300, list(range(70_000))])
+def test_a_pickle_of_any_kind_is_called_one(tmp_path, protocol, held):
+    (tmp_path / MODEL_FILE).write_bytes(pickle.dumps(held, protocol))
+    with pytest.raises(BundleError, match="pickle"):
+        TensorFile(tmp_path / MODEL_FILE)
