@@ -64,6 +64,9 @@ def _ended(app: Any) -> int:
         where = f"{e.filename}: " if e.filename else ""
         print_error(f"{where}{e.strerror}", "octfast doctor shows disk space, memory and permissions")
     except Exception as e:
+        if isinstance(e, RuntimeError) and "home directory" in str(e):  # pathlib's, of ~nobody/x
+            print_error(str(e).lower().rstrip("."), "give the whole path instead of one that begins with ~")
+            return 2
         if hasattr(e, "format_message"):  # typer's own, for a command line that it cannot read
             return _misread(e)
         if type(e).__name__ == "OutOfMemoryError":  # torch's

@@ -222,7 +222,7 @@ def test_shared_patients_are_refused_with_the_ways_on(tmp_path, said):
         ("AB"[p % 2], p, f"{p}-{i}", ("train", "test")[i] if p < 3 else "train") for p in range(9) for i in range(2)
     ]
     scans = put(tmp_path, rows)
-    with pytest.raises(DataError, match=r"3 patients stand in more than one split, with 6 scans \(test\+train: 3\)") as e:
+    with pytest.raises(DataError, match=r"3 patients stand in more than one split, .* \(test\+train: 3\)") as e:
         refuse_leaks(scans)
     assert all(way in e.value.hint for way in ("--drop-leaks", "--allow-leaks", "octfast data split"))
     refuse_leaks(scans, allow=True)
