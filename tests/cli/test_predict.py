@@ -132,7 +132,13 @@ def test_ctrl_c_while_standard_input_is_open(here, bundle):  # noqa: F811
     command = [sys.executable, "-m", "octfast", "predict", str(bundle), "-", "--device", "cpu"]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env) as running:
+    # What was started in the background ignores Ctrl-C, and so would all that it starts.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with process as running:
         assert running.stdin is not None and running.stdout is not None and running.stderr is not None
         running.stdin.write(b"gone.png\n")
         running.stdin.flush()

@@ -532,11 +532,11 @@ def real_run(tmp_path_factory):
         return train_classifier(**quick(SHARED / "data" / "oct2017-sample", **words))
 
 
-STOCK = SHARED / "weights" / "vgg16_bn_features.safetensors"
+REAL, STOCK = SHARED / "data" / "oct2017-sample", SHARED / "weights" / "vgg16_bn_features.safetensors"
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no real scans and weights")
+@pytest.mark.skipif(not (REAL.is_dir() and STOCK.is_file()), reason=f"no real scans and weights in {SHARED}")
 class TestReal:
     def test_half_precision_and_a_learner_give_the_same(self, real_run):
         paths = list(real_run.scans["path"])[::2]
