@@ -1,6 +1,6 @@
 # octfast on a CPU, run by an ordinary user:
 #   docker build -t octfast .
-#   docker run --rm -v "$PWD:/work" -v octfast-cache:/cache --user "$(id -u):$(id -g)" octfast train /work/scans
+#   docker run --rm -v "$PWD:/data" -v octfast-cache:/cache --user "$(id -u):$(id -g)" octfast train /data/scans
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 
@@ -21,8 +21,8 @@ RUN pip install "/tmp/octfast${EXTRAS:+[${EXTRAS}]}" && rm -rf /tmp/octfast
 # Weights and stored activations go where a volume can be mounted, writable for any --user.
 ENV HOME=/home/octfast OCTFAST_CACHE=/cache/octfast TORCH_HOME=/cache/torch HF_HOME=/cache/huggingface \
     MPLCONFIGDIR=/tmp/matplotlib FASTAI_HOME=/tmp/fastai
-RUN useradd --uid 1000 --create-home octfast && mkdir -p /work /cache && chmod 1777 /work /cache
+RUN useradd --uid 1000 --create-home octfast && mkdir -p /data /cache && chmod 1777 /data /cache
 USER octfast
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["octfast"]
 CMD ["--help"]

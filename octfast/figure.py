@@ -17,17 +17,23 @@ class Figure(_Figure):
     File and class names are drawn as they are: no text is read as a formula.
     """
 
-    def savefig(self, *args: Any, **kwargs: Any) -> None:
+    def draw(self, renderer: Any) -> None:
         """As matplotlib's, without formulas and without a page of warnings for a name in Chinese."""
         for text in self.findobj(Text):
             text.set_parse_math(False)
         # Ticks are made only as they are drawn, and go by the setting.
         with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")
-            super().savefig(*args, **kwargs)
+            super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         """The picture, for IPython, which knows by itself the figures of pyplot alone."""
         data = io.BytesIO()
         self.savefig(data, format="png")
         return data.getvalue()
+
+
+def short(name: object, most: int = 24) -> str:
+    """A name that leaves room for others."""
+    text = str(name)
+    return text if len(text) <= most else text[: most - 1] + "…"

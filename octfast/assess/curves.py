@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -281,9 +280,6 @@ def _finish(fig: Figure, note: str, ax: Axes | None = None, loc: Any = "best") -
     if ax is not None and ax.get_legend_handles_labels()[1]:
         ax.legend(loc=loc, fontsize=8.5, framealpha=0.9, edgecolor="none", handlelength=3.4)
     fig.supxlabel(f"{note}  {_FOOTER}".strip(), fontsize=8, color=_GREY)
-    # A class name with dollar signs is no formula, wherever the figure is drawn.
-    for text in fig.findobj(Text):
-        text.set_parse_math(False)
     return fig
 
 

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.text import Text
 from PIL import Image
 
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
-from octfast.figure import Figure
+from octfast.figure import Figure, short
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
 # The heat map of a scan (its path) and a class: float32 of the scan's height and width; or why there is none.
@@ -55,8 +54,8 @@ def plot_confusion_matrix(
         for j in range(n):
             cell = text(values[i, j], share[i, j]) if sums[i] else f"{values[i, j]}"
             ax.text(j, i, cell, ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")
-    actual = [f"{_short(c)}\n(n={s})" for c, s in zip(counts.index, sums[:, 0], strict=True)]
-    names = [_short(c) for c in counts.columns]
+    actual = [f"{short(c)}\n(n={s})" for c, s in zip(counts.index, sums[:, 0], strict=True)]
+    names = [short(c) for c in counts.columns]
     ax.set_xticks(range(n), names, rotation=0 if n <= 5 else 60, ha="center" if n <= 5 else "right")
     ax.set_yticks(range(n), actual)
     ax.set(xlabel="predicted", ylabel="actual", title=title)
@@ -98,9 +97,9 @@ def plot_top_losses(
         ax = axes[panels * i]
         picture = _show(ax, str(row.path))
         wrong = row.label != row.predicted
-        head = f"actual {_short(row.label)} ({row.p_actual:.0%})"
+        head = f"actual {short(row.label)} ({row.p_actual:.0%})"
         ax.set_title(
-            f"{head}\npredicted {_short(row.predicted)} ({row.probability:.0%})\nloss {row.loss:.2f}, "
+            f"{head}\npredicted {short(row.predicted)} ({row.probability:.0%})\nloss {row.loss:.2f}, "
             f"{'wrong' if wrong else 'right'}",
             fontsize=10,
             color=WRONG if wrong else RIGHT,
@@ -134,7 +133,7 @@ def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, 
     fig = Figure(figsize=(2.5 * most + 0.5, 2.75 * lines + 0.9), layout="constrained")
     for line, name in zip(fig.subplots(lines, most, squeeze=False), names, strict=False):
         part = rows[rows["label"] == name]
-        line[0].set_ylabel(_short(name), fontsize=11)
+        line[0].set_ylabel(short(name), fontsize=11)
         for ax in line:
             ax.set(xticks=[], yticks=[])
             ax.set_frame_on(False)
@@ -143,7 +142,7 @@ def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, 
         for ax, row in zip(line, part.itertuples(), strict=False):
             _show(ax, str(row.path))
             wrong = row.label != row.predicted
-            said = f"wrong: {_short(row.predicted, 18)}" if wrong else "right"
+            said = f"wrong: {short(row.predicted, 18)}" if wrong else "right"
             ax.set_title(f"{said} ({row.probability:.0%})", fontsize=9, color=WRONG if wrong else RIGHT, loc="left")
             ax.set_frame_on(True)
             ax.spines[:].set(color=WRONG if wrong else RIGHT, linewidth=2.5 if wrong else 1)
@@ -175,7 +174,7 @@ def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, na
         return
     ax.imshow(np.asarray(overlay(picture, heat)))
     what = "what raised the score of" if heat.any() else "nothing raised the score of"
-    ax.text(0, -0.02, f"{what}\n{_short(name)}", transform=ax.transAxes, va="top", fontsize=7, color="#444444")
+    ax.text(0, -0.02, f"{what}\n{short(name)}", transform=ax.transAxes, va="top", fontsize=7, color="#444444")
 
 
 def _heat_bar(fig: Figure, axes: Any) -> str:
@@ -195,13 +194,5 @@ def _say(ax: Axes, what: str) -> None:
     ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8)
 
 
-def _short(name: object, most: int = 24) -> str:
-    text = str(name)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _finish(fig: Figure, note: str) -> None:
     fig.supxlabel(f"{note}  {_FOOTER}".strip(), fontsize=8, color="#444444")
-    # A name with dollar signs is no formula.
-    for text in fig.findobj(Text):
-        text.set_parse_math(False)

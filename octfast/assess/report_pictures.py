@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,9 +60,7 @@ class Shot:
 def figure_picture(fig: Figure, alt: str) -> Picture:
     """A figure as SVG, or as PNG where that would be large."""
     width, height = (round(96 * side) for side in fig.get_size_inches())
-    # A name with a dollar sign is no formula, and one in Chinese no reason for a page of warnings.
-    with matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "octfast"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    with matplotlib.rc_context({"svg.hashsalt": "octfast"}):
         svg = io.BytesIO()
         fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         if svg.tell() <= _LARGEST_SVG:

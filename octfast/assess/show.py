@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.text import Text
 from PIL import Image
 
 from octfast.assess.predictions import run_predictions
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
-from octfast.figure import Figure
+from octfast.figure import Figure, short
 from octfast.model.bundle import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.train.plots import save_figure
@@ -131,21 +130,19 @@ def plot_scan(
     left.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
     left.set(xticks=[], yticks=[], xlabel="\n".join(textwrap.wrap(name, 70)))
     left.xaxis.label.set(fontsize=8, color="#444444")
-    verdict = "actual class not known" if label is None else f"actual {_short(label)}"
+    verdict = "actual class not known" if label is None else f"actual {short(label)}"
     colour = "black" if label is None else RIGHT if label == predicted else WRONG
-    left.set_title(f"{verdict}\npredicted {_short(predicted)}", loc="left", fontsize=11, color=colour)
+    left.set_title(f"{verdict}\npredicted {short(predicted)}", loc="left", fontsize=11, color=colour)
     places = np.arange(len(likely))
     colours = [RIGHT if c == label else WRONG if c == predicted and label else OTHER for c in likely["class"]]
     bars = right.barh(places, likely["probability"], color=colours)
     right.bar_label(bars, [f"{p:.1%}" for p in likely["probability"]], padding=3, fontsize=9)
-    ticks = [f"{_short(c)} (actual)" if c == label else _short(c) for c in likely["class"]]
+    ticks = [f"{short(c)} (actual)" if c == label else short(c) for c in likely["class"]]
     right.set_yticks(places, ticks)
     right.invert_yaxis()
     right.set(xlim=(0, 1.14), xlabel="probability", xticks=np.linspace(0, 1, 6))
     right.spines[["top", "right"]].set_visible(False)
     fig.supxlabel(f"{note}  Not a medical device.".strip(), fontsize=8, color="#444444")
-    for text in fig.findobj(Text):
-        text.set_parse_math(False)
     return fig
 
 
@@ -217,8 +214,3 @@ def _named(run: Run, scan: str) -> tuple[pd.Series, str | None, Any]:
     one = pd.DataFrame({"path": [str(path)], "label": [label or info.classes[0]], "patient": "", "split": "test"})
     table = predict_scans(model, info, one, precision=run.config.get("precision", "auto"))
     return table.iloc[0], label, info
-
-
-def _short(name: object, most: int = 24) -> str:
-    text = str(name)
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from octfast.data.preprocess import decode_grey
 from octfast.data.scans import SPLITS
 from octfast.errors import DataError
-from octfast.figure import Figure
+from octfast.figure import Figure, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def plot_counts(scans: pd.DataFrame, ax: Axes | None = None, of: str = "scans") 
     for i, (split, row) in enumerate(table.iterrows()):
         bars = ax.bar(at + (i - (len(table) - 1) / 2) * width, row, width, color=COLOURS[str(split)], label=str(split))
         ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=1)
-    ax.set_xticks(at, [_short(c) for c in table.columns], parse_math=False)
+    ax.set_xticks(at, [short(c) for c in table.columns], parse_math=False)
     _leaning(ax, len(table.columns))
     ax.set(ylabel=of)
     _finish_bars(ax)
@@ -100,7 +100,7 @@ def plot_brightness(scans: pd.DataFrame, ax: Axes | None = None) -> Axes:
             medianprops={"color": COLOURS["valid"]},
             flierprops={"marker": ".", "markersize": 4, "markeredgecolor": "#666666"},
         )
-    names = [f"{_short(c)}\n(n={(measured['label'] == c).sum():,})" for c in labels]
+    names = [f"{short(c)}\n(n={(measured['label'] == c).sum():,})" for c in labels]
     ax.set_xticks(range(len(labels)), names, parse_math=False)
     _leaning(ax, len(labels))
     ax.set(ylabel="mean grey of a scan (0 to 255)")
@@ -130,7 +130,7 @@ def plot_samples(
         for ax in line:
             ax.set(xticks=[], yticks=[])
             ax.set_frame_on(False)
-        line[0].set_ylabel(_short(label), fontsize=11)
+        line[0].set_ylabel(short(label), fontsize=11)
         for ax, path in zip(line, chosen["path"], strict=False):
             _show(ax, str(path))
     _finish(fig, title, note)
@@ -213,8 +213,3 @@ def _leaning(ax: Axes, labels: int) -> None:
 def _finish(fig: Figure, title: str, note: str) -> None:
     fig.suptitle(title, fontsize=12)
     fig.supxlabel(f"{note}  Not a medical device.".strip(), fontsize=8, color="#444444")
-
-
-def _short(name: object, most: int = 24) -> str:
-    text = str(name)
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -145,17 +145,17 @@ def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], t
     for ax, row, picture in zip(axes, rows, pictures, strict=False):
         if isinstance(picture, str):
             said = "\n".join(textwrap.wrap(_letters(picture), 28))
-            ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", fontsize=6, parse_math=False)
+            ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", fontsize=6)
         else:
             ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
         shown = f"{_letters(row['predicted'])[:20]} {row['probability']:.0%}" + (
             " (abstained)" if row.get("abstained") else ""
         )
-        ax.set_title(shown, fontsize=9, loc="left", parse_math=False)
+        ax.set_title(shown, fontsize=9, loc="left")
         place = "" if row["frame"] is None else f", B-scan {row['frame']}"
         name = "\n".join(textwrap.wrap(_letters(f"{Path(row['path']).name[-56:]}{place}"), 32))
-        ax.text(0, -0.03, name, transform=ax.transAxes, va="top", fontsize=6, color="#444444", parse_math=False)
-    fig.suptitle(title, fontsize=11, parse_math=False)
+        ax.text(0, -0.03, name, transform=ax.transAxes, va="top", fontsize=6, color="#444444")
+    fig.suptitle(title, fontsize=11)
     fig.supxlabel(f"{note}  {_NOTE}".strip(), fontsize=8, color="#444444")
     return fig
 

@@ -18,7 +18,7 @@ RUNS = Path("runs")
 SYNTHETIC_NOTE = "Synthetic phantoms, not patients: this model knows nothing of real eyes."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run folder. It can be copied to another machine and still be read there.
 
@@ -101,6 +101,10 @@ class Run:
     def save_predictions(self, table: pd.DataFrame, split: str) -> Path:
         save_scans(table, self.predictions_file(split), self.root)
         return self.predictions_file(split)
+
+    def __repr__(self) -> str:
+        """Its name alone: where it lies on this machine is nothing for a notebook that is passed on."""
+        return f"Run({self.path.name!r})"
 
     def _repr_html_(self) -> str:
         """As a notebook shows it."""
