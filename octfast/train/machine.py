@@ -27,15 +27,10 @@ PURPOSES = {
     "dev": "working on octfast: tests, lint, types",
     "docs": "building the documentation",
     "download": "octfast data download",
-    "explain": "heat maps of what the model looked at",
-    "hub": "models on the Hugging Face hub",
-    "labels": "suspected label errors",
     "oct": "reading OCT volumes: DICOM and makers' formats",
     "onnx": "octfast export to ONNX",
     "openvino": "--engine openvino and --precision int8 on CPUs",
     "parquet": "parquet tables of scans",
-    "report": "report.html and the model card",
-    "serve": "the web page and its JSON endpoint",
     "test": "running the tests",
 }
 
