@@ -55,9 +55,9 @@ def make_bundle(folder: Path) -> Path:
     """An untrained VGG16-BN with octfast's head."""
     import torch
 
-    from octfast.data.phantom import CLASSES
+    from octfast.data.phantom.draw import CLASSES
     from octfast.model.arch import find_arch, make_network
-    from octfast.model.bundle import BundleInfo, save_bundle
+    from octfast.model.bundle.info import BundleInfo, save_bundle
     from octfast.model.heads import body_and_head
 
     torch.manual_seed(0)
@@ -188,7 +188,7 @@ def phantoms(count: int) -> list[bytes]:
     """JPEGs of phantoms."""
     from PIL import Image
 
-    from octfast.data.phantom import CLASSES, make_phantom
+    from octfast.data.phantom.draw import CLASSES, make_phantom
 
     found = []
     for n in range(count):

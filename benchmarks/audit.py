@@ -58,8 +58,8 @@ def main() -> None:
         # The largest of up to 1,000, so that the fixed costs of either weigh little.
         shared = max((row for row in rows if row["scans"] <= 1000), key=lambda row: row["scans"], default=rows[0])
         rival = cleanvision(args.cleanvision_python, work / f"scans-{shared['scans']}", shared["scans"])
-    common.print_table(rows, "octfast.data.audit.audit, all checks, each file decoded once")
-    common.print_table(quick, "octfast.data.audit.quick_audit, no file decoded")
+    common.print_table(rows, "octfast.data.audit.audit.audit, all checks, each file decoded once")
+    common.print_table(quick, "octfast.data.audit.audit.quick_audit, no file decoded")
     growth = None
     if len(rows) > 1:
         few, many = rows[0], rows[-1]
@@ -98,7 +98,7 @@ def draw(work: str, scans: int) -> dict[str, Any]:
 
 def measure(work: str, scans: int) -> dict[str, Any]:
     """The whole audit."""
-    from octfast.data.audit import audit
+    from octfast.data.audit.audit import audit
 
     logging.getLogger("octfast").addHandler(logging.StreamHandler())
     folder = Path(work) / f"scans-{scans}"
@@ -117,7 +117,7 @@ def measure(work: str, scans: int) -> dict[str, Any]:
 
 def measure_quick(work: str, scans: int) -> dict[str, Any]:
     """The quick audit, without the reading of the folder."""
-    from octfast.data.audit import quick_audit
+    from octfast.data.audit.audit import quick_audit
     from octfast.data.scans import read_scans
 
     table = read_scans(Path(work) / f"scans-{scans}")

@@ -125,7 +125,7 @@ def phantom_scans(folder: Path, train: int, valid: int, size: int | None = None)
     """
     import pandas as pd
 
-    from octfast.data.phantom import write_phantoms
+    from octfast.data.phantom.draw import write_phantoms
     from octfast.data.scans import read_scans
 
     parts = []
@@ -141,7 +141,7 @@ def real_scans(data: str, train: int | None, valid: int | None, share: float, se
     import pandas as pd
 
     from octfast.data.scans import read_scans
-    from octfast.data.splits import assign_validation
+    from octfast.data.splits.hold_out import assign_validation
 
     found = read_scans(data)
     found = assign_validation(found[found["split"] != "test"].reset_index(drop=True), share, seed)
@@ -160,7 +160,7 @@ def untrained_weights(arch: str, scans: pd.DataFrame, size: int, file: Path) -> 
     from safetensors.torch import save_file
 
     from octfast.data.preprocess import preprocess
-    from octfast.model.untrained import calibrate_batch_norm
+    from octfast.model.weights.untrained import calibrate_batch_norm
 
     torch.manual_seed(0)
     features = getattr(torchvision.models, arch)(weights=None).features

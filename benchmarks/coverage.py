@@ -104,8 +104,8 @@ def draw(patients: int, args: argparse.Namespace, seed: tuple[int, ...]) -> Any:
 
 
 def tallies(table: Any) -> Any:
-    from octfast.assess.costs import kermany_costs
-    from octfast.assess.tallies import Question, Tallies
+    from octfast.assess.metrics.costs import kermany_costs
+    from octfast.assess.metrics.statistics import Question, Tallies
 
     costs = kermany_costs(CLASSES, ("CNV", "DME"))
     assert costs is not None
@@ -127,7 +127,7 @@ def intervals(args: argparse.Namespace, trial: int) -> dict[str, dict[Any, tuple
     """
     import numpy as np
 
-    from octfast.assess.intervals import choose_interval
+    from octfast.assess.metrics.intervals import choose_interval
 
     table = draw(args.patients, args, (args.seed, 1, trial))
     out = {}

@@ -1,4 +1,4 @@
-"""Loads bundles that were spoilt in every way of `tests/deploy/hostile.py`, and counts how each ended.
+"""Loads bundles that were spoilt in every way of `tests/model/bundle/hostile.py`, and counts how each ended.
 
     python benchmarks/fuzz_bundles.py [--count 2520] [--seed 0]
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 def fuzz(work: Path, count: int, seed: int) -> dict[str, Any]:
     from octfast.deploy.predictor import load
-    from tests.deploy.hostile import KINDS
+    from tests.model.bundle.hostile import KINDS
 
     good = make_good(work / "good")
     os.environ.update(TORCH_HOME=str(work / "torch"), HF_HOME=str(work / "hf"))
@@ -154,7 +154,7 @@ def make_good(folder: Path) -> Path:
     from torch import nn
 
     from octfast.model.arch import find_arch, make_network
-    from octfast.model.bundle import BundleInfo, save_bundle
+    from octfast.model.bundle.info import BundleInfo, save_bundle
     from octfast.model.heads import body_and_head
 
     torch.manual_seed(0)
@@ -181,10 +181,10 @@ def warm(load: Any, good: Path, work: Path) -> None:
     """Let the libraries import what they import when they are first used, so that it is not counted."""
     from octfast.errors import BundleError
     from octfast.model.arch import find_arch
-    from octfast.model.download import cached_file
-    from tests.deploy.hostile import KINDS
+    from octfast.model.weights.find import cached_file
+    from tests.model.bundle.hostile import KINDS
 
-    import_module("octfast.model.stock")
+    import_module("octfast.model.bundle.stock")
     find_arch("resnet18")
     cached_file("test_resnet", "timm")
     for n, kind in enumerate(KINDS):

@@ -24,13 +24,13 @@ from fastai.torch_core import apply_init
 from torch import Tensor, nn
 
 from octfast.data.loaders import oct_dataloaders
-from octfast.data.phantom import write_phantoms
+from octfast.data.phantom.draw import write_phantoms
 from octfast.data.scans import read_scans
 from octfast.model.engine import make_engine
 from octfast.model.openvino import CALIBRATION_PICTURES
 from octfast.train.frozen import cut_model
 from octfast.train.learner import oct_learner
-from octfast.train.pictures import seeded
+from octfast.train.views import seeded
 
 ENGINES = (("torch", "auto"), ("openvino", "auto"), ("openvino", "int8"))
 BATCH = 16

@@ -151,7 +151,7 @@ def octfast(args: argparse.Namespace) -> dict[str, Any]:
     """octfast by its public functions."""
     begun = time.perf_counter()
     from octfast import ClassificationInterpretation, open_run
-    from octfast.assess.findings import interpret_run
+    from octfast.assess.interpret.interpret import interpret_run
     from octfast.train.plots import save_figure
 
     imported = time.perf_counter() - begun

@@ -46,7 +46,7 @@ def main() -> None:
 
 def draw(args: argparse.Namespace) -> dict[str, Any]:
     """A folder of so many scans, a folder a class."""
-    from octfast.data.phantom import write_phantoms
+    from octfast.data.phantom.draw import write_phantoms
 
     work = Path(args.work)
     source, folder = work / "distinct", work / f"scans-{args.scans}"

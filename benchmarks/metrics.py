@@ -39,7 +39,7 @@ def judge(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import pandas as pd
 
-    from octfast.assess.metrics import evaluate_table
+    from octfast.assess.metrics.metrics import evaluate_table
 
     classes = ["CNV", "DME", "DRUSEN", "NORMAL", *(f"class{i}" for i in range(4, args.classes))][: args.classes]
     (n,) = args.rows

@@ -96,8 +96,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
     from octfast import oct_dataloaders
     from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, preprocess
-    from octfast.deploy.export import export_bundle
-    from octfast.model.bundle import BundleInfo, save_bundle
+    from octfast.deploy.export.export import export_bundle
+    from octfast.model.bundle.info import BundleInfo, save_bundle
     from octfast.train.learner import oct_learner
 
     work = Path(args.work)
@@ -148,7 +148,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 def octfast(args: argparse.Namespace) -> dict[str, Any]:
     """From a folder to a CSV, as the command does it."""
-    from octfast.deploy.predict import run_prediction
+    from octfast.deploy.predict.predict import run_prediction
     from octfast.deploy.predictor import load
 
     work = Path(args.work)

@@ -85,7 +85,7 @@ def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command with the words that call it, the root first, groups before what is in them."""
     from typer.main import get_command
 
-    from octfast.cli.app import app
+    from octfast.cli.root import app
 
     def walk(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         yield words, command

@@ -17,34 +17,34 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "Learner": "fastai.learner",
-    "ClassificationInterpretation": "octfast.assess.interpret",
+    "ClassificationInterpretation": "octfast.assess.interpret.interpretation",
     "OctfastError": "octfast.errors",
     "Predictor": "octfast.deploy.predictor",
-    "Run": "octfast.train.run",
+    "Run": "octfast.run.folder",
     "TrainConfig": "octfast.train.config",
-    "calibrate_run": "octfast.assess.calibrate",
+    "calibrate_run": "octfast.assess.calibration.calibrate",
     "class_accuracy": "octfast.assess.show",
     "compare_runs": "octfast.assess.compare",
     "evaluate_data": "octfast.assess.evaluate",
     "evaluate_run": "octfast.assess.evaluate",
-    "evaluate_table": "octfast.assess.metrics",
-    "export_bundle": "octfast.deploy.export",
-    "find_label_errors": "octfast.assess.label_errors",
+    "evaluate_table": "octfast.assess.metrics.metrics",
+    "export_bundle": "octfast.deploy.export.export",
+    "find_label_errors": "octfast.assess.interpret.label_errors",
     "frozen_learner": "octfast.train.frozen",
-    "heat_map": "octfast.assess.heatmap",
-    "interpret_run": "octfast.assess.findings",
+    "heat_map": "octfast.assess.interpret.heatmap",
+    "interpret_run": "octfast.assess.interpret.interpret",
     "load": "octfast.deploy.predictor",
-    "load_bundle": "octfast.model.bundle",
+    "load_bundle": "octfast.model.bundle.info",
     "oct_dataloaders": "octfast.data.loaders",
     "oct_learner": "octfast.train.learner",
-    "open_run": "octfast.train.run",
-    "predict": "octfast.deploy.predict",
+    "open_run": "octfast.run.folder",
+    "predict": "octfast.deploy.predict.predict",
     "preprocess": "octfast.data.preprocess",
     "read_scans": "octfast.data.scans",
     "show_scan": "octfast.assess.show",
     "train_classifier": "octfast.train.job",
-    "write_phantoms": "octfast.data.phantom",
-    "write_report": "octfast.assess.report",
+    "write_phantoms": "octfast.data.phantom.draw",
+    "write_report": "octfast.assess.report.report",
 }
 
 __all__ = sorted(_PUBLIC)
@@ -52,34 +52,34 @@ __all__ = sorted(_PUBLIC)
 if TYPE_CHECKING:
     from fastai.learner import Learner as Learner
 
-    from octfast.assess.calibrate import calibrate_run as calibrate_run
+    from octfast.assess.calibration.calibrate import calibrate_run as calibrate_run
     from octfast.assess.compare import compare_runs as compare_runs
     from octfast.assess.evaluate import evaluate_data as evaluate_data
     from octfast.assess.evaluate import evaluate_run as evaluate_run
-    from octfast.assess.findings import interpret_run as interpret_run
-    from octfast.assess.heatmap import heat_map as heat_map
-    from octfast.assess.interpret import ClassificationInterpretation as ClassificationInterpretation
-    from octfast.assess.label_errors import find_label_errors as find_label_errors
-    from octfast.assess.metrics import evaluate_table as evaluate_table
-    from octfast.assess.report import write_report as write_report
+    from octfast.assess.interpret.heatmap import heat_map as heat_map
+    from octfast.assess.interpret.interpret import interpret_run as interpret_run
+    from octfast.assess.interpret.interpretation import ClassificationInterpretation as ClassificationInterpretation
+    from octfast.assess.interpret.label_errors import find_label_errors as find_label_errors
+    from octfast.assess.metrics.metrics import evaluate_table as evaluate_table
+    from octfast.assess.report.report import write_report as write_report
     from octfast.assess.show import class_accuracy as class_accuracy
     from octfast.assess.show import show_scan as show_scan
     from octfast.data.loaders import oct_dataloaders as oct_dataloaders
-    from octfast.data.phantom import write_phantoms as write_phantoms
+    from octfast.data.phantom.draw import write_phantoms as write_phantoms
     from octfast.data.preprocess import preprocess as preprocess
     from octfast.data.scans import read_scans as read_scans
-    from octfast.deploy.export import export_bundle as export_bundle
-    from octfast.deploy.predict import predict as predict
+    from octfast.deploy.export.export import export_bundle as export_bundle
+    from octfast.deploy.predict.predict import predict as predict
     from octfast.deploy.predictor import Predictor as Predictor
     from octfast.deploy.predictor import load as load
     from octfast.errors import OctfastError as OctfastError
-    from octfast.model.bundle import load_bundle as load_bundle
+    from octfast.model.bundle.info import load_bundle as load_bundle
+    from octfast.run.folder import Run as Run
+    from octfast.run.folder import open_run as open_run
     from octfast.train.config import TrainConfig as TrainConfig
     from octfast.train.frozen import frozen_learner as frozen_learner
     from octfast.train.job import train_classifier as train_classifier
     from octfast.train.learner import oct_learner as oct_learner
-    from octfast.train.run import Run as Run
-    from octfast.train.run import open_run as open_run
 
 
 def __getattr__(name: str) -> Any:

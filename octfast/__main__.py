@@ -30,7 +30,7 @@ def main() -> None:
     from octfast.cli.output import log_to_terminal
 
     log_to_terminal()
-    from octfast.cli.app import app
+    from octfast.cli.root import app
 
     sys.exit(_ended(app))
 

@@ -61,7 +61,7 @@ def said(caplog):
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory) -> Path:
     """72 phantoms of 64 x 64 in OCT2017's layout, 16 of them for testing. Nobody writes into it."""
-    from octfast.data.phantom import write_phantoms
+    from octfast.data.phantom.draw import write_phantoms
 
     return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", 72, size=64)
 
@@ -85,7 +85,7 @@ def trained(phantoms, tmp_path_factory):
 @pytest.fixture
 def own_run(trained, tmp_path):
     """A copy of the trained run that a test may damage, the phantoms where they were."""
-    from octfast.train.run import open_run
+    from octfast.run.folder import open_run
 
     return open_run(shutil.copytree(trained.path, tmp_path / "own-run"))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "octfast"
-ROOMS = ("data", "model", "train", "assess", "deploy", "cli")
-FOR_ALL = {"errors", "progress", "figure"}
+ROOMS = ("data", "model", "run", "train", "assess", "deploy", "cli")
+FOR_ALL = {"errors", "console", "figure"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -62,7 +62,7 @@ def test_a_module_is_described_in_one_sentence_and_not_too_long(file):
     first = (ast.get_docstring(tree) or "").split("\n")[0]
     sentence = first.removesuffix(" Not a medical device.")
     assert re.fullmatch(r"(`|\w).*[.]", sentence) and not re.search(r"[.!?] [A-Z]", sentence), first
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 500
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)]
 
 

@@ -12,15 +12,22 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from octfast.assess.costs import check_costs, kermany_costs, read_costs
 from octfast.assess.evaluate import evaluation_root, operating_point, read_evaluation
-from octfast.assess.intervals import ALL_EQUAL, OVER_PATIENTS, OVER_SCANS, UNDEFINED, choose_interval, percentiles
+from octfast.assess.metrics.costs import check_costs, kermany_costs, read_costs
+from octfast.assess.metrics.intervals import (
+    ALL_EQUAL,
+    OVER_PATIENTS,
+    OVER_SCANS,
+    UNDEFINED,
+    choose_interval,
+    percentiles,
+)
+from octfast.assess.metrics.referral import urgent_classes
+from octfast.assess.metrics.statistics import Key, Question, Tallies
+from octfast.assess.metrics.subgroups import units
 from octfast.assess.predictions import run_predictions
-from octfast.assess.referral import urgent_classes
-from octfast.assess.subgroups import units
-from octfast.assess.tallies import Key, Question, Tallies
 from octfast.errors import DataError, UsageError
-from octfast.train.run import Run, open_run
+from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 
@@ -158,7 +165,7 @@ def compare_tables(
     ----------
     tables : by the name of the model.
     thresholds : each model's operating point of urgent referral; None for none.
-    urgent, costs, resamples, seed, level, top_k : see `octfast.assess.metrics.evaluate_table`.
+    urgent, costs, resamples, seed, level, top_k : see `octfast.assess.metrics.metrics.evaluate_table`.
 
     Raises
     ------

@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from octfast.assess.metrics import Evaluation, check_question, evaluate_table
-from octfast.assess.predictions import run_predictions
-from octfast.assess.privacy import without_places
-from octfast.assess.referral import (
+from octfast.assess.metrics.metrics import Evaluation, check_question, evaluate_table
+from octfast.assess.metrics.referral import (
     SENSITIVITY,
     OperatingPoint,
     check_sensitivity,
@@ -26,15 +24,17 @@ from octfast.assess.referral import (
     recorded_operating_point,
     urgent_classes,
 )
-from octfast.assess.subgroups import grouped
+from octfast.assess.metrics.subgroups import grouped
+from octfast.assess.predictions import run_predictions
+from octfast.assess.report.privacy import without_places
+from octfast.console import track
 from octfast.data.check import check_file
-from octfast.data.readers import data_folder, read_data
+from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
-from octfast.model.bundle import INFO_FILE, BundleInfo, load_bundle, read_info
+from octfast.model.bundle.info import INFO_FILE, BundleInfo, load_bundle, read_info
 from octfast.model.forward import predict_scans
-from octfast.progress import track
-from octfast.train.run import Run, open_run
+from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 
@@ -57,7 +57,7 @@ def evaluate_run(
     ----------
     run : None takes the newest.
     split : "test", "valid" or "train"; None takes test where there is one, else valid.
-    urgent : see `octfast.assess.metrics.evaluate_table`.
+    urgent : see `octfast.assess.metrics.metrics.evaluate_table`.
     sensitivity : of urgent referral, that the operating point is fixed for on validation; None takes the point that
         the bundle keeps, else one for 0.95.
     asked : the further parameters of `evaluate_table`.
@@ -104,7 +104,7 @@ def evaluate_data(
     Parameters
     ----------
     model : a run, its folder, or that of a bundle.
-    data : what `octfast.data.readers.read_data` reads, with labels.
+    data : what `octfast.data.readers.read.read_data` reads, with labels.
     out : a new or empty folder; None makes one, see `evaluation_folder`.
     split : of the data, or "all"; None takes test where there is one, else valid, else all.
     known_only : whether to leave out scans of classes that the model has not, rather than to refuse.

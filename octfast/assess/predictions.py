@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from octfast.console import track
 from octfast.errors import BundleError, DataError, UsageError
-from octfast.model.bundle import BundleInfo, load_bundle, read_info
+from octfast.model.bundle.info import BundleInfo, load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
-from octfast.progress import track
-from octfast.train.run import Run
+from octfast.run.folder import Run
 
 log = logging.getLogger("octfast")
 

@@ -1,87 +1,84 @@
-"""The command line: its commands, put together."""
+"""`octfast app`: a trained model as a web page on this machine, with a JSON endpoint beside it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from octfast.cli import app_, cache, data, model
-from octfast.cli.calibrate import calibrate
-from octfast.cli.compare import compare
-from octfast.cli.doctor import doctor
-from octfast.cli.evaluate import evaluate
-from octfast.cli.export import export
-from octfast.cli.help import set_help
-from octfast.cli.interpret import interpret
-from octfast.cli.predict import predict
-from octfast.cli.report import report
-from octfast.cli.show import show
-from octfast.cli.train import train
-from octfast.cli.volume import QuietOption, VerboseOption, add_volume
 
-app = typer.Typer(
-    name="octfast",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(versions())
-        raise typer.Exit()
-
-
-def versions() -> str:
-    """octfast's version, and on a second line those of Python and of what octfast stands on."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    others = [f"Python {platform.python_version()}"]
-    for name in ("torch", "torchvision", "fastai", "timm"):
-        try:
-            others.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            others.append(f"{name} missing")
-    return f"octfast {version('octfast')}\n{', '.join(others)}"
-
-
-@app.callback()
-def _octfast(
-    version: Annotated[
-        bool,
+def app(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a trained model, or a run folder.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default 8731, or a free one where that is taken.")
+    ] = None,
+    max_mb: Annotated[float, typer.Option("--max-mb", min=0.01, max=1000, help="Largest file, in MB.")] = 20,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.01, max=100, help="Largest picture, in millions of pixels.")
+    ] = 25,
+    max_files: Annotated[int, typer.Option(min=1, max=1000, help="Files that the page takes at once.")] = 50,
+    queue: Annotated[int, typer.Option(min=1, max=1000, help="Pictures held at a time; more are told to wait.")] = 32,
+    urgent: Annotated[
+        str | None,
         typer.Option(
-            "--version", "-V", callback=_version, is_eager=True, help="Print octfast's version and those that matter."
+            metavar="A,B",
+            help="Classes to mark as urgent; by default those of the model's operating point, else CNV and DME.",
         ),
-    ] = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    ] = None,
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="P", help="Mark scans as unsure whose predicted class has less than this."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A further name that the page may be called by.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="By default a CUDA GPU where there is one, else the CPU.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of stock weights, for a slim bundle; by default where torch keeps them."),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Show the page in your browser.")] = False,
 ) -> None:
-    """Train, judge and hand on classifiers of retinal OCT B-scans. Not a medical device.
+    """Serve a trained model as a web page on this machine. Not a medical device.
+
+    Drop scans on the page and see probabilities, heat maps and an urgent mark; download them as a table. Nothing is
+    sent anywhere else, and nothing is kept on disk. Ctrl-C ends it.
+
+    For programs there is a JSON endpoint with the same limits. A refusal has a status of 400 or more and a JSON with
+    `error` and `hint`; 503 says with Retry-After how many seconds to wait.
 
     Examples:
 
-      octfast doctor
+      octfast app runs/latest --open
 
-      octfast train OCT2017 --epochs 10
+      curl --data-binary @scan.jpeg http://127.0.0.1:8731/api/predict
 
-      octfast train --help
+      curl -F file=@scan.jpeg 'http://127.0.0.1:8731/api/predict?heatmap=1'
+
+      curl http://127.0.0.1:8731/health
     """
-    if quiet or verbose:
-        from octfast.cli.output import set_volume
+    from octfast.deploy.app.app import need_app
 
-        set_volume(quiet, verbose)
+    need_app()
+    from octfast.deploy.app.answers import Limits
+    from octfast.deploy.app.app import serve
 
-
-for command in (train, interpret, evaluate, calibrate, compare, show, report, predict, export):
-    app.command()(command)
-app.command("app")(app_.app)
-app.add_typer(data.app, name="data")
-app.add_typer(model.app, name="model")
-app.add_typer(cache.app, name="cache")
-app.command()(doctor)
-# After all commands, as these give each of them its options and its help.
-add_volume(app)
-set_help(app)
+    serve(
+        bundle,
+        host,
+        port,
+        limits=Limits(round(max_mb * (1 << 20)), round(max_megapixels * 1e6), max_files, queue),
+        urgent=None if urgent is None else [c.strip() for c in urgent.split(",") if c.strip()],
+        abstain_below=abstain_below,
+        allow_hosts=allow_host or (),
+        precision=precision,
+        device=device,
+        weights=weights,
+        open_browser=open_,
+        ready=lambda address: print(f"page: {address}   (Ctrl-C ends it)", flush=True),
+    )

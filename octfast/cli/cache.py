@@ -28,7 +28,7 @@ def list_(cache: CacheOption = None, as_json: JsonOption = False) -> None:
 
       octfast cache list
     """
-    from octfast.train.store import cache_root, list_stores, readable_size
+    from octfast.train.store.store import cache_root, list_stores, readable_size
 
     stores = list_stores(cache)
     if as_json:
@@ -86,7 +86,7 @@ def clear(
     """
     from datetime import timedelta
 
-    from octfast.train.store import cache_root, clear_stores, is_wanted, list_stores, readable_size
+    from octfast.train.store.store import cache_root, clear_stores, is_wanted, list_stores, readable_size
 
     age = None if older_than is None else timedelta(days=older_than)
     stores = list_stores(cache)

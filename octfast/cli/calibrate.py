@@ -34,10 +34,10 @@ def calibrate(
 
       octfast calibrate runs/first --sensitivity 0.98 --coverage 0.95
     """
-    from octfast.assess.calibrate import calibrate_run
+    from octfast.assess.calibration.calibrate import calibrate_run
     from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json, print_table
-    from octfast.train.run import SYNTHETIC_NOTE, open_run
+    from octfast.run.folder import SYNTHETIC_NOTE, open_run
 
     names = split_names(urgent)
     found = calibrate_run(open_run(run, data), coverage=coverage, sensitivity=sensitivity, urgent=names)

@@ -23,7 +23,7 @@ def doctor(
       octfast doctor --arch resnet50 --json
     """
     from octfast.cli.output import print_json, print_list
-    from octfast.train.machine import FAIL, WARN, examine, list_extras
+    from octfast.doctor import FAIL, WARN, examine, list_extras
 
     checks = examine(arch)
     extras = list_extras()

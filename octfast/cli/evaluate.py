@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from octfast.assess.metrics import Evaluation
+    from octfast.assess.metrics.metrics import Evaluation
 
 
 _OF_GROUPS = {
@@ -90,12 +90,12 @@ def evaluate(
 
       octfast evaluate runs/first/model hospital.csv --sensitivity 0.98
     """
-    from octfast.assess.costs import parse_prevalence, read_costs
     from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_model
+    from octfast.assess.metrics.costs import parse_prevalence, read_costs
     from octfast.cli.output import print_json
     from octfast.errors import UsageError
-    from octfast.model.bundle import read_info
-    from octfast.train.run import open_run
+    from octfast.model.bundle.info import read_info
+    from octfast.run.folder import open_run
 
     bundle, own = find_model(run)
     classes = read_info(bundle).classes
@@ -144,7 +144,7 @@ def evaluate(
 def _show(found: Evaluation) -> None:
     """Print the tables of an evaluation for a person."""
     from octfast.cli.output import plain_text, print_table
-    from octfast.train.run import SYNTHETIC_NOTE
+    from octfast.run.folder import SYNTHETIC_NOTE
 
     counts, settings = found.counts, found.settings
     where = found.source.get("data") or found.source.get("run")
@@ -207,7 +207,7 @@ def _referral(found: Evaluation, level: str) -> tuple[list[str], list[list[str]]
 
 def _say_methods(figures: pd.DataFrame, by: str, names: dict[str, str] | None = None) -> None:
     """Say below a table how its intervals were made."""
-    from octfast.assess.report_tables import methods_in_words
+    from octfast.assess.report.tables import methods_in_words
     from octfast.cli.output import plain_text
 
     print(plain_text(" ".join(methods_in_words(figures, by, names))))

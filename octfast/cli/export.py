@@ -53,8 +53,8 @@ def export(
       octfast export model/ --format torch --check my-scans/
     """
     from octfast.cli.output import print_json
-    from octfast.deploy.export import NOTICE, export_bundle
-    from octfast.train.run import SYNTHETIC_NOTE
+    from octfast.deploy.export.export import NOTICE, export_bundle
+    from octfast.run.folder import SYNTHETIC_NOTE
 
     done = export_bundle(
         bundle,
@@ -86,7 +86,7 @@ def export(
         print(SYNTHETIC_NOTE)
     print(NOTICE)
     if done.format == "onnx":
-        from octfast.deploy.onnx import usage
+        from octfast.deploy.export.onnx import usage
     else:
-        from octfast.deploy.torch_export import usage
+        from octfast.deploy.export.torch_export import usage
     print(f"\nTo run it in its folder, without octfast:\n\n{usage(done.file, done.classes)}")

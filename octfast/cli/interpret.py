@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
-    from octfast.assess.findings import Findings
+    from octfast.assess.interpret.interpret import Findings
 
 
 def interpret(
@@ -58,10 +58,10 @@ def interpret(
 
       octfast interpret runs/first --folds runs/fold1 --folds runs/fold2 --folds runs/fold3
     """
-    from octfast.assess.findings import interpret_run
+    from octfast.assess.interpret.interpret import interpret_run
     from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json
-    from octfast.train.run import open_run
+    from octfast.run.folder import open_run
 
     found = interpret_run(
         open_run(run, data),
@@ -82,7 +82,7 @@ def interpret(
 
 def _print(found: Findings, most: int, smallest: bool) -> None:
     from octfast.cli.output import print_table
-    from octfast.train.run import SYNTHETIC_NOTE
+    from octfast.run.folder import SYNTHETIC_NOTE
 
     headline = found.headline
     print(

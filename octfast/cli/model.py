@@ -64,8 +64,8 @@ def show(
       octfast model show my-model --json
     """
     from octfast.cli.output import print_json, print_table
-    from octfast.model.show import describe_bundle
-    from octfast.train.run import SYNTHETIC_NOTE
+    from octfast.model.bundle.show import describe_bundle
+    from octfast.run.folder import SYNTHETIC_NOTE
 
     found = describe_bundle(bundle)
     if as_json:
@@ -97,9 +97,9 @@ def slim(
 
       octfast model slim runs/latest --out my-model
     """
-    from octfast.model.bundle import find_bundle
-    from octfast.model.show import describe_bundle, stock_of
-    from octfast.model.stock import slim_bundle
+    from octfast.model.bundle.info import find_bundle
+    from octfast.model.bundle.show import describe_bundle, stock_of
+    from octfast.model.bundle.stock import slim_bundle
 
     whole = find_bundle(bundle)
     before, after = describe_bundle(whole), describe_bundle(slim_bundle(whole, out, weights))

@@ -41,7 +41,7 @@ def set_volume(quiet: bool = False, verbose: bool = False) -> None:
 
     The log file of a run always has at least what is said by default.
     """
-    from octfast import progress
+    from octfast import console as progress
     from octfast.errors import UsageError
 
     if quiet and verbose:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from octfast.deploy.predict import Prediction
-    from octfast.deploy.rows import Row
+    from octfast.deploy.predict.predict import Prediction
+    from octfast.deploy.predict.rows import Row
 
 _SHOWN = 100
 
@@ -72,8 +72,8 @@ def predict(
     """
     import sys
 
-    from octfast.deploy.predict import run_prediction
-    from octfast.deploy.rows import Wanted
+    from octfast.deploy.predict.predict import run_prediction
+    from octfast.deploy.predict.rows import Wanted
 
     kept: list[dict[str, Any]] = []
     # What was asked for by its name is given, in a terminal too.
@@ -118,7 +118,7 @@ def _printer(format: str) -> Callable[[dict[str, Any], list[str]], None]:
     import sys
 
     from octfast.cli.output import plain_text
-    from octfast.deploy.writers import csv_line, json_line
+    from octfast.deploy.predict.writers import csv_line, json_line
 
     begun = False
     # Programs get a file's name as it is; a terminal would obey what may stand in it.
@@ -150,7 +150,7 @@ def _end(
     import sys
 
     from octfast.cli.output import print_json
-    from octfast.train.run import SYNTHETIC_NOTE
+    from octfast.run.folder import SYNTHETIC_NOTE
 
     if as_json:
         counts = {"scans": found.scans, "failed": found.failed, "abstained": found.abstained}

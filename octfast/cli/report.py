@@ -53,12 +53,12 @@ def report(
 
       octfast report runs/first --split test --by device --open
     """
-    from octfast.assess.costs import parse_prevalence, read_costs
-    from octfast.assess.report import CARD, write_report
+    from octfast.assess.metrics.costs import parse_prevalence, read_costs
+    from octfast.assess.report.report import CARD, write_report
     from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json
-    from octfast.model.bundle import read_info
-    from octfast.train.run import open_run
+    from octfast.model.bundle.info import read_info
+    from octfast.run.folder import open_run
 
     opened = open_run(run, data)
     classes = read_info(opened.bundle).classes

@@ -99,8 +99,8 @@ def train(
     )
     from octfast.cli.output import print_json, print_table
     from octfast.model.forward import headline
+    from octfast.run.folder import SYNTHETIC_NOTE
     from octfast.train.job import train_classifier
-    from octfast.train.run import SYNTHETIC_NOTE
 
     run = train_classifier(config)
     about = run.config

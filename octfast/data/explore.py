@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageStat
 
+from octfast.console import track
 from octfast.data import preprocess
-from octfast.data.phantom import NOTE
-from octfast.data.readers import read_data
+from octfast.data.phantom.draw import NOTE
+from octfast.data.readers.read import read_data
 from octfast.data.scans import SPLITS, write_csv
 from octfast.errors import DataError
-from octfast.progress import track
 
 if TYPE_CHECKING:
     from octfast.figure import Figure
@@ -106,7 +106,7 @@ def explore(data: pd.DataFrame | str | Path, with_brightness: bool = True, worke
 
     Parameters
     ----------
-    data : a Scans table, or what `octfast.data.readers.read_data` reads.
+    data : a Scans table, or what `octfast.data.readers.read.read_data` reads.
     with_brightness : measure the mean grey of each scan; of a JPEG an eighth of the size is decoded.
     workers : threads; by default one a core, 8 at most.
 

@@ -20,9 +20,9 @@ from fasttransform import Transform, compose_tfms
 
 from octfast.data.check import leave_out_unreadable
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize
-from octfast.data.readers import read_data
+from octfast.data.readers.read import read_data
 from octfast.data.scans import class_names
-from octfast.data.splits import assign_validation
+from octfast.data.splits.hold_out import assign_validation
 
 log = logging.getLogger("octfast")
 

@@ -25,8 +25,8 @@ from octfast.data.loaders import BScan, Squeeze
 from octfast.deploy.predictor import as_grey
 from octfast.errors import UsageError
 from octfast.model.arch import find_arch
-from octfast.model.bundle import BundleInfo
-from octfast.model.weights import WeightsReport
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.weights.load import WeightsReport
 from octfast.train.callbacks import FrozenEval
 from octfast.train.learner import NLLLossFlat, oct_splitter
 

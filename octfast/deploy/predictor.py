@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from octfast.data.preprocess import normalise
-from octfast.deploy.ahead import Picture, as_grey, batches, picture_name
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle import BundleInfo, find_bundle, load_bundle
+from octfast.model.bundle.info import BundleInfo, find_bundle, load_bundle
 from octfast.model.engine import Engine
+from octfast.model.prefetch import Picture, as_grey, batches, picture_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +59,7 @@ def load(
 
     Raises
     ------
-    BundleError : see `octfast.model.bundle.load_bundle`.
+    BundleError : see `octfast.model.bundle.info.load_bundle`.
     UsageError : an unknown precision or device, or two that do not go together.
     """
     place = _device(device)
@@ -236,13 +236,13 @@ class Predictor:
         return score, score >= operating["threshold"]
 
     def heat_map(self, picture: Picture, target: int | None = None, method: str = "gradcam") -> np.ndarray:
-        """Where the model looked: float32 of the picture's own (H, W), in 0..1 (see `octfast.assess.heatmap`).
+        """Where the model looked: float32 of the picture's own (H, W), in 0..1 (see `heat_map`).
 
         Parameters
         ----------
         target : index of the class that is asked about; None takes the predicted one.
         """
-        from octfast.assess.heatmap import heat_map
+        from octfast.assess.interpret.heatmap import heat_map
 
         grey = as_grey(picture)
         with _one_heat_map:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from octfast.data.preprocess import decode_grey, normalise, resize
-from octfast.model.bundle import BundleInfo
+from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
 
 

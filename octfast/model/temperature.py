@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
 from octfast.errors import BundleError, DataError
-from octfast.model.bundle import BundleInfo, read_info, update_info
+from octfast.model.bundle.info import BundleInfo, read_info, update_info
 
 log = logging.getLogger("octfast")
 

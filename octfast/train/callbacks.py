@@ -13,8 +13,8 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, Tr
 from fastai.callback.training import BnFreeze
 from fastai.learner import Recorder
 
+from octfast.console import in_terminal
 from octfast.errors import OctfastError
-from octfast.progress import in_terminal
 
 log = logging.getLogger("octfast")
 

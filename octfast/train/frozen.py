@@ -18,11 +18,11 @@ from fastai.learner import Learner
 from fastai.torch_core import TensorCategory
 from torch import Tensor, nn
 
+from octfast.console import track
 from octfast.errors import UsageError
 from octfast.model.engine import make_engine
-from octfast.progress import track
-from octfast.train.pictures import Pictures
-from octfast.train.store import FeatureStore, StoreSpec, open_store
+from octfast.train.store.store import FeatureStore, StoreSpec, open_store
+from octfast.train.views import Pictures
 
 log = logging.getLogger("octfast")
 
@@ -68,7 +68,7 @@ def frozen_learner(
     Raises
     ------
     UsageError : nothing is frozen, or nothing is left to train; views below 1.
-    OctfastError : see `octfast.train.store.open_store`.
+    OctfastError : see `octfast.train.store.store.open_store`.
     """
     if views < 1:
         raise UsageError(f"views is {views}: at least one is needed", "views=0 is the Learner as it is: learn.fit(...)")

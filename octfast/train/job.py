@@ -24,30 +24,30 @@ from fastai.torch_core import default_device
 from fastcore.basics import noop
 from scipy.stats import binomtest
 
+from octfast.console import track
+from octfast.data.audit.checks import quick_audit
 from octfast.data.check import leave_out_unreadable
 from octfast.data.explore import is_synthetic
-from octfast.data.leaks import drop_leaks, refuse_leaks
 from octfast.data.loaders import oct_dataloaders
-from octfast.data.phantom import default_phantoms
-from octfast.data.readers import data_folder, read_data
+from octfast.data.phantom.draw import default_phantoms
+from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import class_names, describe_scans, save_scans, write_csv
-from octfast.data.split_files import apply_splits
-from octfast.data.splits import assign_validation, validation_share
-from octfast.data.table_checks import quick_audit
+from octfast.data.splits.files import apply_splits
+from octfast.data.splits.hold_out import assign_validation, validation_share
+from octfast.data.splits.leaks import drop_leaks, refuse_leaks
 from octfast.errors import OctfastError, WeightsError
 from octfast.model.arch import find_arch
-from octfast.model.bundle import BundleInfo, save_bundle
+from octfast.model.bundle.info import BundleInfo, save_bundle
 from octfast.model.engine import check_engine
 from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.heads import check_head
 from octfast.model.temperature import calibrate_bundle, rescale
-from octfast.progress import track
+from octfast.run.folder import SYNTHETIC_NOTE, Run, new_run, set_latest
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.frozen import frozen_learner
 from octfast.train.learner import bundle_info, oct_learner, unfreeze_to
 from octfast.train.plots import plot_history, plot_lr_find, save_figure
-from octfast.train.run import SYNTHETIC_NOTE, Run, new_run, set_latest
 
 log = logging.getLogger("octfast")
 

@@ -23,10 +23,10 @@ from torch import nn
 
 from octfast.errors import UsageError
 from octfast.model.arch import Arch, body_groups, drop_classifier, find_arch, make_network
-from octfast.model.bundle import BundleInfo
+from octfast.model.bundle.info import BundleInfo
 from octfast.model.heads import body_and_head, check_head
-from octfast.model.untrained import calibrate_batch_norm
-from octfast.model.weights import WeightsReport, load_weights
+from octfast.model.weights.load import WeightsReport, load_weights
+from octfast.model.weights.untrained import calibrate_batch_norm
 from octfast.train.callbacks import FrozenEval
 
 log = logging.getLogger("octfast")

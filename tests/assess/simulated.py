@@ -10,9 +10,9 @@ import pandas as pd
 from torch import nn
 
 from octfast.data.scans import save_scans
-from octfast.model.bundle import BundleInfo, save_bundle
+from octfast.model.bundle.info import BundleInfo, save_bundle
 from octfast.model.forward import predictions_table
-from octfast.train.run import Run
+from octfast.run.folder import Run
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 

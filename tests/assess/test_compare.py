@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from octfast.assess.compare import compare_runs, compare_tables, holm, mcnemar
 from octfast.assess.evaluate import evaluate_data
-from octfast.assess.metrics import evaluate_table
+from octfast.assess.metrics.metrics import evaluate_table
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle import update_info
-from octfast.train.run import open_run
+from octfast.model.bundle.info import update_info
+from octfast.run.folder import open_run
 from tests.assess.tables import CLASSES, clustered, table_of
 
 FEW = {"resamples": 100}

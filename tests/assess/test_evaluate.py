@@ -9,12 +9,12 @@ import pytest
 
 from octfast.assess import evaluate, predictions
 from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_model
-from octfast.assess.referral import fix_operating_point
-from octfast.data.readers import read_data
+from octfast.assess.metrics.referral import fix_operating_point
+from octfast.data.readers.read import read_data
 from octfast.errors import BundleError, DataError, UsageError
-from octfast.model.bundle import read_info, update_info
+from octfast.model.bundle.info import read_info, update_info
+from octfast.run.folder import open_run
 from octfast.train.job import headline
-from octfast.train.run import open_run
 
 FEW = {"resamples": 100}
 

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 
 from octfast.assess import predictions
-from octfast.assess.findings import interpret_run
-from octfast.assess.interpret import ClassificationInterpretation
+from octfast.assess.interpret.interpret import interpret_run
+from octfast.assess.interpret.interpretation import ClassificationInterpretation
 from octfast.assess.predictions import run_predictions
 from octfast.errors import BundleError
-from octfast.model.bundle import load_bundle, update_info
+from octfast.model.bundle.info import load_bundle, update_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
 

@@ -11,8 +11,8 @@ from sklearn.metrics import accuracy_score, top_k_accuracy_score
 from octfast.assess.show import class_accuracy, plot_scan, show_scan
 from octfast.errors import DataError, UsageError
 from octfast.train.plots import save_figure
-from tests.assess.test_figures import words
-from tests.assess.test_interpret import CLASSES, predictions, tables
+from tests.assess.interpret.test_interpretation import CLASSES, predictions, tables
+from tests.assess.interpret.test_plots import words
 from tests.pictures import scan
 
 
@@ -69,7 +69,7 @@ def test_a_named_scan_is_looked_up_and_another_file_is_run(own_run, tmp_path):
 
 
 def test_scans_that_cannot_be_shown(own_run, own_phantoms, tmp_path):
-    from octfast.train.run import open_run
+    from octfast.run.folder import open_run
 
     with pytest.raises(DataError, match=r"no such file: nothing\.png"):
         show_scan(own_run, "nothing.png")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from octfast.cli import cache as command
-from octfast.train.store import StoreSpec, list_stores, open_store, readable_size
+from octfast.train.store.store import StoreSpec, list_stores, open_store, readable_size
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from octfast.model.arch import find_arch, make_network
-from octfast.train.run import open_run
+from octfast.run.folder import open_run
 from tests.conftest import Ended
 from tests.pictures import scan, write_broken, write_kinds
 
@@ -61,7 +61,7 @@ def error(ended: Ended, code: int) -> str:
 def test_help_mentions_every_option(octfast, command):
     from typer.main import get_command
 
-    from octfast.cli.app import app
+    from octfast.cli.root import app
 
     ended = octfast(*command, "--help")
     assert ended.code == 0

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 import typer
 
-from octfast.cli import data_download, data_phantom, data_split
-from octfast.data.phantom_faults import FAULTS
-from octfast.data.readers import read_data
-from octfast.data.split_files import apply_splits
+from octfast.cli.data import download as data_download
+from octfast.cli.data import phantom as data_phantom
+from octfast.cli.data import split as data_split
+from octfast.data.phantom.faults import FAULTS
+from octfast.data.readers.read import read_data
+from octfast.data.splits.files import apply_splits
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def data(octfast, monkeypatch):
     app = typer.Typer()
     for command in (data_split.split, data_download.download, data_phantom.phantom):
         app.command()(command)
-    monkeypatch.setattr("octfast.cli.app.app", app)
+    monkeypatch.setattr("octfast.cli.root.app", app)
     return octfast
 
 

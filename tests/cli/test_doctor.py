@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from octfast.train import machine
-from octfast.train.machine import FAIL, OK, WARN
+from octfast import doctor as machine
+from octfast.doctor import FAIL, OK, WARN
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from octfast.data.readers import read_data
+from octfast.data.readers.read import read_data
 from tests.cli.test_cli import error
 
 FEW = ("--resamples", 100)

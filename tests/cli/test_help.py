@@ -26,7 +26,7 @@ def commands():
     """Every command with the words that call it, groups too."""
     from typer.main import get_command
 
-    from octfast.cli.app import app
+    from octfast.cli.root import app
 
     def walk(words, command):
         yield words, command
@@ -230,7 +230,7 @@ def test_verbose_shows_where_an_error_arose(monkeypatch, capsys, words):
 
 
 def test_quiet_keeps_warnings_and_the_log_of_the_run(octfast_train, phantoms):
-    from octfast.train.run import open_run
+    from octfast.run.folder import open_run
 
     ended = octfast_train(phantoms, "-q")
     assert ended.code == 0

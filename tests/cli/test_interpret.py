@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from octfast.train.run import open_run
+from octfast.run.folder import open_run
 from tests.cli.test_cli import error
 
 

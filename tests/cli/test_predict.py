@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.deploy import volume_files as files
-from tests.deploy.test_predict import bundle  # noqa: F401
+from tests.deploy.predict.test_predict import bundle  # noqa: F401
+from tests.deploy.volumes import volume_files as files
 from tests.pictures import scan
 
 

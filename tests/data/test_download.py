@@ -17,7 +17,7 @@ from PIL import Image
 
 from octfast.data import download as module
 from octfast.data.download import SOURCES, download
-from octfast.data.readers import read_data
+from octfast.data.readers.read import read_data
 from octfast.errors import DataError, UsageError
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from octfast.data.phantom import CLASSES, make_phantom
-from octfast.model.bundle import update_info
-from tests.deploy.test_app import huge_png
+from octfast.data.phantom.draw import CLASSES, make_phantom
+from octfast.model.bundle.info import update_info
+from tests.deploy.app.test_app import huge_png
 
 sync_api = pytest.importorskip("playwright.sync_api")
 httpx = pytest.importorskip("httpx")

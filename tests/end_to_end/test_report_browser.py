@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from octfast.assess.report import write_report
-from octfast.train.run import open_run
+from octfast.assess.report.report import write_report
+from octfast.run.folder import open_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -9,7 +9,7 @@ from octfast.model.arch import TORCHVISION_ARCHS, body_groups, find_arch, make_b
 from octfast.model.engine import Engine
 from octfast.model.heads import HEADS, body_and_head, check_head
 from octfast.model.summary import summarise
-from octfast.model.untrained import calibrate_batch_norm
+from octfast.model.weights.untrained import calibrate_batch_norm
 
 # Of timm: one with a layer behind its pooling, one with channels last, a transformer.
 SMALL = ("resnet18", "vgg11_bn", "densenet121", "squeezenet1_1", "test_resnet", "test_mambaout", "test_vit")

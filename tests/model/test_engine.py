@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from octfast.errors import UsageError
 from octfast.model.arch import drop_classifier, find_arch, make_body, make_network
 from octfast.model.engine import Engine, _has_bf16, check_engine, choose_precision, fold, make_engine
-from octfast.model.untrained import calibrate_batch_norm
+from octfast.model.weights.untrained import calibrate_batch_norm
 from tests.conftest import SHARED
 
 # Looked for and not imported: OpenVINO's import reports to Google Analytics, unless octfast imports it.

@@ -11,10 +11,10 @@ from hypothesis.extra import numpy as hnp
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.scans import read_scans
 from octfast.errors import DataError
-from octfast.model.bundle import load_bundle, save_bundle
+from octfast.model.bundle.info import load_bundle, save_bundle
 from octfast.model.forward import predict_scans, predictions_table
 from octfast.train.learner import bundle_info, oct_learner
-from tests.data.test_splits import table
+from tests.data.splits.test_hold_out import table
 
 
 @given(hnp.arrays(np.float64, st.tuples(st.integers(1, 9), st.just(3)), elements=st.floats(-80, 80)), st.floats(0.1, 9))

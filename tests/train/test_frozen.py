@@ -25,15 +25,16 @@ from torch import nn
 from torchvision.models import resnet18
 
 from octfast.data.loaders import OnlyTraining, Squeeze, oct_datablock, oct_dataloaders
-from octfast.data.phantom import write_phantoms
+from octfast.data.phantom.draw import write_phantoms
 from octfast.data.scans import class_names, read_scans
 from octfast.errors import UsageError
 from octfast.model.engine import Engine, _has_bf16
-from octfast.train import frozen, pictures
+from octfast.train import frozen
+from octfast.train import views as pictures
 from octfast.train.callbacks import FrozenEval
 from octfast.train.frozen import StoreLoader, Unpack, cut_model, frozen_learner
 from octfast.train.learner import oct_learner, oct_splitter, unfreeze_to
-from octfast.train.pictures import seeded
+from octfast.train.views import seeded
 
 SIZE = 64
 TRAIN, VALID, REST = 48, 16, 40

@@ -12,16 +12,16 @@ import torch
 
 import octfast.train.job as job
 from octfast.data.scans import read_scans
-from octfast.data.splits import shared_patients
+from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError, UsageError, WeightsError
-from octfast.model.bundle import load_bundle
+from octfast.model.bundle.info import load_bundle
 from octfast.model.forward import predict_scans
+from octfast.run.folder import open_run
 from octfast.train.config import TrainConfig
 from octfast.train.job import headline, train_classifier
-from octfast.train.run import open_run
-from octfast.train.store import list_stores
+from octfast.train.store.store import list_stores
 from tests.conftest import quick
-from tests.data.test_splits import table
+from tests.data.splits.test_hold_out import table
 
 
 @pytest.fixture(autouse=True)

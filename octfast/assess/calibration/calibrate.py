@@ -1,0 +1,165 @@
+"""Calibrates a run on its validation scans: temperature, operating point of urgent referral, prediction sets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from octfast.assess.calibration.conformal import (
+    check_coverage,
+    conformal_threshold,
+    coverage_intervals,
+    coverage_of_sets,
+    prediction_sets,
+    rounded_down,
+)
+from octfast.assess.calibration.reliability import calibration_scores, referral_at
+from octfast.assess.curves import plot_reliability
+from octfast.assess.metrics.referral import check_sensitivity, fix_operating_point, urgent_classes
+from octfast.assess.predictions import run_predictions
+from octfast.errors import DataError, OctfastError
+from octfast.model.bundle.info import INFO_FILE, BundleInfo, update_info
+from octfast.model.temperature import fit_table, rescale, too_small
+from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
+from octfast.train.plots import save_figure
+
+log = logging.getLogger("octfast")
+
+_ON_VALIDATION = (
+    "Validation chose the temperature and the thresholds: its own figures flatter a little, those of test do not."
+)
+_SETS_HOLD = (
+    "Prediction sets hold the truth as often as wanted for scans of new patients who come as the validation patients "
+    "came: from the same devices, with the same mix of classes; and roughly, as validation also chose epoch and "
+    "temperature."
+)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What `calibrate_run` found.
+
+    Attributes
+    ----------
+    info : what the bundle says now: its `temperature` and `calibration`.
+    scores : a row a split and temperature, see `calibration_scores`; a temperature of 1 is uncalibrated.
+    referral : a row a split, see `referral_at`; empty where there is no urgent class.
+    sets : a row a split, see `coverage_of_sets`, with their `intervals`, see `coverage_intervals`.
+    notes : what a reader has to know.
+    files : that were written.
+    """
+
+    info: BundleInfo
+    scores: pd.DataFrame
+    referral: pd.DataFrame
+    sets: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "temperature": self.info.temperature,
+            "calibration": self.info.calibration,
+            "scores": self.scores.to_dict("records"),
+            "referral": self.referral.to_dict("records"),
+            "sets": self.sets.to_dict("records"),
+            "notes": self.notes,
+            "synthetic": self.info.synthetic,
+            "files": [str(f) for f in self.files],
+        }
+
+
+def calibrate_run(
+    run: Run | str | Path | None = None,
+    *,
+    coverage: float = 0.9,
+    sensitivity: float = 0.95,
+    urgent: Sequence[str] | None = None,
+) -> Calibrated:
+    """Fit a run's temperature, operating point and prediction sets on validation, and keep them in its bundle.
+
+    All is fitted on the uncalibrated probabilities, so that calibrating twice gives the same. Test scans play no part
+    in it; where there are any, what was fitted is measured on them.
+
+    Parameters
+    ----------
+    run : a run or its folder; None takes the newest.
+    coverage : of the prediction sets.
+    sensitivity : of urgent referral, wanted on validation.
+    urgent : classes that are referred urgently; None takes those of CNV and DME that there are.
+
+    Raises
+    ------
+    DataError : validation is too small to calibrate on; nothing is changed then.
+    UsageError : a share or a class that cannot be.
+    """
+    run = run if isinstance(run, Run) else open_run(run)
+    raw, info = run_predictions(run, "valid", temperature=1.0)
+    classes = info.classes
+    referred = list(urgent_classes(classes, urgent))
+    check_sensitivity(sensitivity)
+    check_coverage(coverage)
+    reason = too_small(raw, classes)
+    if reason:
+        raise DataError(f"{run.path.name}: {reason}", "train again with more held out, such as --valid 0.2")
+    notes = [_ON_VALIDATION, _SETS_HOLD]
+    found: dict[str, Any] = {"split": "valid", "scans": len(raw), "patients": int(raw["patient"].nunique())}
+    temperature = 1.0
+    try:
+        fit = fit_table(raw, classes)
+        temperature, found = fit.temperature, fit.to_dict()
+    except DataError as e:
+        notes.insert(0, f"{e.message[0].upper()}{e.message[1:]}. The temperature is 1.")
+        found["refused"] = e.message
+    valid = rescale(raw, classes, temperature)
+    point = fix_operating_point(valid, referred, sensitivity) if referred else None
+    if point:
+        least = rounded_down(point.threshold)
+        found["operating"] = {"urgent": referred, "sensitivity": sensitivity, "threshold": least}
+    else:
+        notes.append("No operating point of urgent referral: no class is urgent; name some with --urgent.")
+    threshold = conformal_threshold(valid, coverage)
+    found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
+    info = update_info(run.bundle, temperature=temperature, calibration=found)
+    return _measured(run, {"valid": raw, **_test_table(run, notes)}, info, notes)
+
+
+def _measured(run: Run, tables: dict[str, pd.DataFrame], info: BundleInfo, notes: list[str]) -> Calibrated:
+    """What the calibration comes to on each of the uncalibrated tables, and its figure."""
+    classes, temperature = info.classes, info.temperature
+    operating, conformal = info.calibration.get("operating"), info.calibration["conformal"]
+    scores, referral, sets, files = [], [], [], [run.bundle / INFO_FILE]
+    for split, before in tables.items():
+        after = rescale(before, classes, temperature) if temperature != 1 else None
+        table = before if after is None else after
+        for t, at in ((before, 1.0), (after, temperature)):
+            if t is not None:
+                about = {"split": split, "scans": len(t), "temperature": at}
+                scores.append({**about, **calibration_scores(t, classes)})
+        if operating:
+            referral.append({"split": split, **referral_at(table, operating["urgent"], operating["threshold"])})
+        held = prediction_sets(table, classes, conformal["threshold"])
+        sets.append({"split": split, **coverage_of_sets(table, held), "intervals": coverage_intervals(table, held)})
+        title = f"Reliability, {'validation' if split == 'valid' else split}"
+        figure = plot_reliability(before, after, classes, title=title, note=SYNTHETIC_NOTE if info.synthetic else "")
+        name = "reliability.png" if split == "valid" else f"reliability-{split}.png"
+        files.append(save_figure(figure, run.figures / name))
+    return Calibrated(info, pd.DataFrame(scores), pd.DataFrame(referral), pd.DataFrame(sets), notes, files)
+
+
+def _test_table(run: Run, notes: list[str]) -> dict[str, pd.DataFrame]:
+    if not (run.scans["split"] == "test").any():
+        notes.append("There are no test scans: nothing is measured on scans that played no part.")
+        return {}
+    try:
+        return {"test": run_predictions(run, "test", temperature=1.0)[0]}
+    except OctfastError as e:
+        log.warning("not measured on the test scans: %s", e.message)
+        notes.append(f"Not measured on the test scans: {e.message}.")
+        return {}

@@ -1,0 +1,1 @@
+"""Where a model goes wrong: confusion, losses, heat maps, suspected labels."""

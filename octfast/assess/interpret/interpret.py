@@ -1,0 +1,232 @@
+"""What `octfast interpret` finds of a run's split, with its figures in the run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from octfast.assess.interpret.heatmap import HeatMaps, check_method
+from octfast.assess.interpret.label_errors import find_label_errors, out_of_fold
+from octfast.assess.interpret.plots import Heat, plot_confusion_matrix, plot_montage, plot_top_losses
+from octfast.assess.interpret.rows import (
+    confusion_matrix,
+    easiest_right,
+    hardest_wrong,
+    missed_urgent,
+    montage_rows,
+    most_confused,
+    top_losses,
+)
+from octfast.assess.metrics.referral import urgent_classes
+from octfast.assess.predictions import run_predictions
+from octfast.console import track
+from octfast.data.scans import save_scans
+from octfast.errors import UsageError
+from octfast.model.bundle.info import BundleInfo, load_bundle
+from octfast.model.forward import headline
+from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
+from octfast.train.plots import save_figure
+
+log = logging.getLogger("octfast")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found.
+
+    Attributes
+    ----------
+    headline : counts, accuracy and loss.
+    confusion, confused : the confusion matrix; the pairs that were confused, the most frequent first.
+    top : the scans with the largest (or smallest) losses.
+    easiest, hardest : the scans that were surest right; and wrong with the largest loss.
+    urgent, missed : the urgent classes; the urgent scans taken for another class, or None without urgent classes.
+    label_errors : scans whose label is suspected, or None where it was not asked; `label_errors_from` says on which
+        predictions.
+    files : what was written, and `figures` the pictures among them by name.
+    notes : what could not be done, and why.
+    """
+
+    split: str
+    headline: dict[str, Any]
+    confusion: pd.DataFrame
+    confused: pd.DataFrame
+    top: pd.DataFrame
+    easiest: pd.DataFrame
+    hardest: pd.DataFrame
+    urgent: tuple[str, ...]
+    missed: pd.DataFrame | None
+    label_errors: pd.DataFrame | None
+    label_errors_from: str
+    files: list[Path]
+    figures: dict[str, Path]
+    synthetic: bool
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        missed, suspects = self.missed, self.label_errors
+        return {
+            "split": self.split,
+            **self.headline,
+            "synthetic": self.synthetic,
+            "confusion": self.confusion.to_dict("index"),
+            "most_confused": self.confused.to_dict("records"),
+            "top_losses": self.top.to_dict("records"),
+            "easiest_right": self.easiest.to_dict("records"),
+            "hardest_wrong": self.hardest.to_dict("records"),
+            "urgent": list(self.urgent),
+            "missed_urgent": None if missed is None else missed.to_dict("records"),
+            "label_errors": None if suspects is None else suspects.to_dict("records"),
+            "label_errors_from": self.label_errors_from,
+            "files": [str(f) for f in self.files],
+            "notes": self.notes,
+        }
+
+
+def interpret_run(
+    run: Run | str | Path | None = None,
+    split: str = "valid",
+    k: int = 9,
+    *,
+    largest: bool = True,
+    heatmaps: bool = True,
+    method: str = "gradcam",
+    urgent: Sequence[str] | None = None,
+    label_errors: bool = False,
+    folds: Sequence[Run | str | Path] = (),
+) -> Findings:
+    """Find where a run's model goes wrong in a split, and draw it into the run folder.
+
+    The model runs at most once over the split, and once more for each scan that is drawn beside its heat map.
+
+    Parameters
+    ----------
+    run : a run or its folder; None takes the newest.
+    k : how many scans to show of each kind.
+    largest : whether those with the largest loss, or the smallest.
+    heatmaps : whether to draw each scan beside what raised the score of its predicted class.
+    method : see `octfast.assess.interpret.heatmap.heat_maps`.
+    urgent : classes to be referred urgently; None takes CNV and DME where they exist.
+    label_errors : whether to list the scans whose label is suspected, by the predictions of this split.
+    folds : runs of a cross-validation (or folders of them), whose out-of-fold predictions then tell the suspected
+        labels instead.
+
+    Raises
+    ------
+    OctfastError : see `octfast.assess.predictions.run_predictions`,
+        `octfast.assess.metrics.referral.urgent_classes` and `octfast.assess.interpret.label_errors.out_of_fold`.
+    """
+    if method != "gradcam":
+        check_method(method)
+    run = run if isinstance(run, Run) else open_run(run)
+    table, info = run_predictions(run, split)
+    named = urgent_classes(info.classes, urgent)
+    missed = missed_urgent(table, named) if named else None
+    suspects, basis = _suspects(run, split, table, info, label_errors, folds)
+    note = SYNTHETIC_NOTE if info.synthetic else ""
+    counts = confusion_matrix(table, info.classes)
+    right = int((table["label"] == table["predicted"]).sum())
+    said = f"{split}: {right} of {len(table)} scans right"
+    top = top_losses(table, k, largest=largest)
+    easiest, hardest = easiest_right(table, k), hardest_wrong(table, k)
+    shown = {
+        "top_losses" if largest else "smallest_losses": (top, f"{'Top' if largest else 'Smallest'} losses, {said}"),
+        "hardest_wrong": (hardest, f"Hardest of {len(table) - right} wrong, {split}"),
+        "easiest_right": (easiest, f"Easiest of {right} right, {split}"),
+    }
+    if missed is not None:
+        all_urgent = table[table["label"].isin(named)]["path"].nunique()
+        title = f"Urgent scans ({', '.join(named)}) taken for another class: {len(missed)} of {all_urgent}, {split}"
+        shown["missed_urgent"] = (missed.head(k), f"{title}{_shown(missed, k)}")
+    if suspects is not None:
+        title = f"Suspected label errors by {basis}: {len(suspects)}{_shown(suspects, k)}"
+        shown["label_errors"] = (suspects.head(k), title)
+    notes: list[str] = []
+    heat = _heat(run, method, [rows for rows, _ in shown.values()], notes) if heatmaps else None
+    suffix = "" if split == "valid" else f"-{split}"
+    figures: dict[str, Path] = {}
+
+    def keep(name: str, figure: Any) -> None:
+        figures[name] = save_figure(figure, run.figures / f"{name}{suffix}.png")
+
+    first, *others = shown
+    keep(first, plot_top_losses(shown[first][0], shown[first][1], note, heat=heat))
+    keep("confusion_matrix", plot_confusion_matrix(counts, f"Confusion, {said}", note))
+    normalised = plot_confusion_matrix(
+        counts, f"Confusion, share of each actual class, {split}", note, text=lambda count, share: f"{share:.2f}"
+    )
+    keep("confusion_matrix_normalised", normalised)
+    for name in others:
+        keep(name, plot_top_losses(shown[name][0], shown[name][1], note, heat=heat))
+    typical = montage_rows(table, info.classes)
+    keep("montage", plot_montage(typical, f"Montage of the classes, {said}", note, classes=info.classes))
+    files = [*figures.values(), run.predictions_file(split)]
+    if missed is not None:
+        files.append(_save(missed, run, f"missed-urgent{suffix}.csv"))
+    if suspects is not None:
+        files.append(_save(suspects.assign(predictions=basis), run, f"label-errors{suffix}.csv"))
+    return Findings(
+        split=split,
+        headline=headline(table),
+        confusion=counts,
+        confused=most_confused(table),
+        top=top,
+        easiest=easiest,
+        hardest=hardest,
+        urgent=named,
+        missed=missed,
+        label_errors=suspects,
+        label_errors_from=basis,
+        files=files,
+        figures=figures,
+        synthetic=info.synthetic,
+        notes=notes,
+    )
+
+
+def _heat(run: Run, method: str, parts: list[pd.DataFrame], notes: list[str]) -> Heat | None:
+    """The heat maps of all rows that will be drawn; None, and a note that says why, where the network has none."""
+    rows = pd.concat(parts, ignore_index=True).drop_duplicates(["path", "predicted"])
+    if rows.empty:
+        return None
+    try:
+        maps = HeatMaps(*load_bundle(run.bundle), method)
+    except UsageError as e:
+        notes.append(f"no heat maps: {e.message}; {e.hint}")
+        log.warning("%s", notes[-1])
+        return None
+    with track("heat maps", len(rows)) as update:
+        maps.compute(rows["path"], rows["predicted"], update)
+    if len(maps) < len(rows):
+        notes.append(f"no heat maps of {len(rows) - len(maps)} scans, which cannot be read now")
+        log.warning("%s", notes[-1])
+    return maps.get
+
+
+def _suspects(
+    run: Run, split: str, table: pd.DataFrame, info: BundleInfo, wanted: bool, folds: Sequence[Run | str | Path]
+) -> tuple[pd.DataFrame | None, str]:
+    """The suspected label errors, and on which predictions they were found."""
+    if folds:
+        held_out, classes, n = out_of_fold(folds)
+        return find_label_errors(held_out, classes), f"out-of-fold predictions of {n} runs"
+    if not wanted:
+        return None, ""
+    if split == "train":
+        log.warning("label errors among scans that the model was trained on: it has learned some, which do not show")
+    return find_label_errors(table, info.classes), f"this run's {split} predictions"
+
+
+def _shown(rows: pd.DataFrame, k: int) -> str:
+    return f"; the first {k} shown" if len(rows) > k else ""
+
+
+def _save(rows: pd.DataFrame, run: Run, name: str) -> Path:
+    save_scans(rows, run.path / name, run.root)
+    return run.path / name

@@ -1,0 +1,198 @@
+"""Figures of a Predictions table: the confusion matrix, scans beside their heat maps, a montage of the classes."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from PIL import Image
+
+from octfast.data.preprocess import decode_grey
+from octfast.errors import DataError
+from octfast.figure import Figure, short
+
+RIGHT, WRONG = "#0072B2", "#D55E00"
+# The heat map of a scan (its path) and a class: float32 of the scan's height and width; or why there is none.
+Heat = Callable[[str, str], np.ndarray | str]
+_FOOTER = "Not a medical device."
+
+
+def plot_confusion_matrix(
+    counts: pd.DataFrame,
+    title: str = "Confusion matrix",
+    note: str = "",
+    *,
+    cmap: str = "Blues",
+    text: Callable[[int, float], str] = "{}\n{:.0%}".format,
+    figsize: tuple[float, float] | None = None,
+    dpi: float | None = None,
+) -> Figure:
+    """A confusion matrix: in each cell the count and its share of the actual class, which also gives the shade.
+
+    Parameters
+    ----------
+    counts : actual by predicted, see `octfast.assess.interpret.rows.confusion_matrix`.
+    note : a line below the figure.
+    text : gives what stands in a cell from its count and share.
+    figsize : in inches; None fits the classes.
+    """
+    n = len(counts)
+    side = max(4.5, 1.1 * n + 1.5)
+    fig = Figure(figsize=figsize or (side + 1, side), dpi=dpi, layout="constrained")
+    ax = fig.subplots()
+    values = counts.to_numpy()
+    sums = values.sum(1, keepdims=True)
+    share = np.divide(values, sums, out=np.zeros(values.shape), where=sums > 0)
+    shade = ax.imshow(share, cmap=cmap, vmin=0, vmax=1)
+    for i in range(n):
+        for j in range(n):
+            cell = text(values[i, j], share[i, j]) if sums[i] else f"{values[i, j]}"
+            ax.text(j, i, cell, ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")
+    actual = [f"{short(c)}\n(n={s})" for c, s in zip(counts.index, sums[:, 0], strict=True)]
+    names = [short(c) for c in counts.columns]
+    ax.set_xticks(range(n), names, rotation=0 if n <= 5 else 60, ha="center" if n <= 5 else "right")
+    ax.set_yticks(range(n), actual)
+    ax.set(xlabel="predicted", ylabel="actual", title=title)
+    fig.colorbar(shade, ax=ax, label="share of the actual class", shrink=0.8)
+    _finish(fig, note)
+    return fig
+
+
+def plot_top_losses(
+    rows: pd.DataFrame,
+    title: str = "Top losses",
+    note: str = "",
+    *,
+    heat: Heat | None = None,
+    ncols: int | None = None,
+    figsize: tuple[float, float] | None = None,
+    dpi: float | None = None,
+) -> Figure:
+    """Scans in a grid, each whole, with what it is, what it was taken for, both probabilities, its loss and file name.
+
+    Parameters
+    ----------
+    rows : from `octfast.assess.interpret.rows.top_losses` or one of its neighbours.
+    note : a line below the figure.
+    heat : gives the heat map of a path and a class; beside each scan stands that of its predicted class.
+    ncols : scans a line; None takes as many as lines, to 5 (to 3 with heat maps).
+    figsize : in inches; None fits the scans.
+    """
+    n = max(1, len(rows))
+    columns = ncols or min(n, 3 if heat else 5, math.ceil(math.sqrt(n)))
+    lines = math.ceil(n / columns)
+    panels = 2 if heat else 1
+    wide = 3.1 * panels * columns + 0.7 if heat else 4.0 * columns
+    fig = Figure(figsize=figsize or (wide, 3.9 * lines + 0.6), dpi=dpi, layout="constrained")
+    axes = np.atleast_1d(fig.subplots(lines, panels * columns)).ravel()
+    for ax in axes[panels * len(rows) :]:
+        ax.axis("off")
+    for i, row in enumerate(rows.itertuples()):
+        ax = axes[panels * i]
+        picture = _show(ax, str(row.path))
+        wrong = row.label != row.predicted
+        head = f"actual {short(row.label)} ({row.p_actual:.0%})"
+        ax.set_title(
+            f"{head}\npredicted {short(row.predicted)} ({row.probability:.0%})\nloss {row.loss:.2f}, "
+            f"{'wrong' if wrong else 'right'}",
+            fontsize=10,
+            color=WRONG if wrong else RIGHT,
+            loc="left",
+        )
+        name = "\n".join(textwrap.wrap(Path(row.path).name, 44)) or row.path
+        ax.text(0, -0.02, name, transform=ax.transAxes, va="top", fontsize=7, color="#444444")
+        if heat:
+            _show_heat(axes[panels * i + 1], picture, heat(str(row.path), str(row.predicted)), str(row.predicted))
+    if not len(rows):
+        axes[0].text(0.5, 0.5, "none", transform=axes[0].transAxes, ha="center", va="center", fontsize=12)
+    fig.suptitle(title, fontsize=12)
+    if heat and len(rows):
+        note = f"{_heat_bar(fig, axes)}\n{note}".strip()
+    _finish(fig, note)
+    return fig
+
+
+def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, classes: Sequence[str] = ()) -> Figure:
+    """A line of scans a class, from its smallest loss to its largest, each with what it was taken for.
+
+    Parameters
+    ----------
+    rows : from `octfast.assess.interpret.rows.montage_rows`.
+    note : a line below the figure.
+    classes : the lines, from above; by default those of the rows.
+    """
+    names = list(classes) or list(dict.fromkeys(rows["label"]))
+    most = max(1, int(rows["label"].value_counts().max())) if len(rows) else 1
+    lines = max(1, len(names))
+    fig = Figure(figsize=(2.5 * most + 0.5, 2.75 * lines + 0.9), layout="constrained")
+    for line, name in zip(fig.subplots(lines, most, squeeze=False), names, strict=False):
+        part = rows[rows["label"] == name]
+        line[0].set_ylabel(short(name), fontsize=11)
+        for ax in line:
+            ax.set(xticks=[], yticks=[])
+            ax.set_frame_on(False)
+        if part.empty:
+            line[0].text(0.5, 0.5, "no scans", transform=line[0].transAxes, ha="center", va="center", fontsize=8)
+        for ax, row in zip(line, part.itertuples(), strict=False):
+            _show(ax, str(row.path))
+            wrong = row.label != row.predicted
+            said = f"wrong: {short(row.predicted, 18)}" if wrong else "right"
+            ax.set_title(f"{said} ({row.probability:.0%})", fontsize=9, color=WRONG if wrong else RIGHT, loc="left")
+            ax.set_frame_on(True)
+            ax.spines[:].set(color=WRONG if wrong else RIGHT, linewidth=2.5 if wrong else 1)
+            file = "\n".join(textwrap.wrap(Path(row.path).name, 36)[:2])
+            ax.text(0, -0.02, file, transform=ax.transAxes, va="top", fontsize=6, color="#444444")
+    fig.suptitle(title, fontsize=12)
+    _finish(fig, f"In each line from the smallest loss, left, to the largest.\n{note}".strip())
+    return fig
+
+
+def _show(ax: Axes, path: str) -> Image.Image | None:
+    """Draw a scan and give it back; or say in its place why it cannot be drawn."""
+    ax.set(xticks=[], yticks=[])
+    try:
+        picture = decode_grey(path)
+    except DataError as e:
+        _say(ax, e.message)
+        return None
+    ax.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
+    return picture
+
+
+def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, name: str) -> None:
+    from octfast.assess.interpret.heatmap import overlay
+
+    ax.set(xticks=[], yticks=[])
+    if isinstance(heat, str) or picture is None:
+        _say(ax, f"no heat map: {heat if isinstance(heat, str) else 'the scan is gone'}")
+        return
+    ax.imshow(np.asarray(overlay(picture, heat)))
+    what = "what raised the score of" if heat.any() else "nothing raised the score of"
+    ax.text(0, -0.02, f"{what}\n{short(name)}", transform=ax.transAxes, va="top", fontsize=7, color="#444444")
+
+
+def _heat_bar(fig: Figure, axes: Any) -> str:
+    """A colour bar for the heat maps; gives the line that says what they are not."""
+    from matplotlib.cm import ScalarMappable
+
+    from octfast.assess.interpret.heatmap import CAUTION, COLOURS
+
+    bar = fig.colorbar(ScalarMappable(cmap=COLOURS), ax=axes.tolist(), fraction=0.015, pad=0.01, shrink=0.6)
+    bar.set_label("share of the strongest in the scan", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    return f"Colours: what raised the score of the predicted class; {CAUTION}."
+
+
+def _say(ax: Axes, what: str) -> None:
+    reason = "\n".join(textwrap.wrap(what, 34))
+    ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8)
+
+
+def _finish(fig: Figure, note: str) -> None:
+    fig.supxlabel(f"{note}  {_FOOTER}".strip(), fontsize=8, color="#444444")

@@ -1,0 +1,1 @@
+"""A Predictions table becomes metrics with intervals that respect patients."""

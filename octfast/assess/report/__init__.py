@@ -1,0 +1,1 @@
+"""One page and a model card that hold all a reader asks of a run."""

@@ -1,0 +1,173 @@
+"""Figures and scans as data URIs, so that a page holds its pictures itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from octfast.assess.interpret.heatmap import CAUTION, HeatMaps, overlay
+from octfast.assess.report.provenance import within
+from octfast.console import track
+from octfast.data.preprocess import decode_grey
+from octfast.errors import OctfastError
+from octfast.figure import Figure
+from octfast.model.bundle.info import load_bundle
+from octfast.run.folder import Run
+
+log = logging.getLogger("octfast")
+
+# A curve of a large test set has more points than a page wants; then it is a bitmap.
+_LARGEST_SVG = 150_000
+_SCAN_WIDTH = 400
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture within a page: its data URI, what it shows in words, and its size in pixels."""
+
+    uri: str
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A scan as a report shows it; `scan` and `heat` are None where there is none to show, and `problem` says why."""
+
+    name: str
+    patient: str
+    actual: str
+    predicted: str
+    p_actual: str
+    p_predicted: str
+    loss: str
+    right: bool
+    scan: Picture | None
+    heat: Picture | None
+    problem: str
+
+
+def figure_picture(fig: Figure, alt: str) -> Picture:
+    """A figure as SVG, or as PNG where that would be large."""
+    width, height = (round(96 * side) for side in fig.get_size_inches())
+    with matplotlib.rc_context({"svg.hashsalt": "octfast"}):
+        svg = io.BytesIO()
+        fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        if svg.tell() <= _LARGEST_SVG:
+            return Picture(_uri("svg+xml", svg.getvalue()), alt, width, height)
+        png = io.BytesIO()
+        fig.savefig(png, format="png", dpi=160)
+    return Picture(_uri("png", png.getvalue()), alt, width, height)
+
+
+def scan_picture(grey: Image.Image, alt: str, width: int = _SCAN_WIDTH) -> Picture:
+    """A scan or overlay as JPEG, no wider than `width` pixels."""
+    if grey.width > width:
+        grey = grey.resize((width, max(1, round(grey.height * width / grey.width))), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    grey.save(out, "JPEG", quality=82, optimize=True)
+    return Picture(_uri("jpeg", out.getvalue()), alt, grey.width, grey.height)
+
+
+class HeatPictures:
+    """Scans with a heat map of their predicted class drawn over them; the model is loaded when the first is asked for.
+
+    Attributes
+    ----------
+    problem : why there are none, or "".
+    drawn : how many there are.
+    """
+
+    def __init__(self, run: Run, method: str = "gradcam", wanted: bool = True):
+        self.run, self.method = run, method
+        self.problem = "" if wanted else "Heat maps were not asked for."
+        self.drawn = 0
+        self._maps: HeatMaps | None = None
+
+    def prepare(self, *parts: pd.DataFrame) -> None:
+        """Compute the heat maps of rows of a Predictions table, so that it is done in batches and shown as one work."""
+        rows = pd.concat([part[["path", "predicted"]] for part in parts], ignore_index=True).drop_duplicates()
+        if self.problem or rows.empty:
+            return
+        try:
+            if self._maps is None:
+                self._maps = HeatMaps(*load_bundle(self.run.bundle), self.method)
+            with track("heat maps", len(rows)) as update:
+                self._maps.compute(list(rows["path"]), list(rows["predicted"]), update)
+        except OctfastError as e:
+            self.problem = f"There are no heat maps: {within(self.run, e)}."
+            log.warning("%s", self.problem)
+
+    def overlay(self, path: str, predicted: str, grey: Image.Image) -> Image.Image | None:
+        """What raised the score of the predicted class, drawn over the scan; None where there is no heat map."""
+        if self.problem or self._maps is None:
+            return None
+        heat = self._maps.get(path, predicted)
+        if isinstance(heat, str):
+            return None
+        self.drawn += 1
+        return overlay(grey, heat)
+
+    def bar(self) -> Picture | None:
+        """The colours of a heat map from little to much, over grey as a scan is; None where none was drawn."""
+        if not self.drawn:
+            return None
+        ramp = np.tile(np.linspace(0, 1, 160, dtype=np.float32), (12, 1))
+        out = io.BytesIO()
+        overlay(Image.new("L", (160, 12), 90), ramp).save(out, "PNG")
+        return Picture(_uri("png", out.getvalue()), "The colours of the heat maps, from little to much", 160, 12)
+
+    @property
+    def words(self) -> str:
+        """What the heat maps show, or why there are none."""
+        if self.problem or not self.drawn:
+            return self.problem
+        how = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM"}.get(self.method, self.method)
+        return f"Beside each scan: what raised the score of its predicted class ({how}); {CAUTION}."
+
+
+def shots(rows: pd.DataFrame, heat_maps: HeatPictures | None = None) -> list[Shot]:
+    """Rows of a Predictions table as a report shows them, with heat maps where some are given."""
+    return [_shot(row, heat_maps) for row in rows.to_dict("records")]
+
+
+def _shot(row: dict[Any, Any], heat_maps: HeatPictures | None) -> Shot:
+    path, actual, predicted = (str(row[c]) for c in ("path", "label", "predicted"))
+    right = actual == predicted
+    scan = heat = None
+    problem = ""
+    try:
+        grey = decode_grey(path)
+        taken = f"scan of {actual}, taken for {predicted}"
+        scan = scan_picture(grey, f"OCT {taken}")
+        drawn = heat_maps.overlay(path, predicted, grey) if heat_maps else None
+        heat = scan_picture(drawn, f"Heat map over the {taken}") if drawn is not None else None
+    except OctfastError as e:
+        problem = e.message.replace(path, Path(path).name)
+    return Shot(
+        name=Path(path).name,
+        patient=str(row["patient"]),
+        actual=actual,
+        predicted=predicted,
+        p_actual=f"{float(np.exp(-row['loss'])):.1%}",
+        p_predicted=f"{row['probability']:.1%}",
+        loss=f"{row['loss']:.2f}",
+        right=right,
+        scan=scan,
+        heat=heat,
+        problem=problem,
+    )
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

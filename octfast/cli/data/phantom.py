@@ -1,0 +1,80 @@
+"""`octfast data phantom`: make synthetic B-scans, with faults planted where asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder to write; must be missing or empty.")],
+    scans: Annotated[int, typer.Option(help="How many scans, before faults are planted.")] = 480,
+    seed: Annotated[int, typer.Option(help="Of the whole set.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Side in pixels; by default 512 or 768 x 496.")] = None,
+    test: Annotated[float, typer.Option(help="Share of the scans for the test folder.")] = 0.2,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="Plant a fault so many times, as in truncated=3; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Make synthetic B-scans in OCT2017's layout; they show no patient and are of no clinical meaning.
+
+    Faults: truncated, empty, text, wrong-extension, duplicate, duplicate-across-classes, duplicate-across-splits,
+    near-duplicate, patient-across-splits, patient-two-labels, blank, black, colour, text-burnt-in, odd-size, 16-bit,
+    cmyk, rgba, gif. What was planted is listed in faults.csv.
+
+    Examples:
+
+      octfast data phantom --scans 2000 --out phantoms
+
+      octfast data phantom --out faulty --fault truncated=3 --fault patient-across-splits=2
+    """
+    from octfast.cli.output import print_json, print_table
+    from octfast.console import track
+    from octfast.data.phantom.draw import write_phantoms
+    from octfast.data.phantom.faults import LIST, write_faulty_phantoms
+
+    faults = parse_faults(fault or [])
+    planted = []
+    with track("drawing phantoms", scans) as update:
+        if faults:
+            table = write_faulty_phantoms(out, scans, faults, seed=seed, size=size, test=test, progress=update)
+            planted = table.to_dict("records")
+        else:
+            write_phantoms(out, scans, seed=seed, size=size, test=test, progress=update)
+    counts = {d.name: sum(1 for f in d.glob("*/*") if f.is_file()) for d in sorted(out.iterdir()) if d.is_dir()}
+    if as_json:
+        print_json({"out": str(out), "seed": seed, "files": counts, "faults": planted})
+        return
+    print_table("Synthetic phantoms, of no clinical meaning", ("split", "files"), counts.items())
+    if planted:
+        print_table(
+            f"Planted on purpose, listed in {LIST}",
+            ("fault", "path", "of", "detail"),
+            [[row[c] for c in ("fault", "path", "of", "detail")] for row in planted],
+        )
+    print(f"Phantoms: {out}")
+    print(f"Next: octfast data {'audit' if planted else 'explore'} {out}")
+
+
+def parse_faults(words: list[str]) -> dict[str, int]:
+    """Faults and their numbers from words such as truncated=3; a name alone counts once.
+
+    Raises
+    ------
+    UsageError : an unknown fault, or no number.
+    """
+    from octfast.data.phantom.faults import check_faults
+    from octfast.errors import UsageError
+
+    faults: dict[str, int] = {}
+    for word in words:
+        name, given, number = word.partition("=")
+        name = name.strip().lower().replace("_", "-")
+        if given and not number.strip().lstrip("-").isdecimal():
+            raise UsageError(f"--fault {word}: {number or 'nothing'} is no number", f"for example --fault {name}=3")
+        faults[name] = faults.get(name, 0) + (int(number) if given else 1)
+        check_faults(faults)
+    return faults

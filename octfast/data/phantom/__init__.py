@@ -1,0 +1,1 @@
+"""Synthetic B-scans: the embedded default, and what the tests use."""

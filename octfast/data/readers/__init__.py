@@ -1,0 +1,1 @@
+"""Data sets of every kind become a Scans table: folders, tables, MedMNIST files."""

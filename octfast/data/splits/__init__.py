@@ -1,0 +1,1 @@
+"""Patients kept apart: validation held out, folds and splits drawn or read from a file, leaks found and refused."""

@@ -1,0 +1,1 @@
+"""The local web page of a trained model and its JSON endpoint. Not a medical device."""

@@ -1,0 +1,250 @@
+"""What the web page and its endpoint say of one picture: from the bytes of an upload to an answer as JSON takes it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from octfast.assess.interpret.heatmap import CAUTION, overlay
+from octfast.assess.metrics.referral import urgent_classes
+from octfast.data.preprocess import decode_grey
+from octfast.deploy.predict.inputs import kind_of_bytes
+from octfast.deploy.predictor import Predictor
+from octfast.errors import OctfastError, UsageError
+from octfast.model.bundle.info import BundleInfo
+from octfast.run.folder import SYNTHETIC_NOTE
+
+NOTICE = "Not a medical device. For research and teaching; it has not been validated for diagnosis."
+FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
+# The longer side of the pictures that are sent back to look at, in pixels.
+SHOWN = 1024
+# Passes over the whole picture that a progressive JPEG may have; programs write some ten. A file of 20 MB has room for
+# half a million, which would take hours. libtiff has the same limit.
+MAX_SCANS = 100
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the page takes.
+
+    Attributes
+    ----------
+    max_bytes : of a picture's file.
+    max_pixels : of a picture, read from its header before anything is decoded.
+    max_files : that the page takes at once.
+    queue : pictures held at a time, waiting or being answered; further ones are refused for the moment.
+    seconds : that an upload may take.
+    """
+
+    max_bytes: int = 20 << 20
+    max_pixels: int = 25_000_000
+    max_files: int = 50
+    queue: int = 32
+    seconds: float = 30.0
+
+
+class Refused(Exception):  # noqa: N818
+    """A request that is refused: the status of the answer, what is wrong, and what to do."""
+
+    def __init__(self, status: int, message: str, hint: str = "", retry_after: int | None = None):
+        super().__init__(message)
+        self.status, self.message, self.hint, self.retry_after = status, message, hint, retry_after
+
+
+class Answers:
+    """Answers for pictures, one at a time.
+
+    Parameters
+    ----------
+    predictor : a loaded model.
+    limits : see `Limits`.
+    urgent : classes to mark as urgent; None takes those of the bundle's operating point, else CNV and DME where the
+        model has them.
+    abstain_below : the least probability of the predicted class at which the model is sure. Beside it a scan is marked
+        as unsure where the bundle has prediction sets and its set holds several classes.
+
+    Raises
+    ------
+    UsageError : urgent names a class that the model has not, or abstain_below is no probability.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        limits: Limits | None = None,
+        urgent: Sequence[str] | None = None,
+        abstain_below: float | None = None,
+    ):
+        if abstain_below is not None and not 0 <= abstain_below <= 1:
+            raise UsageError(f"--abstain-below {abstain_below:g}: not a probability", "between 0 and 1, such as 0.8")
+        self.abstain_below = abstain_below
+        self.predictor = predictor
+        self.limits = limits or Limits()
+        info = predictor.info
+        operating = info.calibration.get("operating") if urgent is None else None
+        self.urgent = urgent_classes(info.classes, operating["urgent"] if operating else urgent)
+        self.threshold: float | None = operating["threshold"] if operating else None
+        self.sets = info.calibration.get("conformal")
+
+    @property
+    def abstains(self) -> bool:
+        """Whether there is anything by which a scan can be marked as unsure."""
+        return self.sets is not None or self.abstain_below is not None
+
+    def about(self) -> dict[str, Any]:
+        """The model and the limits, as JSON takes them."""
+        info, limits = self.predictor.info, self.limits
+        return {
+            "notice": NOTICE,
+            "synthetic": SYNTHETIC_NOTE if info.synthetic else None,
+            "classes": list(info.classes),
+            "urgent_classes": list(self.urgent),
+            "urgent_threshold": self.threshold,
+            "abstains": self.abstains,
+            "calibrated": is_calibrated(info),
+            "calibration": calibration_words(info),
+            "arch": info.arch,
+            "size": info.size,
+            "precision": self.predictor.precision,
+            "formats": ", ".join(FORMATS.values()),
+            "heat_map_caution": CAUTION,
+            "max_bytes": limits.max_bytes,
+            "max_pixels": limits.max_pixels,
+            "max_files": limits.max_files,
+        }
+
+    def answer(self, content: bytes, *, heat_map: bool = False) -> dict[str, Any]:
+        """What the model says of a picture.
+
+        Parameters
+        ----------
+        content : of a picture's file.
+        heat_map : whether to add the scan and its heat map, as data URIs.
+
+        Raises
+        ------
+        Refused : it is no picture that is taken.
+        """
+        grey = read_picture(content, self.limits)
+        try:
+            p = self.predictor.probabilities([grey])[0]
+        except OctfastError as e:
+            raise Refused(422, e.message, e.hint) from None
+        classes = self.predictor.classes
+        best = int(p.argmax())
+        score = float(sum(p[classes.index(c)] for c in self.urgent))
+        urgent = score >= self.threshold if self.threshold is not None else classes[best] in self.urgent
+        possible = None
+        if self.sets:
+            possible = [c for c, q in zip(classes, p, strict=True) if q >= self.sets["threshold"]] or [classes[best]]
+        unsure = self.abstain_below is not None and p[best] < self.abstain_below
+        found = {
+            "predicted": classes[best],
+            "probability": float(p[best]),
+            "probabilities": {c: float(q) for c, q in zip(classes, p, strict=True)},
+            "urgent": urgent if self.urgent else None,
+            "urgent_score": score if self.urgent else None,
+            "abstained": bool(unsure or len(possible or ()) > 1) if self.abstains else None,
+            "possible": possible,
+            "calibrated": is_calibrated(self.predictor.info),
+            "width": grey.width,
+            "height": grey.height,
+            "notice": NOTICE,
+        }
+        if self.predictor.info.synthetic:
+            found["synthetic"] = SYNTHETIC_NOTE
+        return {**found, **self._pictures(grey, best)} if heat_map else found
+
+    def _pictures(self, grey: Image.Image, target: int) -> dict[str, Any]:
+        grey.thumbnail((SHOWN, SHOWN))
+        shown: dict[str, Any] = {"picture": _data_uri(grey), "heat_map": None, "heat_map_of": None}
+        try:
+            heat = self.predictor.heat_map(grey, target)
+        except OctfastError as e:
+            return {**shown, "heat_map_reason": e.message}
+        if not np.any(heat):
+            return {**shown, "heat_map_reason": "nothing in this scan raised the score of the predicted class"}
+        return {**shown, "heat_map": _data_uri(overlay(grey, heat)), "heat_map_of": self.predictor.classes[target]}
+
+
+def read_picture(content: bytes, limits: Limits) -> Image.Image:
+    """A picture's file as a grey PIL image; its header is judged before anything is decoded.
+
+    Raises
+    ------
+    Refused : too large, empty, of another kind, or damaged.
+    """
+    kinds = ", ".join(FORMATS.values())
+    if not content:
+        raise Refused(400, "the file is empty", "choose a picture")
+    if len(content) > limits.max_bytes:
+        raise too_large(limits)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+                if image.width * image.height > limits.max_pixels:
+                    raise _too_many_pixels(f"{image.width:,} x {image.height:,} pixels", limits)
+                # Within the compressed samples this mark cannot stand.
+                if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+                    raise Refused(413, f"the JPEG has more than {MAX_SCANS} scans", "save it again, as PNG or JPEG")
+                return decode_grey(image)
+    except Refused:
+        raise
+    except Image.DecompressionBombError as e:
+        found = re.search(r"\d{6,}", str(e))
+        raise _too_many_pixels(f"{int(found[0]):,} pixels" if found else "too many pixels", limits) from None
+    except UnidentifiedImageError:
+        if kind_of_bytes(content[:132]) not in ("", "picture"):
+            raise Refused(
+                415, "the file is a volume, and pictures are read here", "octfast predict reads volumes"
+            ) from None
+        raise Refused(415, "the file is no picture of a kind that is read here", f"choose one of {kinds}") from None
+    except OctfastError as e:
+        raise Refused(422, e.message, e.hint) from None
+    except Exception as e:  # decoders raise many kinds over damaged files
+        reason = " ".join(str(e).split())[:200] or type(e).__name__
+        raise Refused(422, f"the picture is damaged: {reason}", "export it from its program again") from None
+
+
+def too_large(limits: Limits) -> Refused:
+    """The refusal of a file that is too large."""
+    return Refused(
+        413, f"the file is larger than {limits.max_bytes / (1 << 20):g} MB", "save it smaller, as PNG or JPEG"
+    )
+
+
+def is_calibrated(info: BundleInfo) -> bool:
+    """Whether a temperature was fitted to the model on validation scans."""
+    return info.temperature != 1 or "nll_after" in info.calibration
+
+
+def calibration_words(info: BundleInfo) -> str:
+    """One sentence on whether the probabilities can be taken at their word."""
+    found = info.calibration
+    if not is_calibrated(info):
+        return "Probabilities are not calibrated: they may be too sure of themselves."
+    on = ""
+    if isinstance(found.get("scans"), int) and isinstance(found.get("patients"), int):
+        on = f" on {found['scans']:,} validation scans of {found['patients']:,} patients"
+    return f"Probabilities are calibrated{on}; they hold for scans like those."
+
+
+def _too_many_pixels(what: str, limits: Limits) -> Refused:
+    return Refused(
+        413, f"the picture has {what}, more than {limits.max_pixels / 1e6:g} million", "crop or shrink it first"
+    )
+
+
+def _data_uri(picture: Image.Image) -> str:
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -1,0 +1,289 @@
+"""The local web page of a trained model, and the JSON endpoint beside it. Not a medical device."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import importlib.util
+import ipaddress
+import logging
+import math
+import os
+import socket
+import string
+import time
+import webbrowser
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octfast.deploy.app.answers import NOTICE, Answers, Limits, Refused, is_calibrated
+from octfast.deploy.app.guard import Guard, discard, own_names, picture_of, refusal
+from octfast.errors import UsageError
+from octfast.run.folder import SYNTHETIC_NOTE
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+log = logging.getLogger("octfast")
+
+PORT = 8731
+STATIC = Path(__file__).parent / "static"
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+
+def make_app(answers: Answers, hosts: Iterable[str] = ()) -> Guard:
+    """The page and its endpoints, as an ASGI application.
+
+    `GET /` is the page. `POST /api/predict` takes a picture as its body, or as the one file of a form, and gives its
+    probabilities; with `?heatmap=1` also the heat map. `GET /api/model` says what the model is, `GET /health` whether
+    it answers. The model runs in one thread. No more than `Limits.queue` pictures are held at a time; what comes
+    beyond is answered with 503 and the seconds to wait. Nothing is written to disk, and nothing kept after the answer.
+
+    Parameters
+    ----------
+    answers : the model and its limits.
+    hosts : names by which the server may be called, beside localhost and plain addresses.
+    """
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
+    limits = answers.limits
+    pool = ThreadPoolExecutor(1, thread_name_prefix="octfast-model")
+    files = {f.name: f.read_bytes() for f in STATIC.iterdir() if f.suffix in _TYPES}
+    page = _page(answers)
+    state = {"held": 0, "answered": 0, "seconds": 1.0}
+
+    async def show_page(request: Request) -> Response:
+        return Response(page, media_type="text/html")
+
+    async def show_file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in files:
+            raise Refused(404, "there is nothing here")
+        return Response(files[name], media_type=_TYPES[Path(name).suffix])
+
+    async def health(request: Request) -> Response:
+        found = {"status": "ok", "held": state["held"], "queue": limits.queue, "answered": state["answered"]}
+        return JSONResponse(found)
+
+    async def model(request: Request) -> Response:
+        return JSONResponse(answers.about())
+
+    async def predict(request: Request) -> Response:
+        if state["held"] >= limits.queue:
+            await discard(request, limits)
+            wait = max(1, math.ceil(limits.queue * state["seconds"] / 2))
+            raise Refused(503, "too many pictures are waiting", f"try again in {wait} seconds", wait)
+        state["held"] += 1
+        try:
+            try:
+                content = await picture_of(request, limits)
+            except Refused as e:
+                if e.status == 413:
+                    await discard(request, limits)
+                raise
+            wanted = request.query_params.get("heatmap", "0").lower() in ("1", "true", "yes")
+            start = time.monotonic()
+            work = partial(answers.answer, content, heat_map=wanted)
+            found = await asyncio.get_running_loop().run_in_executor(pool, work)
+            # How long a picture takes when as many wait as now, for those that are sent away.
+            state["seconds"] = 0.8 * state["seconds"] + 0.2 * (time.monotonic() - start) / max(1, state["held"])
+            state["answered"] += 1
+        finally:
+            state["held"] -= 1
+        return JSONResponse(found)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, Refused)
+        return refusal(error)
+
+    async def strange(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        what = {404: "there is nothing here", 405: "this is asked for in another way"}.get(error.status_code)
+        return refusal(Refused(error.status_code, what or str(error.detail), "see GET / and POST /api/predict"))
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return refusal(Refused(500, "octfast met an error it did not expect", "see the terminal that it runs in"))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    app = Starlette(
+        routes=[
+            Route("/", show_page),
+            Route("/static/{name}", show_file),
+            Route("/health", health),
+            Route("/api/model", model),
+            Route("/api/predict", predict, methods=["POST"]),
+        ],
+        exception_handlers={Refused: refuse, HTTPException: strange, Exception: failed},
+        lifespan=lifespan,
+    )
+    return Guard(app, hosts)
+
+
+def serve(
+    bundle: str | Path,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    *,
+    limits: Limits | None = None,
+    urgent: Sequence[str] | None = None,
+    abstain_below: float | None = None,
+    allow_hosts: Sequence[str] = (),
+    precision: str = "auto",
+    device: str | None = None,
+    weights: str | Path | None = None,
+    open_browser: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the page until it is interrupted.
+
+    Parameters
+    ----------
+    bundle : the folder of a bundle, or a run folder.
+    host : address to bind to; any other than loopback is reached by others, and that is said.
+    port : None takes 8731, or a free one where that is taken.
+    limits, urgent, abstain_below : see `Answers`.
+    allow_hosts : further names by which the page may be called.
+    precision, device, weights : see `octfast.deploy.predictor.load`.
+    open_browser : show the page in the user's browser.
+    ready : called with the page's address before the first request is taken.
+
+    Raises
+    ------
+    UsageError : a missing package, an address that cannot be bound to, an unknown class in `urgent`.
+    BundleError : see `octfast.model.bundle.info.load_bundle`.
+    """
+    need_app()
+    import uvicorn
+
+    from octfast.deploy.predictor import load
+
+    place = bind(host, port)
+    with contextlib.closing(place):
+        answers = Answers(load(bundle, precision, device, weights), limits, urgent, abstain_below)
+        address = url(place)
+        log.info("%s, %s", answers.predictor.info.arch, answers.predictor.engine.description)
+        if not is_loopback(place):
+            log.warning(
+                "bound to %s: whoever reaches this machine can use the page, with no password and unencrypted", host
+            )
+        if not is_calibrated(answers.predictor.info):
+            log.info("the model's probabilities are not calibrated; see octfast calibrate")
+        log.info("%s", NOTICE)
+        if answers.predictor.info.synthetic:
+            log.info("%s", SYNTHETIC_NOTE)
+        if ready:
+            ready(address)
+        app = make_app(answers, [*own_names(host), *allow_hosts])
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=10,
+                timeout_graceful_shutdown=5,
+                # Far above the queue, whose refusals are better worded.
+                limit_concurrency=1000,
+            )
+        )
+        if open_browser:
+            # The socket listens already, so that the browser waits until the server answers.
+            webbrowser.open(address)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[place])
+        log.info("stopped")
+
+
+def need_app() -> None:
+    """
+    Raises
+    ------
+    UsageError : starlette, uvicorn or python-multipart is not installed.
+    """
+    packages = {"starlette": "starlette", "uvicorn": "uvicorn", "python-multipart": "python_multipart"}
+    missing = [name for name, module in packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(
+            f"octfast app needs {', '.join(missing)}, which is not installed", "pip install 'octfast[app]'"
+        )
+
+
+def bind(host: str, port: int | None) -> socket.socket:
+    """A listening socket; with no port given 8731, or a free one where that is taken.
+
+    Raises
+    ------
+    UsageError : the address is not this machine's, or the port is taken.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port or PORT, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as e:
+        raise UsageError(f"--host {host}: no such address: {e}", "leave --host out, or use 127.0.0.1") from None
+    place = socket.socket(family, kind, proto)
+    # On Windows this would let two programs listen on one port; there the default is what it brings elsewhere.
+    if os.name == "posix":
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        try:
+            place.bind(address)
+        except OSError:
+            if port is not None:
+                raise
+            place.bind((address[0], 0, *address[2:]))
+            log.info("port %d is taken; a free one is used", PORT)
+        place.listen(2048)
+    except OSError as e:
+        place.close()
+        where = f"{host}, port {port or PORT}"
+        raise UsageError(f"cannot listen on {where}: {e.strerror or e}", "give another --host or --port") from None
+    return place
+
+
+def is_loopback(place: socket.socket) -> bool:
+    """Whether a bound socket is reached from this machine alone."""
+    return ipaddress.ip_address(place.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def url(place: socket.socket) -> str:
+    """The address of the page, as a browser on this machine takes it."""
+    host, port = place.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _page(answers: Answers) -> str:
+    about: dict[str, Any] = answers.about()
+    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    urgent = ", ".join(about["urgent_classes"])
+    if about["urgent_threshold"] is not None:
+        urgent = f"{urgent} (marked from a summed probability of {about['urgent_threshold']:.2f} on)"
+    words = {
+        "notice": about["notice"],
+        "synthetic": about["synthetic"] or "",
+        "classes": ", ".join(about["classes"]),
+        "urgent": urgent or "none",
+        "calibration": about["calibration"],
+        "model": f"{about['arch']}, scans squeezed to {about['size']} x {about['size']}, {about['precision']}",
+        "formats": about["formats"],
+        "limits": f"{about['max_bytes'] / (1 << 20):g} MB and {about['max_pixels'] / 1e6:g} million pixels",
+        "max_files": str(about["max_files"]),
+        "caution": about["heat_map_caution"],
+    }
+    return string.Template(text).substitute({k: html.escape(v) for k, v in words.items()})

@@ -1,0 +1,199 @@
+"""Who may ask the web page and how much may be sent: hosts, origins, headers of safety, bodies read within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from octfast.deploy.app.answers import Limits, Refused, too_large
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+log = logging.getLogger("octfast")
+
+# Everything comes from this server, nothing is run that stands in the page itself, and no other page may frame it.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+# A form has a boundary and headers around its file.
+_AROUND = 64 << 10
+
+
+class Guard:
+    """ASGI middleware: refuses strange hosts and other pages' posts, and puts the headers of safety on every answer.
+
+    A page from elsewhere can make a browser send requests to this machine, and by rebinding a name of its own even
+    read the answers. So the Host header must be an address or a name that is meant, and a post must not come from
+    another origin.
+
+    Parameters
+    ----------
+    app : the ASGI application.
+    hosts : names that are meant beside localhost and plain addresses.
+    """
+
+    def __init__(self, app: Any, hosts: Iterable[str] = ()):
+        self.app = app
+        self.hosts = {"localhost", *(h.lower().rstrip(".") for h in hosts)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                known = {k.lower() for k, _ in message["headers"]}
+                more = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in known]
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        headers = [(k.lower(), v.decode("latin-1")) for k, v in scope["headers"]]
+        refused = self._refusal(scope["method"], headers)
+        if refused is None:
+            await self.app(scope, receive, send_guarded)
+        else:
+            await refusal(refused)(scope, receive, send_guarded)
+
+    def _refusal(self, method: str, headers: list[tuple[bytes, str]]) -> Refused | None:
+        named = [v for k, v in headers if k == b"host"]
+        if len(named) != 1 or not is_meant(named[0], self.hosts):
+            return Refused(
+                403,
+                "this address is not one that the page answers for",
+                "open it by the address that octfast app printed, or add the name with --allow-host",
+            )
+        if method in ("GET", "HEAD"):
+            return None
+        found = dict(headers)
+        origin = found.get(b"origin")
+        site = found.get(b"sec-fetch-site", "none")
+        if (origin is not None and origin.partition("://")[2] != named[0]) or site not in ("same-origin", "none"):
+            return Refused(403, "another page asked for this", "use octfast's own page, or a program")
+        return None
+
+
+def is_meant(host: str, names: Iterable[str]) -> bool:
+    """Whether a Host header is a plain address, which nobody can rebind, or one of the names."""
+    name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "0")
+    if not port.isdigit():
+        return False
+    try:
+        ipaddress.ip_address(name[1:-1] if name.startswith("[") and name.endswith("]") else name)
+        return True
+    except ValueError:
+        return name.lower().rstrip(".") in set(names)
+
+
+def own_names(host: str) -> list[str]:
+    """The names that a server bound to `host` goes by: that name, or this machine's if it is open to others."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return [host]
+    return [socket.gethostname(), socket.getfqdn()] if not address.is_loopback else []
+
+
+def refusal(refused: Refused) -> Any:
+    """A refusal as an answer in JSON: `error` is a sentence, `hint` says what to do."""
+    from starlette.responses import JSONResponse
+
+    headers = {} if refused.retry_after is None else {"retry-after": str(refused.retry_after)}
+    content = {"error": refused.message, "hint": refused.hint}
+    return JSONResponse(content, refused.status, headers)
+
+
+async def picture_of(request: Request, limits: Limits) -> bytes:
+    """The picture that a request holds, as its body or as the one file of a form; nothing is written to disk.
+
+    Raises
+    ------
+    Refused : too large, too slow, or a form without a file or with several.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    form = kind == "multipart/form-data"
+    most = limits.max_bytes + (_AROUND if form else 0)
+    body = await _body(request, most, limits)
+    return await _file_of_form(request, body, limits) if form else body
+
+
+async def discard(request: Request, limits: Limits) -> None:
+    """Read and drop a body that is refused, within limits, since a browser that is cut off reads no answer."""
+    if request.headers.get("expect"):
+        return
+
+    async def read() -> None:
+        left = 4 * limits.max_bytes
+        async for chunk in request.stream():
+            left -= len(chunk)
+            if left < 0:
+                return
+
+    try:
+        await asyncio.wait_for(read(), min(limits.seconds, 10))
+    except Exception as e:  # the client has gone, or takes too long; the answer is tried all the same
+        log.debug("not read to its end: %s", type(e).__name__)
+
+
+async def _body(request: Request, most: int, limits: Limits) -> bytes:
+    from starlette.requests import ClientDisconnect
+
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > most:
+        raise too_large(limits)
+    body = bytearray()
+
+    async def read() -> None:
+        async for chunk in request.stream():
+            body.extend(chunk)
+            if len(body) > most:
+                raise too_large(limits)
+
+    try:
+        await asyncio.wait_for(read(), limits.seconds)
+    except asyncio.TimeoutError:
+        raise Refused(408, f"the upload took longer than {limits.seconds:g} seconds", "try again") from None
+    except ClientDisconnect:  # nobody hears this, and it is no fault that the terminal should show
+        raise Refused(400, "the upload broke off", "try again") from None
+    return bytes(body)
+
+
+async def _file_of_form(request: Request, body: bytes, limits: Limits) -> bytes:
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    async def once() -> AsyncIterator[bytes]:
+        yield body
+        yield b""
+
+    parser = MultiPartParser(request.headers, once(), max_files=1, max_fields=8, max_part_size=_AROUND)  # type: ignore[arg-type]
+    # Beyond this Starlette would go on in a temporary file on disk.
+    parser.spool_max_size = limits.max_bytes + _AROUND
+    hint = 'send one file: curl -F "file=@scan.jpeg" ADDRESS'
+    try:
+        form = await parser.parse()
+        files = [v for _, v in form.multi_items() if not isinstance(v, str)]
+        content = await files[0].read() if files else None
+        await form.close()
+    except MultiPartException as e:
+        raise Refused(400, f"the form cannot be read: {e.message}", hint) from None
+    except Exception as e:  # hostile forms: unknown character sets, headers that are none
+        raise Refused(400, f"the form cannot be read: {type(e).__name__}", hint) from None
+    if content is None:
+        raise Refused(400, "the form has no file in it", hint)
+    return content

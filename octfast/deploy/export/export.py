@@ -1,0 +1,343 @@
+"""What `octfast export` does: one file with the preprocessing inside, kept if it agrees with torch on scans."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from octfast.console import track
+from octfast.deploy.export.scans import Sample, calibration_sample, check_sample
+from octfast.errors import DataError, UsageError
+from octfast.model.bundle.info import BundleInfo, find_bundle, load_bundle
+from octfast.run.folder import SYNTHETIC_NOTE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger("octfast")
+
+FORMATS = ("onnx", "torch")
+# How far a probability may lie from torch's in float32, and how often the predicted class must be the same.
+LIMITS = {"fp32": (1e-3, 0.0), "fp16": (0.02, 0.0), "int8": (1.0, 0.9)}
+NOTICE = "Not a medical device."
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file answers against torch in float32.
+
+    Attributes
+    ----------
+    scans : how many were compared, and `source`: which.
+    largest, mean : difference of a probability.
+    same : share of the scans with the same predicted class.
+    accuracy, accuracy_torch : of the file and of torch; None where the scans have no labels.
+    """
+
+    scans: int
+    source: str
+    largest: float
+    mean: float
+    same: float
+    accuracy: float | None = None
+    accuracy_torch: float | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file: where, of which `format` and `precision`, how large, how it agrees, what was calibrated on."""
+
+    file: Path
+    format: str
+    precision: str
+    bytes: int
+    classes: tuple[str, ...]
+    synthetic: bool
+    agreement: Agreement
+    calibration: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {**asdict(self), "file": str(self.file), "notice": NOTICE}
+
+
+def export_bundle(
+    bundle: str | Path,
+    format: str = "onnx",
+    out: str | Path | None = None,
+    *,
+    half: bool = False,
+    int8: bool = False,
+    opset: int = 18,
+    check: str | Path | None = None,
+    calibration: str | Path | None = None,
+    scans: int = 64,
+    overwrite: bool = False,
+    weights: str | Path | None = None,
+) -> Exported:
+    """Write a trained model as one file that takes uint8 pictures of any size and gives probabilities.
+
+    The file is run on scans and compared with torch in float32; it is kept only if they agree: each probability within
+    .001, with `half` within .02, and with `int8` the same class for nine scans in ten.
+
+    Parameters
+    ----------
+    bundle : the folder of a bundle, or a run folder.
+    format : "onnx", or "torch" for a torch.export program (.pt2).
+    out : the file; None puts it beside the bundle.
+    half : keep and run the body in float16.
+    int8 : run the body's layers in 8 bits (ONNX alone), their ranges those of `calibration`.
+    opset : of ONNX's operators.
+    check : a folder of scans to compare on; None takes the validation scans of the run that the bundle lies in, and
+        phantoms where there are none.
+    calibration : a folder of scans; None takes the run's training scans, and phantoms where there are none.
+    scans : how many to compare on, and how many to calibrate on, at most.
+    overwrite : replace a file of that name.
+    weights : for a slim bundle, the file of its stock weights.
+
+    Raises
+    ------
+    UsageError : parameters that do not go together, a missing package, a file that exists, a network that cannot be
+        exported.
+    DataError : the file does not agree with torch; nothing is left.
+    BundleError : see `octfast.model.bundle.info.load_bundle`.
+    """
+    precision = _check_parameters(format, half, int8, calibration, scans)
+    folder = find_bundle(bundle)
+    file = _file(folder, format, precision, out, overwrite)
+    model, info = load_bundle(folder, weights=weights)
+    compared = check_sample(folder, info, check, scans)
+    calibrated = calibration_sample(folder, info, calibration, scans) if int8 else None
+    metadata = describe(info, folder, precision, calibrated)
+    part = file.with_name(f".{file.name}.part")
+    try:
+        run = _WRITERS[format](model, info, part, metadata, half, opset, calibrated)
+        agreement = compare(run, model, info, compared)
+        _refuse(agreement, precision)
+        part.replace(file)
+    except OSError as e:
+        raise UsageError(f"cannot write {file}: {e.strerror or e}", "give another --out") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return Exported(
+        file.resolve(),
+        format,
+        precision,
+        file.stat().st_size,
+        info.classes,
+        info.synthetic,
+        agreement,
+        calibrated.source if calibrated else None,
+    )
+
+
+def describe(info: BundleInfo, folder: Path, precision: str, calibrated: Sample | None = None) -> dict[str, str]:
+    """What an exported file says of itself: a text a key, JSON where it is no plain word."""
+
+    def text(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False, default=str)
+
+    about = {
+        "classes": text(list(info.classes)),
+        "input": "uint8 (batch, height, width, channels): 1 channel grey, 3 red, green, blue; any height and width",
+        "output": "float32 (batch, classes): probabilities, the temperature applied",
+        "arch": info.arch,
+        "head": info.head,
+        "size": str(info.size),
+        "mean": text(list(info.mean)),
+        "std": text(list(info.std)),
+        "temperature": str(info.temperature),
+        "calibration": text(info.calibration),
+        "weights": text(info.weights),
+        "training": text(info.training),
+        "synthetic": text(info.synthetic),
+        "precision": precision,
+        "bundle_sha256": _digest(folder),
+        "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "exported_with": text(_versions()),
+        "notice": f"{NOTICE} {SYNTHETIC_NOTE}" if info.synthetic else NOTICE,
+    }
+    if calibrated:
+        about["int8_calibration"] = calibrated.source
+    return about
+
+
+def compare(
+    run: Callable[[np.ndarray], np.ndarray], model: nn.Sequential, info: BundleInfo, sample: Sample
+) -> Agreement:
+    """Run a file and torch in float32 over the same scans.
+
+    Each picture goes in as it was decoded, grey or in colour; the first also twice in one batch, and tinted.
+
+    Parameters
+    ----------
+    run : from uint8 pictures of shape (N, H, W, C) to probabilities (N, classes).
+    model, info : the bundle.
+    """
+    import torch
+    from PIL import Image
+
+    from octfast.data.preprocess import preprocess
+
+    def expected(picture: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+        with torch.inference_mode():
+            logits = model(preprocess(image, info.size, info.mean, info.std)[None]).double()
+        return torch.softmax(logits / info.temperature, 1)[0].numpy()
+
+    given, wanted = [], []
+    with track("comparing with torch", len(sample.pictures)) as update:
+        for n, picture in enumerate(sample.pictures, start=1):
+            given.append(run(picture[None])[0])
+            wanted.append(expected(picture))
+            update(n, len(sample.pictures))
+    p, q = np.array(given, dtype=np.float64), np.array(wanted)
+    first = sample.pictures[0]
+    tinted = (first[..., :1] * np.array([1.0, 0.6, 0.3])).astype(np.uint8)
+    further = [*run(np.stack([first, first])), run(tinted[None])[0]]
+    apart = np.abs(p - q)
+    extra = np.abs(np.array(further, dtype=np.float64) - np.stack([wanted[0], wanted[0], expected(tinted)]))
+    labels = [info.classes.index(label) for label in sample.labels or ()]
+    return Agreement(
+        scans=len(p),
+        source=sample.source,
+        # A probability that is no number is as far away as can be.
+        largest=float(np.nan_to_num(np.concatenate([apart, extra]), nan=1.0).max()),
+        mean=float(np.nan_to_num(apart, nan=1.0).mean()),
+        same=float((p.argmax(1) == q.argmax(1)).mean()),
+        accuracy=float((p.argmax(1) == labels).mean()) if labels else None,
+        accuracy_torch=float((q.argmax(1) == labels).mean()) if labels else None,
+    )
+
+
+def _refuse(found: Agreement, precision: str) -> None:
+    """
+    Raises
+    ------
+    DataError : the file is too far from torch.
+    """
+    apart, same = LIMITS[precision]
+    if found.largest <= apart and found.same >= same:
+        return
+    if precision == "int8":
+        what = (
+            f"the int8 file gives {found.same:.0%} of {found.source} the class that torch gives, fewer than {same:.0%}"
+        )
+        raise DataError(f"{what}; nothing was written", "leave --int8 out, or calibrate on more scans: --calibration")
+    hint = "leave --half out" if precision == "fp16" else "try --format torch or another --opset, and report it"
+    raise DataError(
+        f"the file's probabilities differ from torch's by up to {found.largest:.2g} on {found.source}, "
+        f"more than {apart:g}; nothing was written",
+        hint,
+    )
+
+
+def _write_onnx(
+    model: nn.Sequential,
+    info: BundleInfo,
+    part: Path,
+    metadata: dict[str, str],
+    half: bool,
+    opset: int,
+    calibrated: Sample | None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    import onnx
+
+    from octfast.deploy.export.onnx import make_onnx, onnx_runner, strip_traces
+    from octfast.deploy.export.onnx_module import WholeClassifier
+
+    log.info("writing the network as ONNX")
+    graph = make_onnx(WholeClassifier(model, info, half=half), metadata, opset)
+    if calibrated:
+        from octfast.deploy.export.onnx_int8 import make_int8
+
+        log.info("calibrating int8 on %s", calibrated.source)
+        graph = make_int8(graph, (picture[None] for picture in calibrated.pictures))
+    strip_traces(graph)
+    onnx.save_model(graph, part)
+    return onnx_runner(part)
+
+
+def _write_torch(
+    model: nn.Sequential,
+    info: BundleInfo,
+    part: Path,
+    metadata: dict[str, str],
+    half: bool,
+    opset: int,
+    calibrated: Sample | None,
+) -> Callable[[np.ndarray], np.ndarray]:
+    from octfast.deploy.export.torch_export import program_runner, write_program
+
+    log.info("writing the network with torch.export")
+    write_program(model, info, part, metadata, half=half)
+    return program_runner(part)
+
+
+_WRITERS = {"onnx": _write_onnx, "torch": _write_torch}
+
+
+def _check_parameters(format: str, half: bool, int8: bool, calibration: object, scans: int) -> str:
+    if format not in FORMATS:
+        raise UsageError(f"no format named {format!r}", f"one of {', '.join(FORMATS)}")
+    if half and int8:
+        raise UsageError("--half and --int8 do not go together", "choose one")
+    if int8 and format != "onnx":
+        raise UsageError("--int8 goes with ONNX alone", "use --format onnx")
+    if calibration is not None and not int8:
+        raise UsageError("--calibration goes with --int8 alone", "add --int8, or leave it out")
+    if scans < 1:
+        raise UsageError(f"--scans {scans}: at least one is needed to compare on")
+    if format == "onnx":
+        from octfast.deploy.export.onnx import need_onnx
+
+        need_onnx()
+    return "fp16" if half else "int8" if int8 else "fp32"
+
+
+def _file(folder: Path, format: str, precision: str, out: str | Path | None, overwrite: bool) -> Path:
+    suffix = ".onnx" if format == "onnx" else ".pt2"
+    if out is None:
+        place = folder.resolve()
+        end = {"fp32": "", "fp16": "-half", "int8": "-int8"}[precision]
+        file = place.with_name(f"{place.name}{end}{suffix}")
+    else:
+        file = Path(out).expanduser()
+        if file.suffix.lower() != suffix:
+            raise UsageError(f"{file} does not end in {suffix}", f"give --out NAME{suffix}")
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder", "give --out FILE")
+    if file.exists() and not overwrite:
+        raise UsageError(f"{file} exists", "add --overwrite to replace it, or give another --out")
+    if not file.parent.is_dir():
+        raise UsageError(f"no such folder: {file.parent}", "make it first, or give another --out")
+    return file
+
+
+def _digest(folder: Path) -> str:
+    import hashlib
+
+    digest = hashlib.sha256()
+    with (folder / "model.safetensors").open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("octfast", "torch", "onnx", "onnxruntime", "onnxscript"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -1,0 +1,123 @@
+"""One nn.Module from uint8 pictures of any size to probabilities, made of operations that every exporter knows."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.engine import fold
+
+# ITU-R 601-2 as Pillow's mode L has it, in 65,536ths; sums of products stay below 2**24, so that float32 is exact.
+LUMA = (19595.0, 38470.0, 7471.0)
+
+
+class WholeClassifier(nn.Module):
+    """Preprocessing, network, temperature and softmax in one, to be exported.
+
+    The preprocessing is `octfast.data.preprocess` again. Its resize is written as two matrix products with the weights
+    of Pillow's antialiased bilinear filter, rounded to whole greys after each as Pillow does, because the antialiased
+    resize of ONNX is missing from many runtimes and rounds otherwise.
+
+    Parameters
+    ----------
+    model : a Sequential of body and head, as `load_bundle` gives it; it is copied and the copy folded.
+    info : size, mean, std and temperature.
+    half : whether the body is kept and run in float16. Preprocessing, head and softmax stay in float32.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Sequential, info: BundleInfo, *, half: bool = False):
+        super().__init__()
+        body, head = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+        self.body = fold(body)
+        self.head = head
+        self.size = info.size
+        self.temperature = float(info.temperature)
+        self.half_body = half
+        if half:
+            self.body.half()
+        self.register_buffer("mean", torch.tensor(info.mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(info.std, dtype=torch.float32).view(3, 1, 1), persistent=False)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Probabilities of pictures.
+
+        Parameters
+        ----------
+        picture : uint8 of shape (batch, height, width, channels); one channel is grey, three are red, green and blue,
+            a fourth is left out of account.
+
+        Returns
+        -------
+        float32 of shape (batch, classes); each row sums to 1.
+        """
+        grey = resize(luma(picture), self.size)
+        x = (grey.unsqueeze(1) / 255.0 - self.mean) / self.std
+        if self.half_body:
+            x = x.half()
+        logits = self.head(self.body(x).float())
+        return torch.softmax(logits / self.temperature, 1)
+
+
+def luma(picture: Tensor) -> Tensor:
+    """Whole greys in float32, of shape (N, H, W), of uint8 pictures of shape (N, H, W, 1, 3 or 4)."""
+    # Three copies side by side have a second and third channel whether there was one channel or three.
+    side_by_side = torch.cat([picture, picture, picture], 3)
+    red, green, blue = (side_by_side[..., i].float() for i in range(3))
+    weighted = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+    return torch.floor((weighted + 32768.0) / 65536.0)
+
+
+def resize(grey: Tensor, size: int) -> Tensor:
+    """Squeeze whole greys of shape (N, H, W) to (N, size, size) as `PIL.Image.resize` with BILINEAR does, to the bit.
+
+    Where a picture is much taller than wide, Pillow from version 13 on takes columns before rows, and a sample may
+    differ by one grey.
+    """
+    high, low = bilinear_weights(_positions(grey[0, 0]), size)
+    narrow = _whole(torch.matmul(grey, high.t()), torch.matmul(grey, low.t()))
+    high, low = bilinear_weights(_positions(grey[0, :, 0]), size)
+    return _whole(torch.matmul(high, narrow), torch.matmul(low, narrow))
+
+
+def bilinear_weights(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Weights by which n samples are brought to `size`: Pillow's triangle, wider when shrinking, held in 22 bits.
+
+    Sample x lies |(2 x + 1) size - (2 y + 1) n| / (2 size) samples from the centre of output y, and the triangle
+    reaches max(n, size) / size samples. All of it is counted in whole numbers, so that no rounding moves a weight.
+
+    Parameters
+    ----------
+    position : 2 x + 1 of the n samples, int64.
+
+    Returns
+    -------
+    The upper and the lower 11 bits, float32 of shape (size, n) each. Products of 11 bits by greys, and sums of them,
+    are exact in float32 and on units that round factors to 11 bits, as GPUs do; those of 22 bits would not be.
+    """
+    doubled = position[-1:] + 1  # 2 n, as a tensor, since a number taken from a shape would be fixed by some exporters
+    reach = torch.clamp(doubled, min=2 * size)
+    centre = 2 * torch.arange(size, dtype=torch.int64).unsqueeze(1) + 1
+    apart = torch.abs(position.unsqueeze(0) * (2 * size) - centre * doubled)
+    weights = torch.clamp(reach * 2 - apart, min=0)
+    total = weights.sum(1, keepdim=True)
+    # A long division in two steps, since some runtimes hold whole numbers in 32 bits.
+    high = (weights * 2048) // total
+    rest = (weights * 2048 - high * total) * 2048
+    low = rest // total
+    up = (rest - low * total) * 2 >= total
+    return high.float(), low.float() + up.float()
+
+
+def _whole(high: Tensor, low: Tensor) -> Tensor:
+    """(2048 high + low) / 2**22, rounded with halves going up."""
+    return torch.floor((high + 1024.0 + torch.floor(low / 2048.0)) / 2048.0)
+
+
+def _positions(row: Tensor) -> Tensor:
+    return 2 * torch.arange(row.shape[0], dtype=torch.int64) + 1

@@ -1,0 +1,125 @@
+"""The scans that an exported file is compared and calibrated on: a run's, those of a folder, or phantoms."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from octfast.data.preprocess import decode_grey
+from octfast.data.scans import IMAGE_SUFFIXES
+from octfast.errors import DataError, OctfastError
+from octfast.model.bundle.info import BundleInfo
+from octfast.run.folder import Run
+
+log = logging.getLogger("octfast")
+
+PHANTOMS = 16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Decoded scans: `pictures`, uint8 of shape (H, W, 1 or 3); `labels`, if all are known; `source` in words."""
+
+    pictures: list[np.ndarray]
+    labels: list[str] | None
+    source: str
+
+
+def check_sample(folder: Path, info: BundleInfo, given: str | Path | None, n: int) -> Sample:
+    """At most n scans to compare on: of a folder, else the run's validation scans, else phantoms; the log says which.
+
+    Raises
+    ------
+    DataError : the folder has no picture that can be read.
+    """
+    return _sample(folder, info, given, "valid", n)
+
+
+def calibration_sample(folder: Path, info: BundleInfo, given: str | Path | None, n: int) -> Sample:
+    """At most n scans to calibrate on: of a folder, else the run's training scans, else phantoms; the log says which.
+
+    Raises
+    ------
+    DataError : the folder has no picture that can be read.
+    """
+    return _sample(folder, info, given, "train", n)
+
+
+def _sample(folder: Path, info: BundleInfo, given: str | Path | None, split: str, n: int) -> Sample:
+    if given is not None:
+        return _read(_files_of(Path(given)), info, n, f"scans in {given}")
+    name = {"valid": "validation", "train": "training"}[split]
+    try:
+        place = folder.resolve().parent
+        if not (place / "config.json").is_file():
+            raise DataError("the model lies in no run folder")
+        run = Run(place)
+        scans = run.scans
+        part = scans[scans["split"] == split]
+        if len(part):
+            return _read(part, info, n, f"{name} scans of {run.path.name}")
+        reason = f"the run {run.path.name} has none"
+    except OctfastError as e:
+        reason = e.message
+    option = "--check" if split == "valid" else "--calibration"
+    log.warning("no %s scans at hand (%s): taking phantoms; give scans of your own with %s", name, reason, option)
+    return _phantoms(info, min(n, PHANTOMS), first=0 if split == "valid" else 1000)
+
+
+def _files_of(folder: Path) -> pd.DataFrame:
+    """Every picture under a folder, its label the name of the folder that it lies in."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {folder}", "give a folder of scans")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
+    return pd.DataFrame({"path": [str(f) for f in files], "label": [f.parent.name for f in files]})
+
+
+def _read(scans: pd.DataFrame, info: BundleInfo, n: int, source: str) -> Sample:
+    """n of the scans, drawn with a fixed seed; what cannot be read is left out and said."""
+    order = np.random.default_rng(0).permutation(len(scans))
+    pictures: list[np.ndarray] = []
+    labels: list[str] = []
+    unread = []
+    for i in order:
+        if len(pictures) == n:
+            break
+        path = scans["path"].iloc[i]
+        try:
+            pictures.append(samples(path))
+            labels.append(scans["label"].iloc[i])
+        except DataError as e:
+            unread.append(e.message)
+    if unread:
+        log.warning("left out, as they cannot be read: %d of the %s; the first: %s", len(unread), source, unread[0])
+    if not pictures:
+        raise DataError(f"no picture that can be read among the {source}", "give another folder, or --data")
+    known = set(labels) <= set(info.classes)
+    return Sample(pictures, labels if known else None, f"{len(pictures)} {source}")
+
+
+def samples(path: str | Path) -> np.ndarray:
+    """A file as a user of an exported model hands it over: uint8 of shape (H, W, 3) if it is in colour, else (H, W, 1).
+
+    Raises
+    ------
+    DataError : see `octfast.data.preprocess.decode_grey`.
+    """
+    grey = decode_grey(path)
+    with Image.open(path) as image:
+        return np.asarray(image) if image.mode == "RGB" else np.asarray(grey)[..., None]
+
+
+def _phantoms(info: BundleInfo, n: int, first: int) -> Sample:
+    from octfast.data.phantom.draw import CLASSES, make_phantom
+
+    labels = [CLASSES[i % len(CLASSES)] for i in range(n)]
+    pictures = [make_phantom(label, first + i)[..., None] for i, label in enumerate(labels)]
+    known: Sequence[str] = labels if info.synthetic and set(labels) <= set(info.classes) else []
+    return Sample(pictures, list(known) or None, f"{n} phantoms")

@@ -1,0 +1,78 @@
+"""Writes a classifier with its preprocessing as a torch.export program (.pt2), and runs one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from octfast.errors import DataError, UsageError
+from octfast.model.bundle.info import BundleInfo
+
+METADATA = "octfast.json"
+
+
+def write_program(
+    model: nn.Sequential, info: BundleInfo, file: str | Path, metadata: dict[str, str], *, half: bool = False
+) -> None:
+    """Write a `WholeClassifier` with torch.export, which took TorchScript's place; `metadata` lies in it as JSON.
+
+    Raises
+    ------
+    UsageError : torch.export cannot follow the network.
+    """
+    import torch
+
+    from octfast.deploy.export.onnx import dynamic_shapes, example_pictures, quiet
+    from octfast.deploy.export.onnx_module import WholeClassifier
+
+    whole = WholeClassifier(model, info, half=half)
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(whole, (example_pictures(),), dynamic_shapes=dynamic_shapes())
+    except Exception as e:  # exporters meet any Python there is in a network
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise UsageError(f"torch.export cannot follow this network: {reason}", "train another --arch") from e
+    with Path(file).open("wb") as f, quiet():
+        torch.export.save(program, f, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
+
+
+def program_runner(file: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from uint8 pictures of shape (N, H, W, C) to float32 probabilities (N, classes), by torch.
+
+    Only for a file of one's own, as torch may run code from such a file.
+
+    Raises
+    ------
+    DataError : no such program.
+    """
+    import torch
+
+    from octfast.deploy.export.onnx import quiet
+
+    try:
+        with Path(file).open("rb") as f, quiet():
+            network = torch.export.load(f).module()
+    except Exception as e:  # zip files, JSON and tensors, each with errors of its own
+        raise DataError(f"torch cannot read {file}: {' '.join(str(e).split())}", "export it again") from None
+
+    def run(pictures: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(np.array(pictures))).numpy()
+
+    return run
+
+
+def usage(file: Path, classes: Sequence[str]) -> str:
+    """Python lines that run the file without octfast."""
+    return f"""import numpy as np, torch
+from PIL import Image
+
+network = torch.export.load({json.dumps(file.name, ensure_ascii=False)}).module()  # load no file that you do not trust
+scan = torch.from_numpy(np.array(Image.open("scan.jpeg").convert("L")))[None, :, :, None]  # uint8 (N, H, W, channels)
+p = network(scan)[0].tolist()
+classes = {json.dumps(list(classes), ensure_ascii=False)}
+print(dict(zip(classes, p)))"""

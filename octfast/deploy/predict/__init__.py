@@ -1,0 +1,1 @@
+"""Files, folders and volumes in, a table of answers out."""

@@ -1,0 +1,94 @@
+"""Where a prediction may be written: looked at before any work is done, so that nothing is overwritten or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from octfast.deploy.predict.inputs import at_home
+from octfast.deploy.predict.writers import check_parquet, format_of
+from octfast.errors import UsageError
+
+
+def volumes_file(out: Path) -> Path:
+    """Where the table of volumes stands: beside the table of scans, -volumes in its name."""
+    return out.with_name(f"{out.stem}-volumes{out.suffix}")
+
+
+def check_out(out: Path | None, format: str | None, inputs: Sequence[str | Path], resume: bool, force: bool) -> str:
+    """The format of the table, if it can be written there.
+
+    Raises
+    ------
+    UsageError : it would overwrite something, an input even by force; a folder, an unknown ending, parquet without
+        pyarrow; --resume without a file.
+    """
+    kind = format_of(out, format)
+    if out is None:
+        if resume:
+            raise UsageError("--resume goes on writing a file", "name it: --out FILE")
+        if kind == "parquet":
+            raise UsageError("parquet is written into a file", "name it: --out FILE")
+        return kind
+    if kind == "parquet":
+        check_parquet()
+    for file in (out, volumes_file(out)):
+        if any(i != "-" and _same(file, i) for i in inputs):
+            raise UsageError(f"{file} is an input", "give another --out; inputs are never overwritten")
+        if _is_there(file, "--out") and not (resume or force):
+            raise UsageError(f"{file} exists", "give another --out, or --force to replace it")
+        if file.is_dir():
+            raise UsageError(f"{file} is a folder", "give --out the name of a file")
+    return kind
+
+
+def check_pictures(places: dict[str, Path], inputs: Sequence[str | Path], again: bool) -> None:
+    """See that heat maps and montage can be written, and make the folder for the maps.
+
+    Parameters
+    ----------
+    places : by their option, --heatmaps and --montage.
+    again : whether what is there may be replaced.
+
+    Raises
+    ------
+    UsageError : they would overwrite something, lie among the inputs, or are no picture.
+    """
+    folders = [at_home(i).resolve() for i in inputs if i != "-" and _is_dir(at_home(i))]
+    for option, place in places.items():
+        inside = next((f for f in folders if place.resolve().is_relative_to(f)), None)
+        if inside is not None:
+            raise UsageError(f"{option} {place} lies in {inside}, whose pictures are predicted", "give another place")
+    if "--montage" in places:
+        file = places["--montage"]
+        if file.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
+            raise UsageError(f"--montage {file} is no picture", "end it in .png, .jpg, .pdf or .svg")
+        if not _is_dir(file.absolute().parent):
+            raise UsageError(f"no such folder: {file.parent}", "make it first")
+        if _is_there(file, "--montage") and not again:
+            raise UsageError(f"{file} exists", "give another --montage, or --force to replace it")
+    if "--heatmaps" in places:
+        from octfast.deploy.predict.pictures import check_folder
+
+        check_folder(places["--heatmaps"], again)
+
+
+def _same(file: Path, given: str | Path) -> bool:
+    try:
+        return file.samefile(at_home(given))
+    except (OSError, ValueError):  # one of them is not there, or can be no name
+        return False
+
+
+def _is_there(file: Path, option: str) -> bool:
+    try:
+        return file.exists()
+    except OSError as e:  # a name too long, or a folder that may not be looked into
+        raise UsageError(f"cannot write {file}: {e.strerror}", f"give another {option}") from None
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False

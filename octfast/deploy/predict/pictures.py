@@ -1,0 +1,196 @@
+"""Pictures that go with the table of answers: heat maps over the scans, and a montage of the most urgent."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from octfast.data.preprocess import decode_grey
+from octfast.deploy.predict.inputs import kind_of
+from octfast.deploy.predictor import Predictor, as_grey
+from octfast.deploy.volumes.reader import VolumeReader
+from octfast.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from octfast.figure import Figure
+
+log = logging.getLogger("octfast")
+
+MONTAGE = 48
+_NOTE = "Not a medical device."
+# Pixels below a heat map for its caption, and how wide the caption is at most.
+_CAPTION, _CAPTION_WIDTH = 20, 500
+# Side of the pictures that heat maps are drawn over, in pixels: of 100 million pixels they would take gigabytes.
+_LARGEST = 2048
+
+
+def check_folder(folder: Path, again: bool) -> None:
+    """Make the folder for heat maps.
+
+    Raises
+    ------
+    UsageError : it holds something, unless a run goes on in it; or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not again:
+            raise UsageError(f"{folder} is not empty", "give another --heatmaps folder; nothing is overwritten")
+    except OSError as e:
+        raise UsageError(f"cannot write to {folder}: {e.strerror or e}", "give another --heatmaps folder") from None
+
+
+def check_heat_maps(predictor: Predictor) -> None:
+    """
+    Raises
+    ------
+    UsageError : there are none of this network, or captum is not installed.
+    """
+    from octfast.assess.interpret.heatmap import check_method, last_map
+
+    check_method("gradcam")
+    try:
+        last_map(predictor.model, predictor.info.size)
+    except UsageError:
+        raise UsageError(
+            f"--heatmaps: {predictor.info.arch} does not end in a map of height and width to take them from",
+            "leave it out; octfast interpret RUN --method occlusion draws them for the run's own scans, slowly",
+        ) from None
+
+
+def heat_map_name(number: int, values: Mapping[str, Any]) -> str:
+    """The file name of a row's heat map: its number, the scan's name, and its place in the volume."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(values["path"]).stem, flags=re.ASCII)[:80]
+    place = "" if values["frame"] is None else f"-{values['volume']}-{values['frame']:04d}"
+    return f"{number:06d}-{stem}{place}.png"
+
+
+def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any], file: Path) -> None:
+    """Write a scan with the heat map of its predicted class over it, and below it what was predicted.
+
+    It is no larger than 2,048 x 2,048 pixels.
+
+    Raises
+    ------
+    DataError : the picture cannot be read any more.
+    """
+    from octfast.assess.interpret.heatmap import CAUTION, overlay
+
+    grey = as_grey(picture)
+    grey.thumbnail((_LARGEST, _LARGEST))
+    target = predictor.classes.index(values["predicted"])
+    over = overlay(grey, predictor.heat_map(grey, target))
+    whole = Image.new("RGB", (max(over.width, _CAPTION_WIDTH), over.height + _CAPTION), "white")
+    whole.paste(over, (0, 0))
+    caption = f"{values['predicted'][:24]} {values['probability']:.0%}. {CAUTION.capitalize()}. {_NOTE}"
+    # The built-in font has Latin letters alone.
+    shown = caption.encode("latin-1", "replace").decode("latin-1")
+    ImageDraw.Draw(whole).text((4, over.height + 2), shown, "black", ImageFont.load_default(size=13))
+    part = file.with_name(f".{file.name}.part")
+    whole.save(part, format="PNG")
+    part.replace(file)
+
+
+@dataclass
+class Montage:
+    """Keeps the rows that a montage shows: the most urgent, or without urgent classes the first."""
+
+    most: int = MONTAGE
+    _held: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+    _seen: int = 0
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Think of a row."""
+        self._seen += 1
+        if values["error"]:
+            return
+        entry = (values.get("urgent") or 0.0, -self._seen, values)
+        if len(self._held) < self.most:
+            heapq.heappush(self._held, entry)
+        else:
+            heapq.heappushpop(self._held, entry)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows to show, in order."""
+        return [values for *_, values in sorted(self._held, key=lambda e: e[:2], reverse=True)]
+
+
+def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], title: str, note: str = "") -> Figure:
+    """Scans in a grid, each with its predicted class, probability and file name.
+
+    Parameters
+    ----------
+    rows : of the table of answers.
+    pictures : for each, grey samples of shape (H, W), or why there are none.
+    note : a line below.
+    """
+    from octfast.figure import Figure
+
+    columns = max(1, min(len(rows), 8, math.ceil(math.sqrt(1.5 * len(rows)))))
+    lines = max(1, math.ceil(len(rows) / columns))
+    fig = Figure(figsize=(2.3 * columns, 2.55 * lines + 0.8), layout="constrained")
+    axes = np.atleast_1d(fig.subplots(lines, columns)).ravel()
+    for ax in axes:
+        ax.axis("off")
+    for ax, row, picture in zip(axes, rows, pictures, strict=False):
+        if isinstance(picture, str):
+            said = "\n".join(textwrap.wrap(_letters(picture), 28))
+            ax.text(0.5, 0.5, said, transform=ax.transAxes, ha="center", va="center", fontsize=6)
+        else:
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        shown = f"{_letters(row['predicted'])[:20]} {row['probability']:.0%}" + (
+            " (abstained)" if row.get("abstained") else ""
+        )
+        ax.set_title(shown, fontsize=9, loc="left")
+        place = "" if row["frame"] is None else f", B-scan {row['frame']}"
+        name = "\n".join(textwrap.wrap(_letters(f"{Path(row['path']).name[-56:]}{place}"), 32))
+        ax.text(0, -0.03, name, transform=ax.transAxes, va="top", fontsize=6, color="#444444")
+    fig.suptitle(title, fontsize=11)
+    fig.supxlabel(f"{note}  {_NOTE}".strip(), fontsize=8, color="#444444")
+    return fig
+
+
+def read_again(rows: list[dict[str, Any]], reader: VolumeReader) -> list[np.ndarray | str]:
+    """The pictures of rows, grey samples of shape (H, W) no larger than needed, or why one cannot be read."""
+    found: dict[int, np.ndarray | str] = {}
+    volumes: dict[str, dict[tuple[int, int], int]] = {}
+    for n, row in enumerate(rows):
+        if row["frame"] is None:
+            try:
+                found[n] = _small(decode_grey(row["path"]))
+            except DataError as e:
+                found[n] = e.message
+        else:
+            volumes.setdefault(row["path"], {})[row["volume"], row["frame"]] = n
+    for path, wanted in volumes.items():
+        try:
+            for scan in reader.read(path, kind_of(path)):
+                n_or_none = wanted.pop((scan.volume, scan.frame), None)
+                if n_or_none is not None:
+                    found[n_or_none] = _small(Image.fromarray(scan.pixels))
+                if not wanted:
+                    break
+        except (DataError, OSError) as e:
+            log.warning("%s", str(e).splitlines()[0])
+        found |= {n: "cannot be read any more" for n in wanted.values()}
+    return [found[n] for n in range(len(rows))]
+
+
+def _letters(text: str) -> str:
+    """A text as fonts can draw it: matplotlib dies of bytes of a file name that are no letters."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _small(grey: Image.Image) -> np.ndarray:
+    grey.thumbnail((384, 384))
+    return np.asarray(grey)

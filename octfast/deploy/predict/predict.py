@@ -1,0 +1,350 @@
+"""`octfast predict`: answers for files, folders and volumes as a table, CSV, JSON lines or parquet."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from octfast.console import track
+from octfast.deploy.predict.inputs import Item, at_home, find_inputs
+from octfast.deploy.predict.outputs import check_out, check_pictures, volumes_file
+from octfast.deploy.predict.rows import Row, Table, Wanted, stream_rows
+from octfast.deploy.predict.volume_table import VolumeTable
+from octfast.deploy.predict.writers import Journal, write_table
+from octfast.deploy.predictor import Predictor, as_table, load
+from octfast.deploy.volumes.reader import VolumeReader
+from octfast.errors import DataError, UsageError
+from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, find_bundle
+from octfast.run.folder import SYNTHETIC_NOTE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger("octfast")
+
+
+@dataclass
+class Prediction:
+    """What a prediction came to.
+
+    Attributes
+    ----------
+    columns : of the table.
+    classes : of the model.
+    scans : rows with an answer.
+    failed : rows with an error.
+    abstained, referred : rows so marked; None where that was not asked for, or the model has no operating point.
+    volumes : a row a volume, the urgent first; see `octfast.deploy.predict.volume_table`.
+    files : what was written.
+    synthetic : whether the model was trained on phantoms.
+    whole : whether `out` was whole already, so that resuming had nothing to do.
+    """
+
+    columns: list[str]
+    classes: tuple[str, ...]
+    synthetic: bool = False
+    whole: bool = False
+    scans: int = 0
+    failed: int = 0
+    abstained: int | None = None
+    referred: int | None = None
+    volumes: list[dict[str, Any]] = field(default_factory=list)
+    volume_columns: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        failed = bool(row.values["error"])
+        self.failed += failed
+        self.scans += not failed
+        if "abstained" in row.values:
+            self.abstained = (self.abstained or 0) + bool(row.values["abstained"])
+        if "referred" in row.values:
+            self.referred = (self.referred or 0) + bool(row.values["referred"])
+
+
+def predict(
+    bundle: str | Path | Predictor,
+    inputs: str | Path | Iterable[str | Path],
+    *,
+    out: str | Path | None = None,
+    format: str | None = None,
+    top_k: int | None = None,
+    abstain_below: float | None = None,
+    heatmaps: str | Path | None = None,
+    montage: str | Path | None = None,
+    recursive: bool = True,
+    resume: bool = False,
+    force: bool = False,
+    bs: int = 16,
+    precision: str = "auto",
+    device: str | None = None,
+    weights: str | Path | None = None,
+) -> pd.DataFrame:
+    """Ask a trained model about pictures and volumes; what `octfast predict` does, with the table given back.
+
+        octfast.predict("runs/latest", ["scans/", "volume.dcm"])
+
+    Parameters
+    ----------
+    bundle : the folder of a bundle, a run folder, or what `octfast.load` gave.
+    inputs : files, folders, patterns, tables with a column of paths; see `octfast.deploy.predict.inputs.find_inputs`.
+    out : a file to write the table to, row by row; volumes get a second one beside it, NAME-volumes.
+    format : "csv", "jsonl" or "parquet"; None goes by the ending of `out`.
+    top_k : also name the classes up to the k-th most probable.
+    abstain_below : mark rows whose predicted class is less probable than this, in a column `abstained`; None goes by
+        the bundle's prediction sets, where it has them.
+    heatmaps : a folder for each scan with its heat map over it.
+    montage : a picture file for the most urgent scans in a grid.
+    recursive : look into the folders of folders.
+    resume : go on with an interrupted prediction into `out`; False refuses where there is one.
+    force : replace what is there.
+    bs : pictures a batch.
+    precision, device, weights : see `octfast.load`; a loaded model has its own.
+
+    Returns
+    -------
+    A row a scan, in the order of the inputs; columns as `Table` in `rows` has them. A file that cannot be
+    read is a row with its `error`, and empty otherwise.
+
+    Raises
+    ------
+    BundleError : see `octfast.load`.
+    UsageError : a parameter that cannot be, or something that would be overwritten.
+    DataError : no input at all, or a table that cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    found = run_prediction(
+        bundle,
+        given,
+        lambda row, columns: rows.append(row.values),
+        out=out,
+        format=format,
+        wanted=Wanted(top_k, abstain_below, heatmaps is not None),
+        heatmaps=heatmaps,
+        montage=montage,
+        recursive=recursive,
+        resume=resume,
+        force=force,
+        bs=bs,
+        precision=precision,
+        device=device,
+        weights=weights,
+    )
+    table = as_table({name: [row[name] for row in rows] for name in found.columns})
+    return table.astype({"volume": "Int64", "frame": "Int64"})
+
+
+def run_prediction(
+    bundle: str | Path | Predictor,
+    inputs: Sequence[str | Path],
+    on_row: Callable[[Row, list[str]], None] | None = None,
+    *,
+    out: str | Path | None = None,
+    format: str | None = None,
+    wanted: Wanted | None = None,
+    heatmaps: str | Path | None = None,
+    montage: str | Path | None = None,
+    recursive: bool = True,
+    resume: bool = False,
+    force: bool = False,
+    bs: int = 16,
+    precision: str = "auto",
+    device: str | None = None,
+    weights: str | Path | None = None,
+    stdin: BinaryIO | None = None,
+) -> Prediction:
+    """Do what `predict` does, without keeping the rows: each is handed to `on_row` with the columns as it comes.
+
+    On resuming, the rows that were there are handed on first.
+    """
+    wanted = wanted or Wanted(heat_maps=heatmaps is not None)
+    to = at_home(out) if out is not None else None
+    kind = check_out(to, format, inputs, resume, force)
+    pictures = {"--heatmaps": heatmaps, "--montage": montage}
+    check_pictures({k: at_home(v) for k, v in pictures.items() if v is not None}, inputs, resume or force)
+    names = [os.fspath(i) for i in inputs]
+    items = find_inputs(names, recursive=recursive, stdin=stdin)
+    total = None
+    if "-" not in names:
+        listed = list(items)
+        total = len(listed)
+        if not listed:
+            raise DataError(f"nothing to predict in {', '.join(names) or 'no input'}", "give scans, or folders of them")
+        items = iter(listed)
+    predictor = bundle if isinstance(bundle, Predictor) else load(bundle, precision, device, weights)
+    if heatmaps is not None:
+        from octfast.deploy.predict.pictures import check_heat_maps
+
+        check_heat_maps(predictor)
+    table = Table(predictor, wanted)
+    found = Prediction(table.columns, predictor.classes, predictor.info.synthetic)
+    if resume and to is not None and to.exists() and not Journal(to, {}).part.exists():
+        log.info("%s is whole already: there is nothing to go on with", to)
+        found.files.append(to)
+        found.whole = True
+        return found
+    with ExitStack() as stack:
+        reader = stack.enter_context(VolumeReader())
+        journal = _journal(to, bundle, predictor, names, wanted, recursive)
+        if journal is not None:
+            journal.open(resume, force)
+            stack.push(_leave(journal))
+        sinks = _Sinks(table, found, on_row, heatmaps, montage)
+        number = 0
+        if journal is not None and journal.done:
+            log.info("going on after %d files and %d rows", journal.done, journal.rows)
+            for row in journal.read():
+                number += 1
+                sinks.take(row)
+            items = _after(items, journal)
+        stream = enumerate(items, start=journal.done if journal is not None else 0)
+        update = stack.enter_context(track("predicting", total, "files")) if total else None
+        rows = stream_rows(table, stream, reader, bs)
+        stack.callback(rows.close)
+        for row in rows:
+            number += 1
+            sinks.draw(row, number)
+            if journal is not None:
+                journal.write(row)
+            sinks.take(row)
+            if update is not None and row.last:
+                update(row.item + 1, total or 0)
+        if not number:
+            raise DataError("nothing to predict: standard input named no file", "give a name a line")
+        if journal is not None:
+            journal.write_out(table.columns, kind)
+        sinks.end(to, kind, reader)
+        if journal is not None:
+            journal.finish()
+    return found
+
+
+class _Sinks:
+    """Where rows go beside the journal: the caller, the counts, the volumes, heat maps and the montage."""
+
+    def __init__(
+        self,
+        table: Table,
+        found: Prediction,
+        on_row: Callable[[Row, list[str]], None] | None,
+        heatmaps: str | Path | None,
+        montage: str | Path | None,
+    ):
+        self.table = table
+        self.found = found
+        self.on_row = on_row
+        self.volumes = VolumeTable(found.classes, bool(table.urgent), table.threshold is not None)
+        self.heatmaps = at_home(heatmaps) if heatmaps is not None else None
+        self.montage = at_home(montage) if montage is not None else None
+        if self.montage is not None:
+            from octfast.deploy.predict.pictures import Montage
+
+            self.shown = Montage()
+
+    def draw(self, row: Row, number: int) -> None:
+        """Write the heat map of a row, and its name into the row."""
+        if self.heatmaps is None or row.values["error"]:
+            return
+        from octfast.deploy.predict.pictures import heat_map_name, write_heat_map
+
+        name = heat_map_name(number, row.values)
+        try:
+            write_heat_map(self.table.predictor, row.picture, row.values, self.heatmaps / name)
+            row.values["heat_map"] = name
+        except (DataError, OSError) as e:
+            log.warning("no heat map of %s: %s", row.values["path"], str(e).splitlines()[0])
+
+    def take(self, row: Row) -> None:
+        """Hand a row on."""
+        self.found.add(row)
+        self.volumes.add(row)
+        if self.montage is not None:
+            self.shown.add(row.values)
+        if self.on_row is not None:
+            self.on_row(row, self.table.columns)
+
+    def end(self, out: Path | None, kind: str, reader: VolumeReader) -> None:
+        """Write what is known only when all rows are there."""
+        found = self.found
+        found.volumes, found.volume_columns = self.volumes.rows(), self.volumes.columns
+        if out is not None:
+            found.files.append(out)
+            if found.volumes:
+                beside = volumes_file(out)
+                write_table(found.volumes, found.volume_columns, beside, kind)
+                found.files.append(beside)
+        if self.heatmaps is not None:
+            found.files.append(self.heatmaps)
+        if self.montage is not None:
+            from octfast.deploy.predict.pictures import plot_montage, read_again
+
+            rows = self.shown.rows
+            title = "The most urgent scans" if self.table.urgent else "The first scans"
+            note = SYNTHETIC_NOTE if found.synthetic else ""
+            part = self.montage.with_name(f".{self.montage.name}.part")
+            fig = plot_montage(rows, read_again(rows, reader), title, note)
+            fig.savefig(part, format=self.montage.suffix[1:].lower() or "png", dpi=110)
+            part.replace(self.montage)
+            found.files.append(self.montage)
+
+
+def _journal(
+    out: Path | None,
+    bundle: str | Path | Predictor,
+    predictor: Predictor,
+    inputs: list[str],
+    wanted: Wanted,
+    recursive: bool,
+) -> Journal | None:
+    if out is None:
+        return None
+    settings = [wanted.top_k, wanted.abstain_below, wanted.heat_maps, recursive, predictor.precision]
+    belongs = {"octfast": "predictions", "bundle": _digest(bundle, predictor), "inputs": inputs, "settings": settings}
+    return Journal(out, belongs)
+
+
+def _leave(journal: Journal) -> Callable[..., None]:
+    """Closes a journal, and says where it lies where the prediction did not come to its end."""
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        journal.close()
+        if kind is not None and journal.part.exists():
+            log.info("the rows so far lie in %s; --resume goes on with them", journal.part)
+
+    return leave
+
+
+def _digest(bundle: str | Path | Predictor, predictor: Predictor) -> str:
+    """Of all that makes a model's answers: its files, or for a loaded one its numbers."""
+    digest = hashlib.sha256()
+    if isinstance(bundle, Predictor):
+        digest.update(repr(predictor.info).encode())
+        for tensor in predictor.model.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+    for name in (INFO_FILE, MODEL_FILE):
+        with (find_bundle(bundle) / name).open("rb") as f:
+            while chunk := f.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _after(items: Iterator[Item], journal: Journal) -> Iterator[Item]:
+    """The inputs after those that are done, which must be the same as then."""
+    for n, path in enumerate(journal.paths):
+        item = next(items, None)
+        if item is None or item.path != path:
+            raise UsageError(
+                f"the inputs are not those of the interrupted prediction: number {n + 1} was {path}, and is "
+                f"{item.path if item is not None else 'not there'}",
+                "give them as they were, or --force to start anew",
+            )
+    return items

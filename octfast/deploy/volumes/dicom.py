@@ -1,0 +1,168 @@
+"""Reads the frames of a DICOM file as 8-bit grey, as its header says that they are to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.errors import DataError
+
+# Photographs of the eye, and slices of a volume seen from the front, come from the same devices.
+_NO_BSCANS = {"OP": "a photograph of the eye", "OPTENF": "an en-face picture"}
+# Of the functional groups of multi-frame files, those that say how samples become grey.
+_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+_COLOURS = ("Red", "Green", "Blue")
+_SHOWN = (
+    *("BitsStored", "PixelRepresentation", "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept"),
+    *("ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+)
+# All that is read of a file: nothing that names a patient.
+_READ = (
+    *("Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "ImageLaterality", "Laterality", *_SHOWN),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(f"{colour}PaletteColorLookupTable{what}" for colour in _COLOURS for what in ("Data", "Descriptor")),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in _COLOURS),
+)
+
+
+def read_dicom(path: Path, name: str) -> Iterator[BScan]:
+    """The frames of a DICOM file in their order.
+
+    Modality and VOI transformations (rescale, lookup tables, windows) are applied. Without a window 8 bits are taken as
+    they are, and of more the darkest and the brightest sample of the file become black and white, since few files fill
+    16 bits. MONOCHROME1 is turned around, colour becomes luma.
+
+    Raises
+    ------
+    DataError : no DICOM, no pixels, a photograph, sizes that cannot be, or a compression that nothing here decodes.
+    """
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+    from pydicom.pixels import iter_pixels
+
+    try:
+        about = dcmread(path, stop_before_pixels=True, specific_tags=[*_READ])
+    except InvalidDicomError:
+        raise DataError(f"{name} is no DICOM file", "it lacks DICOM's mark; save it again, or remove it") from None
+    _check(about, name)
+    eye = _eye(about)
+    try:
+        ends = _ends(iter_pixels(path), about) if _needs_ends(about) else None
+        for n, samples in enumerate(iter_pixels(path)):
+            yield BScan(_grey(samples, _look(about, n), about, name, ends), 0, n, eye)
+    except (NotImplementedError, RuntimeError) as e:
+        syntax = getattr(getattr(about, "file_meta", None), "TransferSyntaxUID", None)
+        if "decode" not in str(e) and "plugin" not in str(e) and "decompress" not in str(e):
+            raise
+        raise DataError(
+            f"{name} is compressed as {getattr(syntax, 'name', syntax)}, which cannot be decoded here",
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg pyjpegls, or save it uncompressed",
+        ) from None
+
+
+def _check(about: Any, name: str) -> None:
+    modality = str(about.get("Modality", "")).strip()
+    if modality in _NO_BSCANS:
+        raise DataError(f"{name} is {_NO_BSCANS[modality]} (Modality {modality}), not an OCT", "leave it out")
+    try:
+        height, width = int(about.get("Rows") or 0), int(about.get("Columns") or 0)
+        frames = int(about.get("NumberOfFrames") or 1)
+        bits = int(about.get("BitsStored") or 0)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: its number of rows, columns or frames is no number", "the file is damaged") from None
+    if not height or not width:
+        raise DataError(f"{name} holds no picture" + (f" (Modality {modality})" if modality else ""), "leave it out")
+    if not (0 < height * width <= MAX_FRAME_PIXELS and 0 < frames <= MAX_FRAMES):
+        raise DataError(
+            f"{name} has {frames:,} frames of {height} x {width} pixels",
+            f"a volume may have {MAX_FRAMES:,} B-scans of {MAX_FRAME_PIXELS:,} pixels",
+        )
+    if not 1 <= bits <= 16:
+        raise DataError(f"{name} has {bits} bits a sample", "8 to 16 are read")
+
+
+def _eye(about: Any) -> str:
+    shared = (about.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    anatomy = (shared.get("FrameAnatomySequence") or [{}])[0]
+    found = (anatomy.get("FrameLaterality"), about.get("ImageLaterality"), about.get("Laterality"))
+    return next((str(e) for e in found if e in ("R", "L")), "")
+
+
+def _look(about: Any, frame: int) -> Any:
+    """What says how the samples of a frame are shown: the frame's own, else that of all frames, else the file's."""
+    from pydicom.dataset import Dataset
+
+    look = Dataset()
+    own = about.get("PerFrameFunctionalGroupsSequence") or []
+    for groups in (about.get("SharedFunctionalGroupsSequence") or [])[:1], own[frame : frame + 1]:
+        for item in groups:
+            for group in _GROUPS:
+                for values in (item.get(group) or [])[:1]:
+                    for element in values:
+                        look.add(element)
+    for keyword in _SHOWN:
+        if keyword in about and keyword not in look:
+            look[keyword] = about[keyword]
+    return look
+
+
+def _needs_ends(about: Any) -> bool:
+    """Whether nothing says what is black and what is white."""
+    look = _look(about, 0)
+    told = any(look.get(k) for k in ("WindowWidth", "VOILUTSequence", "ModalityLUTSequence"))
+    return not told and int(about.BitsStored) > 8 and int(about.get("SamplesPerPixel") or 1) == 1
+
+
+def _ends(frames: Iterator[np.ndarray], about: Any) -> tuple[float, float]:
+    from pydicom.pixels.processing import apply_modality_lut
+
+    low, high = np.inf, -np.inf
+    for n, samples in enumerate(frames):
+        shown = apply_modality_lut(samples, _look(about, n))
+        low, high = min(low, float(shown.min())), max(high, float(shown.max()))
+    return low, high
+
+
+def _grey(samples: np.ndarray, look: Any, about: Any, name: str, ends: tuple[float, float] | None = None) -> np.ndarray:
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+
+    kind = str(about.get("PhotometricInterpretation", "MONOCHROME2"))
+    if kind == "PALETTE COLOR":
+        samples = apply_color_lut(samples, about)
+    if samples.ndim == 3:
+        return _luma(samples)
+    if samples.ndim != 2:
+        raise DataError(f"{name}: a frame of shape {samples.shape}", "the file is damaged")
+    shown = np.asarray(apply_voi_lut(apply_modality_lut(samples, look), look), dtype=np.float64)
+    low, high = ends or _range(look)
+    grey = np.nan_to_num((shown - low) / (high - low)).clip(0, 1) if high > low else np.zeros(shown.shape)
+    if kind == "MONOCHROME1":
+        grey = 1 - grey
+    return np.round(grey * 255).astype(np.uint8)
+
+
+def _range(look: Any) -> tuple[float, float]:
+    """What black and white are after the transformations: the range that the stored or looked-up bits can hold."""
+    for tables in ("VOILUTSequence", "ModalityLUTSequence"):
+        # A window beside a lookup table of values of interest is another choice, which pydicom does not make.
+        if look.get(tables):
+            return 0.0, 2.0 ** int(look[tables][0].LUTDescriptor[2]) - 1
+    bits = int(look.BitsStored)
+    signed = look.get("PixelRepresentation") == 1
+    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    slope, intercept = float(look.get("RescaleSlope", 1)), float(look.get("RescaleIntercept", 0))
+    ends = slope * low + intercept, slope * high + intercept
+    return min(ends), max(ends)
+
+
+def _luma(samples: np.ndarray) -> np.ndarray:
+    """Colour, of shape (H, W, 3 or 4), as grey: ITU-R 601-2, as for pictures."""
+    from PIL import Image
+
+    if samples.dtype != np.uint8:
+        samples = (samples.astype(np.uint32) * 255 // max(1, np.iinfo(samples.dtype).max)).astype(np.uint8)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(samples[..., :3])).convert("L"))

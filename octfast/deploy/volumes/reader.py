@@ -1,0 +1,182 @@
+"""Reads volumes of B-scans (DICOM, Heidelberg, Topcon, Zeiss) in a process of its own, limited in time and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from octfast.errors import DataError
+
+MAX_FRAMES = 4096
+MAX_FRAME_PIXELS = 16 << 20
+MAX_SECONDS = 60.0
+MAX_MEMORY = 4 << 30
+_MAX_LINE = 1 << 16
+
+
+@dataclass(frozen=True)
+class BScan:
+    """One B-scan of a volume, and its place there.
+
+    Attributes
+    ----------
+    pixels : grey, uint8 of shape (H, W).
+    volume : which of the file's volumes, from 0.
+    frame : which of the volume's B-scans, from 0, in the order of the file.
+    eye : "R", "L", or "" where the file does not say.
+    """
+
+    pixels: np.ndarray
+    volume: int
+    frame: int
+    eye: str = ""
+
+
+class VolumeReader:
+    """Reads volumes one after the other; a context manager.
+
+    The readers of these formats trust what a file says of itself: a damaged one, or one made to do harm, can have them
+    take all memory, run for ever or crash. So they run in another process that may take so much memory, write no file
+    and is ended when it gives nothing for so long; then the file is refused, and the next one gets a new process.
+    Nothing comes back but pixels, their place, the eye, and the sentence that says what is wrong: names, dates and
+    other marks of the patient stay behind.
+
+    Parameters
+    ----------
+    seconds : that may pass without a B-scan.
+    memory : that the process may take, in bytes, where the system can limit it.
+    """
+
+    def __init__(self, seconds: float = MAX_SECONDS, memory: int = MAX_MEMORY):
+        self.seconds = seconds
+        self.memory = memory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._late = False
+
+    def __enter__(self) -> VolumeReader:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                # What was asked and not taken any more cannot be sent now.
+                with contextlib.suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+
+    def read(self, path: str | Path, kind: str) -> Iterator[BScan]:
+        """The B-scans of a file, as they are read.
+
+        A damaged file may give some B-scans before the error.
+
+        Parameters
+        ----------
+        kind : see `octfast.deploy.predict.inputs.kind_of`.
+
+        Raises
+        ------
+        DataError : it cannot be read, a package for it is missing, or it asks for more time, memory, B-scans
+            (4,096) or pixels a B-scan (16 million) than a file may.
+        """
+        done = False
+        try:
+            process = self._start()
+            self._ask({"path": str(Path(path).absolute()), "kind": kind, "name": str(path)}, process, path)
+            while True:
+                head = self._head(process, path)
+                if "error" in head:
+                    done = True
+                    raise DataError(str(head["error"]), str(head.get("hint", "")))
+                if "end" in head:
+                    done = True
+                    return
+                yield self._frame(head, process, path)
+        finally:
+            if not done:
+                self.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            # Run from the folder that holds octfast: Python looks for modules in the current one first, and a folder of
+            # scans may hold a numpy.py.
+            package = Path(__file__).parents[3]
+            single = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "octfast.deploy.volumes.worker", str(self.memory)],
+                cwd=package,
+                env={**os.environ, **single, "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        return self._process
+
+    def _ask(self, question: dict[str, str], process: subprocess.Popen[bytes], path: str | Path) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(question).encode() + b"\n")
+            process.stdin.flush()
+        except OSError:
+            raise self._stopped(process, path) from None
+
+    def _head(self, process: subprocess.Popen[bytes], path: str | Path) -> dict[str, Any]:
+        line = self._waited(process, path, lambda out: out.readline(_MAX_LINE))
+        try:
+            head = json.loads(line)
+        except ValueError:
+            raise self._stopped(process, path) from None
+        return head if isinstance(head, dict) else {"error": f"cannot read {path}"}
+
+    def _frame(self, head: dict[str, Any], process: subprocess.Popen[bytes], path: str | Path) -> BScan:
+        height, width = int(head["height"]), int(head["width"])
+        if not (height > 0 and width > 0 and height * width <= MAX_FRAME_PIXELS):
+            raise DataError(f"{path}: a B-scan of {height} x {width} pixels", "the file is damaged")
+        data = self._waited(process, path, lambda out: out.read(height * width))
+        if len(data) != height * width:
+            raise self._stopped(process, path)
+        pixels = np.frombuffer(data, np.uint8).reshape(height, width)
+        eye = head.get("eye")
+        return BScan(pixels, int(head["volume"]), int(head["frame"]), eye if eye in ("R", "L") else "")
+
+    def _waited(self, process: subprocess.Popen[bytes], path: str | Path, read: Any) -> bytes:
+        def give_up() -> None:
+            self._late = True
+            process.kill()
+
+        self._late = False
+        timer = threading.Timer(self.seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            found = read(process.stdout)
+        finally:
+            timer.cancel()
+        if not found:
+            raise self._stopped(process, path)
+        return found
+
+    def _stopped(self, process: subprocess.Popen[bytes], path: str | Path) -> DataError:
+        process.kill()
+        if self._late:
+            return DataError(f"{path} was not read within {self.seconds:g} seconds", "the file is damaged or too large")
+        process.wait()
+        return DataError(f"cannot read {path}: its reader crashed", "the file is damaged; fetch it again")

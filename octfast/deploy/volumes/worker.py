@@ -1,0 +1,112 @@
+"""The process that reads volumes for `reader`: requests come as lines of JSON, pixels go back raw."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.errors import DataError
+
+_INSTALL = "pip install 'octfast[oct]'"
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    limit(int(sys.argv[1]))
+    warnings.simplefilter("ignore")
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    # What the readers print would otherwise stand between the pixels.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        answer(asked["path"], asked["kind"], asked["name"], out)
+
+
+def limit(memory: int) -> None:
+    """Let this process take so many bytes of memory, and write into no file."""
+    try:
+        import resource
+    except ImportError:  # there is none on Windows
+        return
+    for what, most in (("RLIMIT_AS", memory), ("RLIMIT_FSIZE", 0), ("RLIMIT_CORE", 0)):
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            resource.setrlimit(getattr(resource, what), (most, most))
+
+
+def answer(path: str, kind: str, name: str, out: BinaryIO) -> None:
+    """Send the B-scans of a file, then that it ended, or why it cannot be read."""
+    said: dict[str, Any]
+    try:
+        for scan in frames_of(Path(path), kind, name):
+            send(scan, name, out)
+        said = {"end": True}
+    except DataError as e:
+        said = {"error": e.message, "hint": e.hint}
+    except ImportError as e:
+        package = (getattr(e, "name", None) or str(e)).split(".")[0]
+        said = {"error": f"cannot read {name}: the package {package} is not installed", "hint": _INSTALL}
+    except MemoryError:
+        said = {"error": f"{name} asks for more memory than a volume may take", "hint": "the file is damaged"}
+    except RecursionError:
+        said = {"error": f"{name} is nested too deeply", "hint": "the file is damaged"}
+    except Exception as e:  # the readers raise anything over a damaged file
+        said = {"error": f"cannot read {name}: {_reason(e)}", "hint": "the file is damaged, or of another kind"}
+    out.write(json.dumps(said).encode() + b"\n")
+
+
+def frames_of(path: Path, kind: str, name: str) -> Iterator[BScan]:
+    """The B-scans of a file of a kind (see `octfast.deploy.predict.inputs.kind_of`)."""
+    if kind == "dicom":
+        from octfast.deploy.volumes.dicom import read_dicom
+
+        return read_dicom(path, name)
+    if kind == "vol":
+        from octfast.deploy.volumes.heidelberg import read_vol
+
+        return read_vol(path, name)
+    from octfast.deploy.volumes.vendors import read_vendor
+
+    return read_vendor(path, kind, name)
+
+
+def send(scan: BScan, name: str, out: BinaryIO) -> None:
+    """Send one B-scan: a line of JSON, then its pixels."""
+    pixels = np.ascontiguousarray(scan.pixels)
+    if pixels.ndim != 2 or pixels.dtype != np.uint8:
+        raise DataError(f"{name}: a B-scan of shape {pixels.shape} and {pixels.dtype}", "the file is damaged")
+    height, width = pixels.shape
+    if scan.frame >= MAX_FRAMES or not 0 < height * width <= MAX_FRAME_PIXELS:
+        raise DataError(
+            f"{name}: a B-scan {scan.frame} of {height} x {width} pixels",
+            f"a volume may have {MAX_FRAMES:,} B-scans of {MAX_FRAME_PIXELS:,} pixels",
+        )
+    head = {"volume": scan.volume, "frame": scan.frame, "eye": scan.eye, "height": height, "width": width}
+    _write(out, json.dumps(head).encode() + b"\n")
+    _write(out, pixels.data.cast("B"))
+
+
+def _write(out: BinaryIO, data: bytes | memoryview) -> None:
+    # A pipe takes part of what is written where there is no buffer.
+    left = memoryview(data)
+    while left:
+        left = left[out.write(left) :]
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:160] if len(text) > 3 else f"{type(error).__name__} {text}".strip()
+
+
+if __name__ == "__main__":
+    # Who reads the answers may have gone.
+    with contextlib.suppress(BrokenPipeError, KeyboardInterrupt):
+        main()

@@ -1,0 +1,1 @@
+"""The trained classifier on disk: model.safetensors and octfast.json, no pickle."""

@@ -1,0 +1,79 @@
+"""A run as a notebook shows it: what was trained on what, how it went, and its history."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from octfast.data.scans import describe_scans
+from octfast.errors import OctfastError
+from octfast.run.folder import SYNTHETIC_NOTE, Run
+
+_SHOWN = ("arch", "head", "size", "epochs", "lr", "unfreeze", "views", "precision", "seed")
+# A notebook keeps what it shows: larger pictures are named only.
+_MOST = 400_000
+
+
+def run_html(run: Run) -> str:
+    """HTML of a run: its parameters, scans by split and class, last epoch, history, and the names of its figures.
+
+    Nothing is run and nothing raised: what is missing or damaged is said in its place. All names are escaped.
+    """
+    parts = [f"<p><b>Run {escape(run.path.name)}</b> <small>{escape(_place(run.path))}</small></p>"]
+    try:
+        config = run.config
+    except OctfastError as e:
+        return f"<div>{parts[0]}<p>{escape(e.message)}</p></div>"
+    about = {k: config[k] for k in _SHOWN if config.get(k) is not None}
+    parts.append(_table([list(about)], [list(about.values())], "parameters"))
+    for what, rows in (("scans", _scans), ("last epoch", _last_epoch)):
+        try:
+            parts.append(rows(run))
+        except (OctfastError, KeyError, IndexError, ValueError) as e:
+            parts.append(f"<p>{what}: {escape(e.message if isinstance(e, OctfastError) else str(e))}</p>")
+    parts.append(_figures(run.figures))
+    synthetic = isinstance(config.get("data"), dict) and config["data"].get("synthetic")
+    parts.append(f"<p><small>{f'{SYNTHETIC_NOTE} ' if synthetic else ''}Not a medical device.</small></p>")
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _place(path: Path) -> str:
+    """Where a folder is, as seen from here: a notebook is passed on with what it shows."""
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else ""
+
+
+def _scans(run: Run) -> str:
+    counts = describe_scans(run.scans)
+    body = [[split, *map(int, row)] for split, row in zip(counts.index, counts.to_numpy(), strict=True)]
+    return _table([["split", *map(str, counts.columns)]], body, "scans and patients")
+
+
+def _last_epoch(run: Run) -> str:
+    last = run.history.iloc[-1].dropna()
+    return _table([list(last.index)], [list(last)], "last epoch")
+
+
+def _figures(folder: Path) -> str:
+    found = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    out = ""
+    history = folder / "history.png"
+    if history in found and history.stat().st_size <= _MOST:
+        data = base64.b64encode(history.read_bytes()).decode("ascii")
+        out = f'<img alt="loss and accuracy by epoch" style="max-width:100%" src="data:image/png;base64,{data}">'
+    if found:
+        out += f"<p>figures: {escape(', '.join(f.name for f in found))}</p>"
+    return out
+
+
+def _table(head: list[list[Any]], body: list[list[Any]], caption: str) -> str:
+    lines = ["".join(f"<th>{_cell(v)}</th>" for v in row) for row in head]
+    lines += ["".join(f"<td>{_cell(v)}</td>" for v in row) for row in body]
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<table><caption style='text-align:left'>{escape(caption)}</caption>{rows}</table>"
+
+
+def _cell(value: Any) -> str:
+    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))

@@ -1,0 +1,1 @@
+"""The activations that a frozen prefix gave, kept on disk."""

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.interpret import ClassificationInterpretation as FastaiInterpretation
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from octfast.assess.interpret.interpretation import (
+    ClassificationInterpretation,
+    confusion_matrix,
+    most_confused,
+    top_losses,
+)
+from octfast.data.loaders import oct_dataloaders
+from octfast.errors import UsageError
+from octfast.model.forward import predictions_table
+from octfast.train.learner import oct_learner
+from tests.data.splits.test_hold_out import table
+
+CLASSES = ["CNV", "DME", "DRUSEN", "NORMAL"]
+
+
+def predictions(labels: list[str], logits: np.ndarray, classes=CLASSES) -> pd.DataFrame:
+    scans = table([(label, str(i // 2)) for i, label in enumerate(labels)])
+    return predictions_table(scans, logits, classes)
+
+
+@st.composite
+def tables(draw):
+    labels = draw(st.lists(st.sampled_from(CLASSES), min_size=1, max_size=30))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    return predictions(labels, rng.normal(0, 3, (len(labels), 4)))
+
+
+@given(tables())
+@settings(max_examples=60)
+def test_the_confusion_matrix_is_scikit_learns(found):
+    ours = confusion_matrix(found, CLASSES)
+    theirs = metrics.confusion_matrix(found["label"], found["predicted"], labels=CLASSES)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(ClassificationInterpretation(found, CLASSES).confusion_matrix(), theirs)
+    assert list(ours.index) == list(ours.columns) == CLASSES
+
+
+@given(tables())
+@settings(max_examples=60)
+def test_most_confused_is_fastais(found):
+    ours = most_confused(found)
+    theirs = FastaiInterpretation.most_confused(ClassificationInterpretation(found, CLASSES))
+    assert {(r.actual, r.predicted, r.scans) for r in ours.itertuples()} == {(a, p, int(n)) for a, p, n in theirs}
+    assert list(ours["scans"]) == sorted(ours["scans"], reverse=True)
+    assert ours["scans"].sum() == (found["label"] != found["predicted"]).sum()
+    for row in ours.itertuples():
+        pair = found[(found["label"] == row.actual) & (found["predicted"] == row.predicted)]
+        assert row.patients == pair["patient"].nunique()
+
+
+@given(tables(), st.integers(1, 40), st.booleans())
+@settings(max_examples=60)
+def test_top_losses_show_each_scan_once(found, k, largest):
+    twice = pd.concat([found, found], ignore_index=True)
+    rows = top_losses(twice, k, largest=largest)
+    assert len(rows) == min(k, len(found)) and rows["path"].is_unique
+    assert list(rows["loss"]) == sorted(found["loss"], reverse=largest)[:k]
+    for row in rows.to_dict("records"):
+        assert row["p_actual"] == pytest.approx(row[f"p_{row['label']}"])
+
+
+def test_equal_losses_stand_in_the_order_of_their_paths():
+    found = predictions(["CNV"] * 5, np.zeros((5, 4)))
+    for largest in (True, False):
+        rows = top_losses(found.sample(frac=1, random_state=0), 3, largest=largest)
+        assert list(rows["path"]) == list(found["path"][:3])
+
+
+@pytest.fixture(scope="module")
+def learner(phantoms):
+    dls = oct_dataloaders(phantoms, size=64, valid=0.25, num_workers=0, device="cpu", bs=4)
+    return oct_learner(dls, "test_resnet", weights="none")
+
+
+@pytest.fixture
+def calls(learner):
+    """How many batches the model was called with."""
+    seen = []
+    hook = learner.model.register_forward_hook(lambda module, given, out: seen.append(len(out)))
+    yield seen
+    hook.remove()
+
+
+def test_the_model_runs_once_a_batch_whatever_is_asked_afterwards(learner, calls, capsys):
+    with learner.no_bar():
+        interp = ClassificationInterpretation.from_learner(learner)
+    scans = len(learner.dls.valid_ds)
+    assert sum(calls) == scans and len(calls) == -(-scans // 4) > 2
+    before = list(calls)
+    interp.plot_top_losses(4)
+    interp.plot_top_losses(4, largest=False)
+    interp.plot_confusion_matrix()
+    interp.confusion_matrix()
+    interp.most_confused()
+    interp.print_classification_report()
+    interp.top_losses(5, items=True)
+    interp.show_results([0, 1])
+    assert calls == before
+    assert "precision" in capsys.readouterr().out
+
+
+def test_it_agrees_with_fastais_own(learner):
+    with learner.no_bar():
+        ours, theirs = (c.from_learner(learner) for c in (ClassificationInterpretation, FastaiInterpretation))
+        np.testing.assert_array_equal(ours.confusion_matrix(), theirs.confusion_matrix())
+        assert ours.most_confused() == theirs.most_confused()
+        wanted = theirs.top_losses(6)
+    values, rows = ours.top_losses(6)
+    np.testing.assert_allclose(values, wanted[0], atol=1e-4)
+    assert rows.tolist() == wanted[1].tolist()
+    np.testing.assert_allclose(ours.losses, theirs.losses, atol=1e-4)
+    assert list(ours.vocab) == CLASSES
+
+
+def test_the_table_is_whole(learner):
+    with learner.no_bar():
+        found = ClassificationInterpretation.from_learner(learner).table
+        p, y = learner.get_preds(ds_idx=1)
+    scans = learner.dls.valid.items
+    assert list(found.columns) == [
+        *("path", "label", "patient", "split", "predicted", "probability", "loss"),
+        *(f"p_{c}" for c in CLASSES),
+    ]
+    assert list(found["path"]) == list(scans["path"]) and list(found["label"]) == list(scans["label"])
+    np.testing.assert_allclose(found[[f"p_{c}" for c in CLASSES]], p, atol=1e-6)
+    assert [CLASSES[i] for i in y] == list(found["label"])
+
+
+def test_the_items_of_the_top_losses_are_rows(learner):
+    with learner.no_bar():
+        interp = ClassificationInterpretation.from_learner(learner)
+    losses, rows, items = interp.top_losses(3, items=True)
+    np.testing.assert_allclose(items["loss"], losses)
+    assert list(items["path"]) == list(interp.table["path"].iloc[rows.tolist()])
+    assert len(interp.top_losses(10_000)[0]) == len(interp.table) == len(interp.top_losses()[0])
+    assert list(interp[torch.tensor([2, 0])]["path"]) == list(interp.table["path"].iloc[[2, 0]])
+
+
+def test_the_training_scans_can_be_looked_at_too(learner):
+    with learner.no_bar():
+        found = ClassificationInterpretation.from_learner(learner, ds_idx=0).table
+    # Each once and in order, though training drops a last short batch and mixes them.
+    assert list(found["path"]) == list(learner.dls.train.items["path"])
+
+
+@pytest.mark.parametrize("split", ["valid", "test", "train"])
+def test_from_a_run(own_run, split):
+    interp = ClassificationInterpretation.from_run(own_run, split)
+    assert list(interp.table["path"]) == list(own_run.scans.query("split == @split")["path"])
+    assert interp.confusion_matrix().sum() == len(interp.table)
+    assert ClassificationInterpretation.from_run(own_run.path, split).table.shape == interp.table.shape
+
+
+def test_from_the_latest_run(trained, monkeypatch):
+    monkeypatch.chdir(trained.path.parent.parent)
+    assert len(ClassificationInterpretation.from_run().table) == len(trained.predictions("valid"))
+
+
+def titles(figure) -> list[str]:
+    return [ax.get_title(loc="left") for ax in figure.axes if ax.images]
+
+
+def test_the_arguments_of_fastais_tutorials_work(trained):
+    interp = ClassificationInterpretation.from_run(trained)
+    assert len(titles(interp.plot_top_losses(5, nrows=1, figsize=(17, 4)))) == 5
+    assert interp.plot_top_losses(2, figsize=(11, 4), dpi=50).get_size_inches().tolist() == [11, 4]
+    first, rest = interp.plot_top_losses(6), interp.plot_top_losses(range(2, 6))
+    assert titles(first)[2:] == titles(rest)
+    assert len(titles(interp.plot_top_losses(10_000))) == len(interp.table)
+    figure = interp.plot_confusion_matrix(figsize=(12, 12), dpi=60)
+    assert figure.get_size_inches().tolist() == [12, 12]
+    shares = interp.plot_confusion_matrix(normalize=True, norm_dec=3).axes[0].texts
+    assert all(t.get_text().replace(".", "").isdigit() and len(t.get_text()) in (1, 5) for t in shares)
+
+
+def test_heat_maps_of_a_run_and_of_a_learner(trained, learner):
+    with learner.no_bar():
+        both = [ClassificationInterpretation.from_run(trained), ClassificationInterpretation.from_learner(learner)]
+    for interp in both:
+        figure = interp.plot_top_losses(2, heatmaps=True)
+        assert sum(bool(ax.images) for ax in figure.axes) == 4
+        assert interp.heat_maps() is interp.heat_maps("gradcam") and len(interp.heat_maps()) == 2
+        assert len(interp.plot_montage(2).axes) >= 8
+    with pytest.raises(UsageError, match="no heat maps of this Learner"):
+        ClassificationInterpretation(both[0].table, CLASSES).plot_top_losses(2, heatmaps="occlusion")
