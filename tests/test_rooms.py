@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "octfast"
 ROOMS = ("data", "model", "run", "train", "assess", "deploy", "cli")
-FOR_ALL = {"errors", "console", "figure"}
+FOR_ALL = {"errors", "console", "figure", "files", "notices"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -37,7 +37,8 @@ def calibrate(
     from octfast.assess.calibration.calibrate import calibrate_run
     from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json, print_table
-    from octfast.run.folder import SYNTHETIC_NOTE, open_run
+    from octfast.notices import SYNTHETIC_NOTE
+    from octfast.run.folder import open_run
 
     names = split_names(urgent)
     found = calibrate_run(open_run(run, data), coverage=coverage, sensitivity=sensitivity, urgent=names)

@@ -54,7 +54,7 @@ def export(
     """
     from octfast.cli.output import print_json
     from octfast.deploy.export.export import NOTICE, export_bundle
-    from octfast.run.folder import SYNTHETIC_NOTE
+    from octfast.notices import SYNTHETIC_NOTE
 
     done = export_bundle(
         bundle,

@@ -82,7 +82,7 @@ def interpret(
 
 def _print(found: Findings, most: int, smallest: bool) -> None:
     from octfast.cli.output import print_table
-    from octfast.run.folder import SYNTHETIC_NOTE
+    from octfast.notices import SYNTHETIC_NOTE
 
     headline = found.headline
     print(

@@ -150,7 +150,7 @@ def _end(
     import sys
 
     from octfast.cli.output import print_json
-    from octfast.run.folder import SYNTHETIC_NOTE
+    from octfast.notices import SYNTHETIC_NOTE
 
     if as_json:
         counts = {"scans": found.scans, "failed": found.failed, "abstained": found.abstained}

@@ -36,7 +36,8 @@ def show(
     """
     from octfast.assess.show import show_scan
     from octfast.cli.output import print_json, print_table
-    from octfast.run.folder import SYNTHETIC_NOTE, open_run
+    from octfast.notices import SYNTHETIC_NOTE
+    from octfast.run.folder import open_run
 
     # One word alone that names a picture is a scan of the newest run.
     if run is not None and scan is None and run.suffix and not run.is_dir():

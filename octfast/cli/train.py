@@ -99,7 +99,7 @@ def train(
     )
     from octfast.cli.output import print_json, print_table
     from octfast.model.forward import headline
-    from octfast.run.folder import SYNTHETIC_NOTE
+    from octfast.notices import SYNTHETIC_NOTE
     from octfast.train.job import train_classifier
 
     run = train_classifier(config)

@@ -13,9 +13,9 @@ import pandas as pd
 
 from octfast.data.scans import load_scans, save_scans
 from octfast.errors import BundleError, DataError, UsageError
+from octfast.notices import SYNTHETIC_NOTE as SYNTHETIC_NOTE  # until all import it from there
 
 RUNS = Path("runs")
-SYNTHETIC_NOTE = "Synthetic phantoms, not patients: this model knows nothing of real eyes."
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,7 +9,8 @@ from typing import Any
 
 from octfast.data.scans import describe_scans
 from octfast.errors import OctfastError
-from octfast.run.folder import SYNTHETIC_NOTE, Run
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import Run
 
 _SHOWN = ("arch", "head", "size", "epochs", "lr", "unfreeze", "views", "precision", "seed")
 # A notebook keeps what it shows: larger pictures are named only.

@@ -17,13 +17,13 @@ from octfast.data.preprocess import decode_grey, normalise, resize
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
+from octfast.notices import CAUTION as CAUTION  # until all import it from there
 
 log = logging.getLogger("octfast")
 
 METHODS = ("gradcam", "hirescam", "occlusion")
 # Lightness rises evenly along it and hue changes too, so that it reads the same with any colour vision and in grey.
 COLOURS = "viridis"
-CAUTION = "not evidence of disease location"
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _layers: WeakKeyDictionary[nn.Module, tuple[int, nn.Module]] = WeakKeyDictionary()
 

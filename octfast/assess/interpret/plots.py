@@ -181,7 +181,8 @@ def _heat_bar(fig: Figure, axes: Any) -> str:
     """A colour bar for the heat maps; gives the line that says what they are not."""
     from matplotlib.cm import ScalarMappable
 
-    from octfast.assess.interpret.heatmap import CAUTION, COLOURS
+    from octfast.assess.interpret.heatmap import COLOURS
+    from octfast.notices import CAUTION
 
     bar = fig.colorbar(ScalarMappable(cmap=COLOURS), ax=axes.tolist(), fraction=0.015, pad=0.01, shrink=0.6)
     bar.set_label("share of the strongest in the scan", fontsize=8)

@@ -22,7 +22,7 @@ from octfast.assess.report.provenance import (
 )
 from octfast.assess.report.render import TEMPLATES
 from octfast.assess.report.tables import estimate_grid, estimate_rows, find, methods_in_words, metric_name
-from octfast.run.folder import SYNTHETIC_NOTE
+from octfast.notices import SYNTHETIC_NOTE
 
 # What Markdown, or HTML within it, would read as more than a letter: anywhere, and at the start of a line.
 _MARKS = re.compile(r"[\\`*\[\]|~$<>&]|(?<![^\W_])_|_(?![^\W_])")

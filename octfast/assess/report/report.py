@@ -36,7 +36,8 @@ from octfast.assess.report.provenance import (
 from octfast.assess.report.render import octfast_version, render_page, write_whole
 from octfast.assess.report.tables import confusion_rows, estimate_grid, estimate_rows, find, methods_in_words
 from octfast.errors import OctfastError
-from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import Run, open_run
 from octfast.train.plots import plot_history
 
 log = logging.getLogger("octfast")

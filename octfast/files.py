@@ -1,0 +1,130 @@
+"""Files and the machine they lie on: whole files or none, new folders, digests, offline, cores."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from octfast.errors import UsageError
+
+_BLOCK = 1 << 20
+
+
+@contextmanager
+def whole_file(file: Path, durable: bool = False) -> Iterator[Path]:
+    """Write a file so that it has its name only when it is whole.
+
+    Gives the path of a hidden part file in the same folder, to be written and closed inside the `with` block. When the
+    block ends, the part replaces `file`; when it raises, the part is removed and `file` is as it was. The part is
+    opened in the usual way, so the file gets the permissions that the umask gives (those of `tempfile` are for the
+    owner alone). Its name ends in .part: tell a library that chooses its format by the suffix which one to take.
+
+    Parameters
+    ----------
+    durable : wait until the content has reached the disk, so that it outlasts a power cut.
+
+    Raises
+    ------
+    OSError : it cannot be written; say so in the words of the caller.
+    """
+    # Each writer has its own part. The name is cut, as most file systems allow 255 bytes.
+    part = file.with_name(f".{file.name[:50]}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield part
+        if durable:
+            with part.open("rb+") as written:
+                os.fsync(written.fileno())
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str, errors: str = "strict") -> Path:
+    """Write text as UTF-8 into a file that has its name only when it is whole.
+
+    Parameters
+    ----------
+    errors : what becomes of characters that UTF-8 cannot hold, as in `open`: file names may have such.
+
+    Raises
+    ------
+    OSError, UnicodeEncodeError : it cannot be written.
+    """
+    with whole_file(file) as part:
+        part.write_text(text, encoding="utf-8", errors=errors)
+    return file
+
+
+def is_taken(path: Path) -> bool:
+    """Whether a path exists and is not empty: a file, or a folder with anything in it."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def new_folder(path: Path, hint: str = "give another --out; nothing is ever overwritten") -> Path:
+    """Make a folder, with its parents, that must not exist yet or must be empty.
+
+    Raises
+    ------
+    UsageError : it exists and is not empty, or cannot be made.
+    """
+    try:
+        if is_taken(path):
+            raise UsageError(f"{path} exists and is not empty", hint)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"cannot write to {path}: {e.strerror or e}", hint) from None
+    return path
+
+
+def numbered_folder(path: Path) -> Path:
+    """Make a folder that did not exist: `path`, else `path`-2, `path`-3 and so on.
+
+    Two programs that ask at the same moment get two folders.
+
+    Raises
+    ------
+    OSError : it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chosen, n = path, 1
+    while True:
+        try:
+            chosen.mkdir()
+            return chosen
+        except FileExistsError:
+            n += 1
+            chosen = path.with_name(f"{path.name}-{n}")
+
+
+def sha256_of(*files: Path) -> str:
+    """The SHA-256, in hex, of a file's content, or of several as if they were one; read in pieces.
+
+    Raises
+    ------
+    OSError : one cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            while block := content.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def is_set(variable: str) -> bool:
+    """Whether an environment variable says yes: 1, true, yes or on, in any case."""
+    return os.environ.get(variable, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def is_offline() -> bool:
+    """Whether OCTFAST_OFFLINE forbids to use the network."""
+    return is_set("OCTFAST_OFFLINE")
+
+
+def usable_cores() -> int:
+    """The number of processor cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,45 @@
+"""The sentences that stand on every page, and the notes of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+NOTICE = "Not a medical device."
+LONG_NOTICE = f"{NOTICE} For research and teaching; it has not been validated for diagnosis."
+SYNTHETIC_NOTE = "Synthetic phantoms, not patients: this model knows nothing of real eyes."
+CAUTION = "not evidence of disease location"
+"""Of a heat map; to be put into a sentence."""
+
+
+def notice(synthetic: bool) -> str:
+    """What stands at the foot of a page about a model; `synthetic` : whether it was trained on phantoms."""
+    return f"{SYNTHETIC_NOTE} {NOTICE}" if synthetic else NOTICE
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark about a result for a person to read, with a kind for programs to find it by.
+
+    Attributes
+    ----------
+    kind : a short fixed word such as "leak"; empty for a remark that no program looks for.
+    text : a sentence.
+    """
+
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_json(self) -> dict[str, str]:
+        """As JSON takes it; `from_json` reads it."""
+        return {"kind": self.kind, "text": self.text}
+
+    @classmethod
+    def from_json(cls, said: str | dict[str, Any]) -> Note:
+        """A note as read from JSON; files written before notes had kinds hold plain strings."""
+        if isinstance(said, str):
+            return cls("", said)
+        return cls(str(said.get("kind", "")), str(said.get("text", "")))
