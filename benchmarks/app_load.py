@@ -57,7 +57,8 @@ def make_bundle(folder: Path) -> Path:
 
     from octfast.data.phantom.draw import CLASSES
     from octfast.model.arch import find_arch, make_network
-    from octfast.model.bundle.info import BundleInfo, save_bundle
+    from octfast.model.bundle.info import BundleInfo
+    from octfast.model.bundle.write import save_bundle
     from octfast.model.heads import body_and_head
 
     torch.manual_seed(0)

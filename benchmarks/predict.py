@@ -97,7 +97,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     from octfast import oct_dataloaders
     from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, preprocess
     from octfast.deploy.export.export import export_bundle
-    from octfast.model.bundle.info import BundleInfo, save_bundle
+    from octfast.model.bundle.info import BundleInfo
+    from octfast.model.bundle.write import save_bundle
     from octfast.train.learner import oct_learner
 
     work = Path(args.work)

@@ -34,7 +34,7 @@ _PUBLIC = {
     "heat_map": "octfast.assess.interpret.heatmap",
     "interpret_run": "octfast.assess.interpret.interpret",
     "load": "octfast.deploy.predictor",
-    "load_bundle": "octfast.model.bundle.info",
+    "load_bundle": "octfast.model.bundle.read",
     "oct_dataloaders": "octfast.data.loaders",
     "oct_learner": "octfast.train.learner",
     "open_run": "octfast.run.folder",
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from octfast.deploy.predictor import Predictor as Predictor
     from octfast.deploy.predictor import load as load
     from octfast.errors import OctfastError as OctfastError
-    from octfast.model.bundle.info import load_bundle as load_bundle
+    from octfast.model.bundle.read import load_bundle as load_bundle
     from octfast.run.folder import Run as Run
     from octfast.run.folder import open_run as open_run
     from octfast.train.config import TrainConfig as TrainConfig

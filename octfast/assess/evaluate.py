@@ -32,7 +32,8 @@ from octfast.data.check import check_file
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
-from octfast.model.bundle.info import INFO_FILE, BundleInfo, load_bundle, read_info
+from octfast.model.bundle.info import INFO_FILE, BundleInfo
+from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.run.folder import Run, open_run
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from octfast.console import track
 from octfast.errors import BundleError, DataError, UsageError
-from octfast.model.bundle.info import BundleInfo, load_bundle, read_info
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
 from octfast.run.folder import Run

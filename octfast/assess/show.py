@@ -18,7 +18,7 @@ from octfast.assess.predictions import run_predictions
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
 from octfast.figure import Figure, short
-from octfast.model.bundle.info import load_bundle
+from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
 from octfast.train.plots import save_figure

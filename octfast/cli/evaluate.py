@@ -94,7 +94,7 @@ def evaluate(
     from octfast.assess.metrics.costs import parse_prevalence, read_costs
     from octfast.cli.output import print_json
     from octfast.errors import UsageError
-    from octfast.model.bundle.info import read_info
+    from octfast.model.bundle.read import read_info
     from octfast.run.folder import open_run
 
     bundle, own = find_model(run)

@@ -97,9 +97,9 @@ def slim(
 
       octfast model slim runs/latest --out my-model
     """
-    from octfast.model.bundle.info import find_bundle
+    from octfast.model.bundle.read import find_bundle
     from octfast.model.bundle.show import describe_bundle, stock_of
-    from octfast.model.bundle.stock import slim_bundle
+    from octfast.model.bundle.write import slim_bundle
 
     whole = find_bundle(bundle)
     before, after = describe_bundle(whole), describe_bundle(slim_bundle(whole, out, weights))

@@ -57,7 +57,7 @@ def report(
     from octfast.assess.report.report import CARD, write_report
     from octfast.cli.evaluate import split_names
     from octfast.cli.output import print_json
-    from octfast.model.bundle.info import read_info
+    from octfast.model.bundle.read import read_info
     from octfast.run.folder import open_run
 
     opened = open_run(run, data)

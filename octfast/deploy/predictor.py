@@ -14,7 +14,8 @@ from torch import nn
 
 from octfast.data.preprocess import normalise
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle.info import BundleInfo, find_bundle, load_bundle
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import find_bundle, load_bundle
 from octfast.model.engine import Engine
 from octfast.model.prefetch import Picture, as_grey, batches, picture_name
 
@@ -59,7 +60,7 @@ def load(
 
     Raises
     ------
-    BundleError : see `octfast.model.bundle.info.load_bundle`.
+    BundleError : see `octfast.model.bundle.read.load_bundle`.
     UsageError : an unknown precision or device, or two that do not go together.
     """
     place = _device(device)

@@ -14,7 +14,9 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
 from octfast.errors import BundleError, DataError
-from octfast.model.bundle.info import BundleInfo, read_info, update_info
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import read_info
+from octfast.model.bundle.write import update_info
 
 log = logging.getLogger("octfast")
 

@@ -37,7 +37,8 @@ from octfast.data.splits.hold_out import assign_validation, validation_share
 from octfast.data.splits.leaks import drop_leaks, refuse_leaks
 from octfast.errors import OctfastError, WeightsError
 from octfast.model.arch import find_arch
-from octfast.model.bundle.info import BundleInfo, save_bundle
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle
 from octfast.model.engine import check_engine
 from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.heads import check_head

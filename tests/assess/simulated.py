@@ -10,7 +10,8 @@ import pandas as pd
 from torch import nn
 
 from octfast.data.scans import save_scans
-from octfast.model.bundle.info import BundleInfo, save_bundle
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle
 from octfast.model.forward import predictions_table
 from octfast.run.folder import Run
 

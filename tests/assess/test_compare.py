@@ -13,7 +13,7 @@ from octfast.assess.compare import compare_runs, compare_tables, holm, mcnemar
 from octfast.assess.evaluate import evaluate_data
 from octfast.assess.metrics.metrics import evaluate_table
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle.info import update_info
+from octfast.model.bundle.write import update_info
 from octfast.run.folder import open_run
 from tests.assess.tables import CLASSES, clustered, table_of
 

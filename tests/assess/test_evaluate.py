@@ -12,7 +12,8 @@ from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_fold
 from octfast.assess.metrics.referral import fix_operating_point
 from octfast.data.readers.read import read_data
 from octfast.errors import BundleError, DataError, UsageError
-from octfast.model.bundle.info import read_info, update_info
+from octfast.model.bundle.read import read_info
+from octfast.model.bundle.write import update_info
 from octfast.run.folder import open_run
 from octfast.train.job import headline
 

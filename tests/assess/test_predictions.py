@@ -9,7 +9,8 @@ from octfast.assess.interpret.interpret import interpret_run
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
 from octfast.assess.predictions import run_predictions
 from octfast.errors import BundleError
-from octfast.model.bundle.info import load_bundle, update_info
+from octfast.model.bundle.read import load_bundle
+from octfast.model.bundle.write import update_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
 

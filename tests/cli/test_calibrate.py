@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from octfast.model.bundle.info import read_info
+from octfast.model.bundle.read import read_info
 from tests.assess.simulated import simulated_run
 from tests.cli.test_cli import error
 

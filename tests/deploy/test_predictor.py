@@ -20,9 +20,11 @@ from octfast.data.preprocess import MAX_PIXELS, preprocess
 from octfast.deploy.predictor import Answer, Predictor, as_grey, load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.arch import find_arch, make_network
-from octfast.model.bundle.info import MODEL_FILE, load_bundle, read_info, save_bundle, update_info
+from octfast.model.bundle.info import MODEL_FILE
+from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.bundle.show import describe_bundle
-from octfast.model.bundle.stock import digest, slim_bundle
+from octfast.model.bundle.stock import digest
+from octfast.model.bundle.write import save_bundle, slim_bundle, update_info
 from octfast.model.forward import predict_scans
 from octfast.model.heads import body_and_head
 from tests.conftest import SHARED, quick

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from octfast.data.phantom.draw import CLASSES, make_phantom
-from octfast.model.bundle.info import update_info
+from octfast.model.bundle.write import update_info
 from tests.deploy.app.test_app import huge_png
 
 sync_api = pytest.importorskip("playwright.sync_api")

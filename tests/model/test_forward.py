@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.scans import read_scans
 from octfast.errors import DataError
-from octfast.model.bundle.info import load_bundle, save_bundle
+from octfast.model.bundle.read import load_bundle
+from octfast.model.bundle.write import save_bundle
 from octfast.model.forward import predict_scans, predictions_table
 from octfast.train.learner import bundle_info, oct_learner
 from tests.data.splits.test_hold_out import table

@@ -12,7 +12,9 @@ from scipy.special import softmax
 
 from octfast.data.scans import load_scans, save_scans
 from octfast.errors import BundleError, DataError
-from octfast.model.bundle.info import BundleInfo, read_info, save_bundle
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import read_info
+from octfast.model.bundle.write import save_bundle
 from octfast.model.forward import predictions_table
 from octfast.model.temperature import (
     calibrate_bundle,

@@ -10,7 +10,7 @@ import pytest
 
 from octfast.assess.predictions import run_predictions
 from octfast.model import temperature
-from octfast.model.bundle.info import load_bundle, read_info
+from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import fit_table, rescale, table_temperature
 from octfast.train.job import train_classifier

@@ -14,7 +14,7 @@ import octfast.train.job as job
 from octfast.data.scans import read_scans
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError, UsageError, WeightsError
-from octfast.model.bundle.info import load_bundle
+from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.run.folder import open_run
 from octfast.train.config import TrainConfig

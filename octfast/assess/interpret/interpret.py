@@ -27,7 +27,8 @@ from octfast.assess.predictions import run_predictions
 from octfast.console import track
 from octfast.data.scans import save_scans
 from octfast.errors import UsageError
-from octfast.model.bundle.info import BundleInfo, load_bundle
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import headline
 from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
 from octfast.train.plots import save_figure

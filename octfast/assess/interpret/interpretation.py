@@ -20,7 +20,8 @@ from octfast.assess.interpret.rows import confusion_matrix, montage_rows, most_c
 from octfast.assess.predictions import run_predictions
 from octfast.errors import UsageError
 from octfast.figure import Figure
-from octfast.model.bundle.info import BundleInfo, load_bundle
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predictions_table
 from octfast.run.folder import Run, open_run
 from octfast.train.learner import bundle_info

@@ -20,7 +20,7 @@ from octfast.console import track
 from octfast.data.preprocess import decode_grey
 from octfast.errors import OctfastError
 from octfast.figure import Figure
-from octfast.model.bundle.info import load_bundle
+from octfast.model.bundle.read import load_bundle
 from octfast.run.folder import Run
 
 log = logging.getLogger("octfast")

@@ -14,7 +14,8 @@ from octfast.data.audit.releases import find_release
 from octfast.data.scans import describe_scans, load_scans
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import OctfastError
-from octfast.model.bundle.info import BundleInfo, read_info
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import read_info
 from octfast.run.folder import SYNTHETIC_NOTE, Run
 from octfast.train.config import TrainConfig
 

@@ -163,7 +163,7 @@ def serve(
     Raises
     ------
     UsageError : a missing package, an address that cannot be bound to, an unknown class in `urgent`.
-    BundleError : see `octfast.model.bundle.info.load_bundle`.
+    BundleError : see `octfast.model.bundle.read.load_bundle`.
     """
     need_app()
     import uvicorn

@@ -18,7 +18,8 @@ import numpy as np
 from octfast.console import track
 from octfast.deploy.export.scans import Sample, calibration_sample, check_sample
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle.info import BundleInfo, find_bundle, load_bundle
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import find_bundle, load_bundle
 from octfast.run.folder import SYNTHETIC_NOTE
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def export_bundle(
     UsageError : parameters that do not go together, a missing package, a file that exists, a network that cannot be
         exported.
     DataError : the file does not agree with torch; nothing is left.
-    BundleError : see `octfast.model.bundle.info.load_bundle`.
+    BundleError : see `octfast.model.bundle.read.load_bundle`.
     """
     precision = _check_parameters(format, half, int8, calibration, scans)
     folder = find_bundle(bundle)

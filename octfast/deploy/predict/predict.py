@@ -20,7 +20,8 @@ from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, find_bundle
+from octfast.model.bundle.info import INFO_FILE, MODEL_FILE
+from octfast.model.bundle.read import find_bundle
 from octfast.run.folder import SYNTHETIC_NOTE
 
 if TYPE_CHECKING:

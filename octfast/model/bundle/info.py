@@ -1,26 +1,21 @@
-"""The trained classifier on disk: model.safetensors and octfast.json, no pickle (docs/bundle-schema.md)."""
+"""What a bundle says of its model: octfast.json, its fields and what they may hold (docs/bundle-schema.md)."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from octfast.errors import BundleError, OctfastError
-from octfast.model.bundle.strict import HINT, MEND, is_number, open_plain, parse_json
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from octfast.errors import BundleError
+from octfast.model.bundle.strict import HINT, MEND, is_number, parse_json
 
 FORMAT = "octfast-bundle"
 VERSION = 2
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "octfast.json"
 TENSORS = ("float32", "float16")
-_MAX_JSON = 4 << 20
 _NEEDED = {"arch", "head", "classes", "size", "mean", "std"}
 _SINCE_2 = {"calibration", "tensors", "base"}
 
@@ -92,153 +87,7 @@ class BundleInfo:
             raise BundleError(f"{INFO_FILE}: calibration: {what}", MEND)
 
 
-def find_bundle(path: str | Path) -> Path:
-    """The folder of a bundle: the one given, or the model of the run folder that was given."""
-    try:
-        folder = Path(path).expanduser()
-        inside = folder / "model"
-        # By the name, not by what it points to: a link there is refused with its own sentence.
-        there = any(f.is_symlink() or f.exists() for f in (folder / INFO_FILE, folder / MODEL_FILE))
-        return inside if not there and inside.is_dir() else folder
-    except (OSError, ValueError, RuntimeError) as e:
-        raise BundleError(f"cannot read {str(path)[:200]!r}: {e}", HINT) from None
-
-
-def save_bundle(folder: str | Path, model: nn.Module, info: BundleInfo) -> Path:
-    """Write a model, a Sequential of body and head, and what is known of it; each file under its name only when whole.
-
-    The bundle is whole, whatever `info.base` says; its numbers are stored as `info.tensors` says.
-
-    Returns
-    -------
-    The folder.
-
-    Raises
-    ------
-    BundleError : float16 has no room for one of the model's numbers.
-    """
-    return write_bundle(folder, model.state_dict(), replace(info, base=None))
-
-
-def write_bundle(folder: str | Path, state: Mapping[str, Tensor], info: BundleInfo) -> Path:
-    """Write tensors and what is known of them as a bundle; `save_bundle` is for models."""
-    import torch
-    from safetensors.torch import save
-
-    text = _info_text(info)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    dtype = getattr(torch, info.tensors)
-    # Copies, since safetensors refuses tensors that share memory and saves none that are strided otherwise.
-    own = {
-        k: (v.detach().cpu().to(dtype) if v.is_floating_point() else v.detach().cpu()).contiguous().clone()
-        for k, v in state.items()
-    }
-    if dtype != torch.float32:
-        lost = next((k for k, v in own.items() if v.is_floating_point() and not v.isfinite().all()), None)
-        if lost:
-            raise BundleError(f"{info.tensors} has no room for the numbers of {lost}", "store them as float32")
-    part = folder / f".{MODEL_FILE}.part"
-    # One entry alone, as safetensors writes several in any order, and the same model should give the same bytes.
-    # Through bytes, as its save_file makes files that their owner alone can read.
-    part.write_bytes(save(own, metadata={"format": "pt"}))
-    part.replace(folder / MODEL_FILE)
-    _write_info(folder, text)
-    return folder
-
-
-def update_info(folder: str | Path, **changes: Any) -> BundleInfo:
-    """Replace fields of a bundle's octfast.json, such as `temperature`; its tensors stay as they are.
-
-    Raises
-    ------
-    BundleError : see `read_info`.
-    """
-    info = replace(read_info(folder), **changes)
-    _write_info(Path(folder), _info_text(info))
-    return info
-
-
-def read_info(folder: str | Path) -> BundleInfo:
-    """Read and check a bundle's octfast.json, of this version or an older one.
-
-    Raises
-    ------
-    BundleError : missing, a link, too large, no strict JSON, of a newer version, unknown keys, values that cannot be.
-    """
-    file = Path(folder) / INFO_FILE
-    opened, size = open_plain(file)
-    with opened:
-        if size > _MAX_JSON:
-            raise BundleError(f"{file} is too large to be a bundle's: {size:,} bytes", HINT)
-        try:
-            data = opened.read(_MAX_JSON + 1)
-        except OSError as e:
-            raise BundleError(f"cannot read {file}: {e.strerror or e}", HINT) from None
-    return _parse_info(data, str(file))
-
-
-def load_bundle(folder: str | Path, *, weights: str | Path | None = None) -> tuple[nn.Sequential, BundleInfo]:
-    """Build the model that a bundle names and load its tensors; nothing in the bundle is executed, nothing fetched.
-
-    The network is first built without memory for its tensors, and the header of model.safetensors compared with it, so
-    that a bundle costs no more memory than its files are large.
-
-    Parameters
-    ----------
-    weights : for a slim bundle, the file of its stock weights; None looks where torch and timm keep theirs.
-
-    Returns
-    -------
-    (a Sequential of body and head in eval mode, on the CPU, in float32; its BundleInfo).
-
-    Raises
-    ------
-    BundleError : a file is missing or damaged, the tensors are not those of the architecture, or the stock weights of
-        a slim bundle are not on this machine or are others.
-    """
-    from octfast.model.bundle.build import empty_network, filled
-    from octfast.model.bundle.tensor_file import TensorFile
-
-    folder = Path(folder)
-    info = read_info(folder)
-    with TensorFile(folder / MODEL_FILE) as file:
-        try:
-            model = empty_network(info)
-        except OctfastError as e:
-            raise BundleError(f"{folder}: {e.message}", e.hint or MEND) from None
-        wanted = model.state_dict()
-        _check_tensors(file.path, file.entries, wanted, info)
-        state = file.read()
-    left_out = {k: v for k, v in wanted.items() if k not in state}
-    if info.base is not None:
-        from octfast.model.bundle.stock import stock_tensors
-
-        state |= stock_tensors(info, left_out, folder, weights)
-    return filled(model, info, state), info
-
-
-def _check_tensors(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Tensor], info: BundleInfo) -> None:
-    """Raises BundleError where the header has others than the network; a slim bundle may lack some of the body."""
-    hint = "export or train the model again"
-    what = f"{file} does not hold {info.arch} with the head {info.head}"
-    for name in sorted(found.keys() | wanted.keys()):
-        if name not in wanted:
-            raise BundleError(f"{what}: {name[:80]!r} differs (it has no such tensor)", hint)
-        if name not in found:
-            if info.base is not None and name.startswith("0."):
-                continue
-            raise BundleError(f"{what}: {name} differs (it is not in the file)", hint)
-        if found[name].shape != tuple(wanted[name].shape):
-            shapes = f"{tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
-            raise BundleError(f"{what}: {name} differs ({shapes})", hint)
-        dtype = info.tensors if wanted[name].is_floating_point() else str(wanted[name].dtype).removeprefix("torch.")
-        has = str(found[name].dtype).removeprefix("torch.")
-        if has != dtype:
-            raise BundleError(f"{what}: {name} differs ({has} instead of {dtype})", hint)
-
-
-def _info_text(info: BundleInfo) -> str:
+def info_text(info: BundleInfo) -> str:
     """octfast.json, after a reading: what is written can be read."""
     about = {"format": FORMAT, "version": VERSION, **asdict(info)}
     try:
@@ -248,17 +97,11 @@ def _info_text(info: BundleInfo) -> str:
         raise BundleError(
             f"{INFO_FILE} cannot hold this: {e}", "JSON has finite numbers and whole characters"
         ) from None
-    _parse_info(data, INFO_FILE)
+    parse_info(data, INFO_FILE)
     return text
 
 
-def _write_info(folder: Path, text: str) -> None:
-    part = folder / f".{INFO_FILE}.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / INFO_FILE)
-
-
-def _parse_info(data: bytes, name: str) -> BundleInfo:
+def parse_info(data: bytes, name: str) -> BundleInfo:
     raw = parse_json(data, name)
     if raw.pop("format", None) != FORMAT:
         raise BundleError(f"{name} is not a bundle's", HINT)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo, find_bundle, read_info
+from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo
+from octfast.model.bundle.read import find_bundle, read_info
 from octfast.model.bundle.tensor_file import TensorFile
 
 # Characters of a value that are printed; --json has all of them.
@@ -68,7 +69,7 @@ def describe_bundle(bundle: str | Path) -> Described:
 
     Raises
     ------
-    BundleError : see `octfast.model.bundle.info.load_bundle`; the tensors are not compared with the architecture.
+    BundleError : see `octfast.model.bundle.read.load_bundle`; the tensors are not compared with the architecture.
     """
     folder = find_bundle(bundle)
     info = read_info(folder)

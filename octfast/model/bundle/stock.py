@@ -4,61 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from octfast.errors import BundleError, UsageError, WeightsError
+from octfast.errors import BundleError, WeightsError
 from octfast.model.arch import Arch, drop_classifier, find_arch, make_network
-from octfast.model.bundle.info import BundleInfo, load_bundle, write_bundle
+from octfast.model.bundle.info import BundleInfo
 from octfast.model.heads import body_and_head
 from octfast.model.weights.load import cached_file, expected_path, load_weights, weights_url
-
-
-def slim_bundle(bundle: str | Path, out: str | Path, weights: str | Path | None = None) -> Path:
-    """Write a bundle without the tensors that are as in the stock weights, which it names by their SHA-256.
-
-    Parameters
-    ----------
-    bundle : a whole bundle.
-    out : a folder that does not exist, or is empty.
-    weights : the file of the stock weights that it was trained from; None looks where torch and timm keep theirs.
-
-    Returns
-    -------
-    The folder.
-
-    Raises
-    ------
-    BundleError : the bundle cannot be read or is slim already, the stock weights are not on this machine, or nothing in
-        the model is as in them.
-    UsageError : `out` holds something.
-    """
-    model, info = load_bundle(bundle)
-    if info.base is not None:
-        raise BundleError(f"{bundle} is slim already", "copy it as it is")
-    out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not empty", "give another --out; nothing is ever overwritten")
-    if info.weights.get("source") == "none" and weights is None:
-        raise BundleError(
-            f"the body of {bundle} began with random numbers, so there are no stock weights to leave out",
-            "hand on the whole bundle",
-        )
-    stock = _stock_state(info, Path(bundle), weights)
-    state = model.state_dict()
-    left_out = {k: v for k, v in state.items() if k in stock and torch.equal(v, stock[k])}
-    # Counters, and norms that nobody trained, are alike in any two networks.
-    if not any(v.is_floating_point() and v.ndim > 1 for v in left_out.values()):
-        raise BundleError(
-            f"nothing of {bundle} is as in the stock weights of {info.arch}, so there is nothing to leave out",
-            "hand on the whole bundle; where it was trained from a file of yours, give it: --weights FILE",
-        )
-    source = find_arch(info.arch).library if weights is None else "file"
-    base = {"source": source, "sha256": digest(left_out)}
-    return write_bundle(out, {k: v for k, v in state.items() if k not in left_out}, replace(info, base=base))
 
 
 def stock_tensors(
@@ -76,7 +31,7 @@ def stock_tensors(
     ------
     BundleError : there are none, or they are not those that the bundle was made with.
     """
-    stock = _stock_state(info, folder, weights)
+    stock = stock_state(info, folder, weights)
     found = {k: stock[k] for k in left_out}
     assert info.base is not None
     if digest(found) != info.base["sha256"]:
@@ -97,7 +52,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _stock_state(info: BundleInfo, folder: Path, weights: str | Path | None) -> dict[str, Tensor]:
+def stock_state(info: BundleInfo, folder: Path, weights: str | Path | None) -> dict[str, Tensor]:
     """The model's tensors as the stock weights have them; what those do not have is not a number."""
     try:
         arch = find_arch(info.arch)

@@ -25,7 +25,8 @@ from octfast.assess.metrics.abstain import abstain_summary, answered, coverage_r
 from octfast.assess.metrics.referral import fix_operating_point
 from octfast.assess.predictions import run_predictions
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle.info import read_info, update_info
+from octfast.model.bundle.read import read_info
+from octfast.model.bundle.write import update_info
 from octfast.model.temperature import rescale
 from tests.assess.simulated import CLASSES, simulated, simulated_run
 

@@ -26,7 +26,7 @@ from octfast.assess.report.provenance import cautions, run_provenance, train_com
 from octfast.assess.report.report import CARD, REPORT, write_report
 from octfast.assess.report.tables import cell
 from octfast.errors import BundleError, OctfastError, UsageError
-from octfast.model.bundle.info import update_info
+from octfast.model.bundle.write import update_info
 from octfast.run.folder import SYNTHETIC_NOTE, open_run
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -23,7 +23,8 @@ from PIL import Image
 from octfast.deploy.predictor import load
 from octfast.errors import UsageError
 from octfast.model.arch import find_arch, make_network
-from octfast.model.bundle.info import BundleInfo, save_bundle, update_info
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle, update_info
 from octfast.model.heads import body_and_head
 from tests.pictures import scan, write_broken, write_kinds
 

@@ -18,7 +18,8 @@ from octfast.deploy.export.export import compare, export_bundle
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.arch import find_arch, make_network
-from octfast.model.bundle.info import BundleInfo, save_bundle, update_info
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle, update_info
 from octfast.model.heads import body_and_head
 from tests.pictures import scan
 
@@ -232,7 +233,7 @@ def test_another_model_is_told_apart(exported, own_run):
     update_info(own_run.bundle, temperature=3.0)
     from octfast.deploy.export.onnx import onnx_runner
     from octfast.deploy.export.scans import check_sample
-    from octfast.model.bundle.info import load_bundle
+    from octfast.model.bundle.read import load_bundle
 
     model, info = load_bundle(own_run.bundle)
     found = compare(onnx_runner(exported.file), model, info, check_sample(own_run.bundle, info, None, 8))

@@ -24,7 +24,8 @@ from octfast.deploy.predictor import Predictor, load
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
 from octfast.model.arch import find_arch, make_network
-from octfast.model.bundle.info import BundleInfo, save_bundle, update_info
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle, update_info
 from octfast.model.heads import body_and_head
 from tests.deploy.volumes import volume_files as files
 from tests.pictures import scan, write_broken

@@ -14,16 +14,10 @@ from torch import nn
 
 from octfast.errors import BundleError
 from octfast.model.arch import find_arch, make_network
-from octfast.model.bundle.info import (
-    INFO_FILE,
-    MODEL_FILE,
-    BundleInfo,
-    load_bundle,
-    read_info,
-    save_bundle,
-    update_info,
-)
+from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo
+from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.bundle.tensor_file import TensorFile
+from octfast.model.bundle.write import save_bundle, update_info
 from octfast.model.heads import body_and_head
 
 

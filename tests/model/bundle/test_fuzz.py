@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError
-from octfast.model.bundle.info import MODEL_FILE, save_bundle
+from octfast.model.bundle.info import MODEL_FILE
+from octfast.model.bundle.write import save_bundle
 from tests.model.bundle.hostile import KINDS, header_of, info_of, write_header, write_info
 from tests.model.bundle.test_bundle import info, model_of
 
