@@ -22,10 +22,10 @@ from PIL import Image
 from torch import nn
 
 from octfast.data.loaders import BScan, Squeeze
-from octfast.deploy.predictor import as_grey
 from octfast.errors import UsageError
 from octfast.model.arch import find_arch
 from octfast.model.bundle.info import BundleInfo
+from octfast.model.prefetch import as_grey
 from octfast.model.weights.load import WeightsReport
 from octfast.train.callbacks import FrozenEval
 from octfast.train.learner import NLLLossFlat, oct_splitter

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from octfast.assess.interpret.heatmap import CAUTION, overlay
+from octfast.assess.interpret.heatmap import overlay
 from octfast.assess.metrics.referral import urgent_classes
 from octfast.data.preprocess import decode_grey
-from octfast.deploy.predict.inputs import kind_of_bytes
 from octfast.deploy.predictor import Predictor
+from octfast.deploy.volumes.kinds import kind_of_bytes
 from octfast.errors import OctfastError, UsageError
 from octfast.model.bundle.info import BundleInfo
-from octfast.run.folder import SYNTHETIC_NOTE
+from octfast.notices import CAUTION, SYNTHETIC_NOTE
 
 NOTICE = "Not a medical device. For research and teaching; it has not been validated for diagnosis."
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}

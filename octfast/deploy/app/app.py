@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from octfast.deploy.app.answers import NOTICE, Answers, Limits, Refused, is_calibrated
 from octfast.deploy.app.guard import Guard, discard, own_names, picture_of, refusal
 from octfast.errors import UsageError
-from octfast.run.folder import SYNTHETIC_NOTE
+from octfast.notices import SYNTHETIC_NOTE
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

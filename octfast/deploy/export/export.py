@@ -20,7 +20,7 @@ from octfast.deploy.export.scans import Sample, calibration_sample, check_sample
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
-from octfast.run.folder import SYNTHETIC_NOTE
+from octfast.notices import SYNTHETIC_NOTE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -255,13 +255,13 @@ def _write_onnx(
 ) -> Callable[[np.ndarray], np.ndarray]:
     import onnx
 
+    from octfast.deploy.export.classifier import WholeClassifier
     from octfast.deploy.export.onnx import make_onnx, onnx_runner, strip_traces
-    from octfast.deploy.export.onnx_module import WholeClassifier
 
     log.info("writing the network as ONNX")
     graph = make_onnx(WholeClassifier(model, info, half=half), metadata, opset)
     if calibrated:
-        from octfast.deploy.export.onnx_int8 import make_int8
+        from octfast.deploy.export.onnx import make_int8
 
         log.info("calibrating int8 on %s", calibrated.source)
         graph = make_int8(graph, (picture[None] for picture in calibrated.pictures))

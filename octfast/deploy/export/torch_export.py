@@ -26,8 +26,8 @@ def write_program(
     """
     import torch
 
+    from octfast.deploy.export.classifier import WholeClassifier
     from octfast.deploy.export.onnx import dynamic_shapes, example_pictures, quiet
-    from octfast.deploy.export.onnx_module import WholeClassifier
 
     whole = WholeClassifier(model, info, half=half)
     try:

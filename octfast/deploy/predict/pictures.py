@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from octfast.data.preprocess import decode_grey
-from octfast.deploy.predict.inputs import kind_of
 from octfast.deploy.predictor import Predictor, as_grey
+from octfast.deploy.volumes.kinds import kind_of
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
 
@@ -83,7 +83,8 @@ def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any]
     ------
     DataError : the picture cannot be read any more.
     """
-    from octfast.assess.interpret.heatmap import CAUTION, overlay
+    from octfast.assess.interpret.heatmap import overlay
+    from octfast.notices import CAUTION
 
     grey = as_grey(picture)
     grey.thumbnail((_LARGEST, _LARGEST))

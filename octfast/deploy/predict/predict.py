@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from octfast.console import track
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
 from octfast.deploy.predict.outputs import check_out, check_pictures, volumes_file
-from octfast.deploy.predict.rows import Row, Table, Wanted, stream_rows
-from octfast.deploy.predict.volume_table import VolumeTable
+from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted, stream_rows
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE
 from octfast.model.bundle.read import find_bundle
-from octfast.run.folder import SYNTHETIC_NOTE
+from octfast.notices import SYNTHETIC_NOTE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +40,7 @@ class Prediction:
     scans : rows with an answer.
     failed : rows with an error.
     abstained, referred : rows so marked; None where that was not asked for, or the model has no operating point.
-    volumes : a row a volume, the urgent first; see `octfast.deploy.predict.volume_table`.
+    volumes : a row a volume, the urgent first; see `VolumeTable`.
     files : what was written.
     synthetic : whether the model was trained on phantoms.
     whole : whether `out` was whole already, so that resuming had nothing to do.

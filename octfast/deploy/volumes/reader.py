@@ -89,7 +89,7 @@ class VolumeReader:
 
         Parameters
         ----------
-        kind : see `octfast.deploy.predict.inputs.kind_of`.
+        kind : see `octfast.deploy.volumes.kinds.kind_of`.
 
         Raises
         ------

@@ -64,13 +64,13 @@ def answer(path: str, kind: str, name: str, out: BinaryIO) -> None:
 
 
 def frames_of(path: Path, kind: str, name: str) -> Iterator[BScan]:
-    """The B-scans of a file of a kind (see `octfast.deploy.predict.inputs.kind_of`)."""
+    """The B-scans of a file of a kind (see `octfast.deploy.volumes.kinds.kind_of`)."""
     if kind == "dicom":
         from octfast.deploy.volumes.dicom import read_dicom
 
         return read_dicom(path, name)
     if kind == "vol":
-        from octfast.deploy.volumes.heidelberg import read_vol
+        from octfast.deploy.volumes.vol import read_vol
 
         return read_vol(path, name)
     from octfast.deploy.volumes.vendors import read_vendor

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from octfast.data.preprocess import decode_grey, preprocess, resize
-from octfast.deploy.export import onnx_module as module
+from octfast.deploy.export import classifier as module
 from octfast.deploy.export.export import compare, export_bundle
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError

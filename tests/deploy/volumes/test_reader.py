@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from octfast.deploy.predict.inputs import kind_of
+from octfast.deploy.volumes.kinds import kind_of
 from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, BScan, VolumeReader
 from octfast.errors import DataError
 from tests.deploy.volumes import volume_files as files
