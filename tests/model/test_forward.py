@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from octfast.data.loaders import oct_dataloaders
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
 from octfast.model.bundle.read import load_bundle
 from octfast.model.bundle.write import save_bundle

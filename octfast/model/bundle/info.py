@@ -33,7 +33,7 @@ class BundleInfo:
     training : provenance: seed, epochs, counts, versions.
     synthetic : whether it was trained on phantoms, so that its answers mean nothing for people.
     temperature : divides the logits before the softmax.
-    calibration : what was fitted on validation beside the temperature: on how many scans and patients, the figures
+    calibration : what was fitted on validation beside the temperature: on how many scans and patients, the metrics
         before and after, the operating point of urgent referral, the threshold of prediction sets.
     tensors : how the numbers of the model are stored, one of `TENSORS`; they are read as float32.
     base : None where the bundle is whole. In a slim one the stock weights that it is to be completed with: `source` is
@@ -81,10 +81,18 @@ class BundleInfo:
         ]
         for wrong, what in problems:
             if wrong:
-                raise BundleError(f"{INFO_FILE}: {what}", MEND)
+                raise _FieldError(what)
         what = _wrong_calibration(self.calibration, self.classes)
         if what:
-            raise BundleError(f"{INFO_FILE}: calibration: {what}", MEND)
+            raise _FieldError(f"calibration: {what}")
+
+
+class _FieldError(BundleError):
+    """`what` is wrong with a field, whatever the file is called."""
+
+    def __init__(self, what: str):
+        super().__init__(f"{INFO_FILE}: {what}", MEND)
+        self.what = what
 
 
 def info_text(info: BundleInfo) -> str:
@@ -122,8 +130,8 @@ def parse_info(data: bytes, name: str) -> BundleInfo:
         raw[key] = tuple(raw[key])
     try:
         return BundleInfo(**raw)
-    except BundleError as e:
-        raise BundleError(e.message.replace(INFO_FILE, name, 1), e.hint) from None
+    except _FieldError as e:
+        raise BundleError(f"{name}: {e.what}", MEND) from None
 
 
 def _is_name(text: str) -> bool:

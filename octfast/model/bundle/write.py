@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octfast.errors import BundleError, UsageError
+from octfast.files import is_taken, whole_file, write_text
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo, info_text
 from octfast.model.bundle.read import load_bundle, read_info
 
@@ -49,12 +50,11 @@ def write_bundle(folder: str | Path, state: Mapping[str, Tensor], info: BundleIn
         lost = next((k for k, v in own.items() if v.is_floating_point() and not v.isfinite().all()), None)
         if lost:
             raise BundleError(f"{info.tensors} has no room for the numbers of {lost}", "store them as float32")
-    part = folder / f".{MODEL_FILE}.part"
-    # One entry alone, as safetensors writes several in any order, and the same model should give the same bytes.
-    # Through bytes, as its save_file makes files that their owner alone can read.
-    part.write_bytes(save(own, metadata={"format": "pt"}))
-    part.replace(folder / MODEL_FILE)
-    _write_info(folder, text)
+    # One entry of metadata, as safetensors writes several in any order, and the same model should give the same bytes.
+    # Through bytes, as its save_file makes files that only their owner can read.
+    with whole_file(folder / MODEL_FILE) as part:
+        part.write_bytes(save(own, metadata={"format": "pt"}))
+    write_text(folder / INFO_FILE, text)
     return folder
 
 
@@ -66,7 +66,7 @@ def update_info(folder: str | Path, **changes: Any) -> BundleInfo:
     BundleError : see `read_info`.
     """
     info = replace(read_info(folder), **changes)
-    _write_info(Path(folder), info_text(info))
+    write_text(Path(folder) / INFO_FILE, info_text(info))
     return info
 
 
@@ -98,7 +98,7 @@ def slim_bundle(bundle: str | Path, out: str | Path, weights: str | Path | None 
     if info.base is not None:
         raise BundleError(f"{bundle} is slim already", "copy it as it is")
     out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise UsageError(f"{out} exists and is not empty", "give another --out; nothing is ever overwritten")
     if info.weights.get("source") == "none" and weights is None:
         raise BundleError(
@@ -117,9 +117,3 @@ def slim_bundle(bundle: str | Path, out: str | Path, weights: str | Path | None 
     source = find_arch(info.arch).library if weights is None else "file"
     base = {"source": source, "sha256": digest(left_out)}
     return write_bundle(out, {k: v for k, v in state.items() if k not in left_out}, replace(info, base=base))
-
-
-def _write_info(folder: Path, text: str) -> None:
-    part = folder / f".{INFO_FILE}.part"
-    part.write_text(text, encoding="utf-8")
-    part.replace(folder / INFO_FILE)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 from dataclasses import asdict, replace
 
@@ -16,7 +15,6 @@ from octfast.errors import BundleError
 from octfast.model.arch import find_arch, make_network
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
-from octfast.model.bundle.tensor_file import TensorFile
 from octfast.model.bundle.write import save_bundle, update_info
 from octfast.model.heads import body_and_head
 
@@ -308,23 +306,3 @@ def test_nothing_in_a_bundle_is_unpickled(bundle, tmp_path):
 def test_an_info_that_cannot_be_is_not_made():
     with pytest.raises(BundleError, match="temperature"):
         replace(info(), temperature=0.0)
-
-
-@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
-def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path, length):
-    """Eight bytes of length begin with 80 02, as a pickle does, where the header has 640 bytes."""
-    entry = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-    header = json.dumps(entry).encode().ljust(length)
-    file = tmp_path / MODEL_FILE
-    file.write_bytes(length.to_bytes(8, "little") + header + bytes(4))
-    assert file.read_bytes()[:1] == b"\x80"
-    with TensorFile(file) as opened:
-        assert list(opened.entries) == ["x"]
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize("held", [None, {"a": 1}, b"x" * 300, list(range(70_000))])
-def test_a_pickle_of_any_kind_is_called_one(tmp_path, protocol, held):
-    (tmp_path / MODEL_FILE).write_bytes(pickle.dumps(held, protocol))
-    with pytest.raises(BundleError, match="pickle"):
-        TensorFile(tmp_path / MODEL_FILE)
