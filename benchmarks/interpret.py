@@ -152,7 +152,7 @@ def octfast(args: argparse.Namespace) -> dict[str, Any]:
     begun = time.perf_counter()
     from octfast import ClassificationInterpretation, open_run
     from octfast.assess.interpret.interpret import interpret_run
-    from octfast.train.plots import save_figure
+    from octfast.figure import save_figure
 
     imported = time.perf_counter() - begun
     run = open_run(Path(args.work) / "run")

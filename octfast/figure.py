@@ -1,14 +1,17 @@
-"""The Figure of every plot: one that a notebook shows, and in which a dollar sign is a dollar sign."""
+"""The Figure of every plot: a notebook shows it, it is saved whole, and a dollar sign in it is a dollar sign."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure as _Figure
 from matplotlib.text import Text
+
+from octfast.files import whole_file
 
 
 class Figure(_Figure):
@@ -31,6 +34,15 @@ class Figure(_Figure):
         data = io.BytesIO()
         self.savefig(data, format="png")
         return data.getvalue()
+
+
+def save_figure(fig: Figure, file: str | Path, dpi: int = 120) -> Path:
+    """Write a figure as PNG under its name only when it is whole; the folder is made."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        fig.savefig(part, dpi=dpi, format=file.suffix[1:])
+    return file
 
 
 def short(name: object, most: int = 24) -> str:

@@ -17,11 +17,11 @@ from PIL import Image
 from octfast.assess.predictions import run_predictions
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
-from octfast.figure import Figure, short
+from octfast.figure import Figure, save_figure, short
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
-from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
-from octfast.train.plots import save_figure
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 

@@ -36,6 +36,7 @@ from octfast.data.splits.files import apply_splits
 from octfast.data.splits.hold_out import assign_validation, validation_share
 from octfast.data.splits.leaks import drop_leaks, refuse_leaks
 from octfast.errors import OctfastError, WeightsError
+from octfast.figure import save_figure
 from octfast.model.arch import find_arch
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.write import save_bundle
@@ -43,12 +44,13 @@ from octfast.model.engine import check_engine
 from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.heads import check_head
 from octfast.model.temperature import calibrate_bundle, rescale
-from octfast.run.folder import SYNTHETIC_NOTE, Run, new_run, set_latest
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import Run, new_run, set_latest
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.frozen import frozen_learner
 from octfast.train.learner import bundle_info, oct_learner, unfreeze_to
-from octfast.train.plots import plot_history, plot_lr_find, save_figure
+from octfast.train.plots import plot_history, plot_lr_find
 
 log = logging.getLogger("octfast")
 

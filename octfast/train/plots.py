@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -45,16 +43,6 @@ def plot_lr_find(rates: list[float], losses: list[float], chosen: float) -> Figu
     ax.grid(alpha=0.3)
     ax.legend(frameon=False)
     return fig
-
-
-def save_figure(fig: Figure, file: str | Path, dpi: int = 120) -> Path:
-    """Write a figure as PNG under its name only when it is whole; the folder is made."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    fig.savefig(part, dpi=dpi, format=file.suffix[1:])
-    part.replace(file)
-    return file
 
 
 def _curve(ax: Axes, history: pd.DataFrame, best: int, train: str, valid: str, label: str) -> None:

@@ -11,8 +11,8 @@ from octfast.assess.calibration.reliability import ece, reliability
 from octfast.assess.curves import plot_coverage_risk, plot_precision_recall, plot_reliability, plot_roc
 from octfast.assess.metrics.abstain import coverage_risk, risk_area
 from octfast.assess.metrics.referral import fix_operating_point
+from octfast.figure import save_figure
 from octfast.model.temperature import rescale
-from octfast.train.plots import save_figure
 from tests.assess.simulated import CLASSES, simulated
 
 HOSTILE = ["$x$", "two\nlines", "a" * 90, "$\\frac{", "<b>bold</b>", "漢字", "100%", "_a", "\x1b[31mred", "plain"]

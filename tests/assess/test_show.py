@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
 from octfast.assess.show import class_accuracy, plot_scan, show_scan
 from octfast.errors import DataError, UsageError
-from octfast.train.plots import save_figure
+from octfast.figure import save_figure
 from tests.assess.interpret.test_interpretation import CLASSES, predictions, tables
 from tests.assess.interpret.test_plots import words
 from tests.pictures import scan

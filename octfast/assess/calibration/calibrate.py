@@ -23,11 +23,12 @@ from octfast.assess.curves import plot_reliability
 from octfast.assess.metrics.referral import check_sensitivity, fix_operating_point, urgent_classes
 from octfast.assess.predictions import run_predictions
 from octfast.errors import DataError, OctfastError
+from octfast.figure import save_figure
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.write import update_info
 from octfast.model.temperature import fit_table, rescale, too_small
-from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
-from octfast.train.plots import save_figure
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 

@@ -27,11 +27,12 @@ from octfast.assess.predictions import run_predictions
 from octfast.console import track
 from octfast.data.scans import save_scans
 from octfast.errors import UsageError
+from octfast.figure import save_figure
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import headline
-from octfast.run.folder import SYNTHETIC_NOTE, Run, open_run
-from octfast.train.plots import save_figure
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 

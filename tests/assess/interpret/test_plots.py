@@ -10,8 +10,9 @@ from PIL import Image
 
 from octfast.assess.interpret.plots import plot_confusion_matrix, plot_montage, plot_top_losses
 from octfast.assess.interpret.rows import confusion_matrix, montage_rows, top_losses
+from octfast.figure import save_figure
 from octfast.model.forward import predictions_table
-from octfast.train.plots import plot_history, plot_lr_find, save_figure
+from octfast.train.plots import plot_history, plot_lr_find
 from tests.pictures import scan, write_broken
 
 
