@@ -118,7 +118,7 @@ def measure(work: str, scans: int) -> dict[str, Any]:
 def measure_quick(work: str, scans: int) -> dict[str, Any]:
     """The quick audit, without the reading of the folder."""
     from octfast.data.audit.audit import quick_audit
-    from octfast.data.scans import read_scans
+    from octfast.data.readers.folder import read_scans
 
     table = read_scans(Path(work) / f"scans-{scans}")
     started = time.perf_counter()

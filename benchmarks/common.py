@@ -126,7 +126,7 @@ def phantom_scans(folder: Path, train: int, valid: int, size: int | None = None)
     import pandas as pd
 
     from octfast.data.phantom.draw import write_phantoms
-    from octfast.data.scans import read_scans
+    from octfast.data.readers.folder import read_scans
 
     parts = []
     for seed, (split, scans) in enumerate((("train", train), ("valid", valid))):
@@ -140,7 +140,7 @@ def real_scans(data: str, train: int | None, valid: int | None, share: float, se
     import numpy as np
     import pandas as pd
 
-    from octfast.data.scans import read_scans
+    from octfast.data.readers.folder import read_scans
     from octfast.data.splits.hold_out import assign_validation
 
     found = read_scans(data)

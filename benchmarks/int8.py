@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.phantom.draw import write_phantoms
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.model.engine import make_engine
 from octfast.model.openvino import CALIBRATION_PICTURES
 from octfast.train.frozen import cut_model

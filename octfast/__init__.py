@@ -40,7 +40,7 @@ _PUBLIC = {
     "open_run": "octfast.run.folder",
     "predict": "octfast.deploy.predict.predict",
     "preprocess": "octfast.data.preprocess",
-    "read_scans": "octfast.data.scans",
+    "read_scans": "octfast.data.readers.folder",
     "show_scan": "octfast.assess.show",
     "train_classifier": "octfast.train.job",
     "write_phantoms": "octfast.data.phantom.draw",
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     from octfast.data.loaders import oct_dataloaders as oct_dataloaders
     from octfast.data.phantom.draw import write_phantoms as write_phantoms
     from octfast.data.preprocess import preprocess as preprocess
-    from octfast.data.scans import read_scans as read_scans
+    from octfast.data.readers.folder import read_scans as read_scans
     from octfast.deploy.export.export import export_bundle as export_bundle
     from octfast.deploy.predict.predict import predict as predict
     from octfast.deploy.predictor import Predictor as Predictor

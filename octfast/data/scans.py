@@ -1,10 +1,8 @@
-"""Reads a folder of B-scans into the Scans table: path, label, patient, split."""
+"""The Scans table, a row a B-scan with path, label, patient and split: its classes, its counts, and its file."""
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -24,111 +22,6 @@ SPLIT_WORDS = {
     "test": "test",
     "testing": "test",
 }
-_CLASS_PATIENT_IMAGE = re.compile(r"(?P<label>.+)-(?P<patient>[^-]+)-(?P<image>\d+)", re.DOTALL)
-_LAYOUTS = "expected DATA/train/CNV/*.jpeg, DATA/test/CNV/*.jpeg ... (splits) or DATA/CNV/*.jpeg ... (a folder a class)"
-
-
-def read_scans(data: str | Path, *, trainable: bool = True) -> pd.DataFrame:
-    """Read a folder in OCT2017's layout (splits, then a folder a class), or a folder a class, into a Scans table.
-
-    Nothing is decoded here. The patient is the number in a file name of the form CLASS-PATIENT-IMAGE; a file named
-    otherwise is taken for a patient of its own, and the log says how many are.
-
-    Parameters
-    ----------
-    data : the folder.
-    trainable : whether to refuse what cannot be trained on: test scans or one class alone.
-
-    Returns
-    -------
-    A row a B-scan, sorted by path: `path` (absolute), `label`, `patient`, `split` (train, valid, test).
-
-    Raises
-    ------
-    DataError : no such folder, no images in it, fewer than two classes, a class in test that train lacks.
-    """
-    root = data_root(data)
-    splits = {d: SPLIT_WORDS[d.name.lower()] for d in _folders(root) if d.name.lower() in SPLIT_WORDS}
-    rows: list[tuple[str, str, str]] = []
-    other = 0
-    if splits:
-        stray = [d.name for d in _folders(root) if d not in splits and _has_images(d)]
-        if stray:
-            log.warning("left out, as they are no split: folders %s in %s", ", ".join(stray), root)
-        for folder, split in splits.items():
-            for label in _folders(folder):
-                found, skipped = _images(label)
-                other += skipped
-                rows += [(path, label.name, split) for path in found]
-    else:
-        for label in _folders(root):
-            found, skipped = _images(label)
-            other += skipped
-            rows += [(path, label.name, "train") for path in found]
-    unnamed = [path for path, _, _ in rows if not _is_text(path)]
-    if unnamed:
-        log.warning("left out, as their names are not UTF-8: %d files; the first: %a", len(unnamed), unnamed[0])
-        rows = [row for row in rows if row[0] not in set(unnamed)]
-    if not rows:
-        loose = any(_has_images(d, deep=False) for d in (root, *splits))
-        raise DataError(
-            f"the images in {root} are in no folder of a class" if loose else f"no images in {root}", _LAYOUTS
-        )
-    if other:
-        log.info("%d files that are no images were left alone", other)
-    scans = pd.DataFrame(rows, columns=["path", "label", "split"]).sort_values("path", ignore_index=True)
-    scans.insert(2, "patient", patients_from_names(scans, root))
-    if trainable:
-        _check_classes(scans, root)
-    return scans
-
-
-def data_root(data: str | Path) -> Path:
-    """The folder that holds the classes or splits: `data`, or the only folder in it, and so on down.
-
-    Raises
-    ------
-    DataError : no such folder, or a file.
-    """
-    root = Path(data).expanduser()
-    if not root.exists():
-        raise DataError(f"no such folder: {root}", "give the folder that holds the scans, or no DATA for the phantoms")
-    if not root.is_dir():
-        raise DataError(f"not a folder: {root}", _LAYOUTS)
-    root = root.resolve()
-    while True:
-        inner = _folders(root)
-        # Kaggle's archive unpacks to a lone folder "OCT2017 " that people point above.
-        if len(inner) != 1 or inner[0].name.lower() in SPLIT_WORDS or _has_images(inner[0], deep=False):
-            return root
-        if any(f.suffix.lower() in IMAGE_SUFFIXES for f in root.iterdir() if f.is_file()):
-            return root
-        root = inner[0]
-
-
-def patients_from_names(scans: pd.DataFrame, root: Path) -> list[str]:
-    """The patient of each scan: from a name CLASS-PATIENT-IMAGE whose CLASS is one of the labels, else the file itself.
-
-    Says in the log how many were guessed to be a patient of their own.
-    """
-    labels = {str(label).casefold() for label in scans["label"]}
-    patients = []
-    guessed = 0
-    for path in scans["path"]:
-        match = _CLASS_PATIENT_IMAGE.fullmatch(Path(path).stem)
-        if match and match["label"].casefold() in labels:
-            patients.append(match["patient"])
-        else:
-            guessed += 1
-            patients.append(Path(path).relative_to(root).as_posix())
-    if guessed:
-        log.warning(
-            "patients: %d of %d file names are not CLASS-PATIENT-IMAGE; each of these files is taken for a patient of "
-            "its own, so scans of one patient may stand in two splits",
-            guessed,
-            len(patients),
-        )
-    return patients
 
 
 def class_names(scans: pd.DataFrame) -> list[str]:
@@ -189,51 +82,3 @@ def load_scans(file: str | Path, root: str | Path) -> pd.DataFrame:
 
 def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__MACOSX")))
-
-
-def _images(folder: Path) -> tuple[list[str], int]:
-    """The image files below a folder, and how many files were passed over."""
-    found, other = [], 0
-    for at, folders, files in os.walk(folder):
-        folders[:] = sorted(d for d in folders if not d.startswith("."))
-        for name in files:
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                found.append(str(Path(at) / name))
-            else:
-                other += 1
-    return found, other
-
-
-def _has_images(folder: Path, deep: bool = True) -> bool:
-    if deep:
-        return bool(_images(folder)[0])
-    return any(f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") for f in folder.iterdir())
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _check_classes(scans: pd.DataFrame, root: Path) -> None:
-    trained = scans[scans["split"] != "test"]
-    if trained.empty:
-        raise DataError(f"no training scans in {root}: only a test folder", _LAYOUTS)
-    classes = class_names(scans)
-    if len(classes) < 2:
-        raise DataError(f"only one class in {root}: {classes[0]}", f"a classifier needs two or more; {_LAYOUTS}")
-    strange = sorted(set(scans.loc[scans["split"] == "test", "label"]) - set(trained["label"]))
-    if strange:
-        raise DataError(
-            f"the test folder of {root} has classes that train lacks: {', '.join(strange)}",
-            f"rename or remove them; train has {', '.join(classes)}",
-        )

@@ -6,7 +6,7 @@ from PIL import Image
 
 from octfast.data.check import check_file, leave_out_unreadable
 from octfast.data.preprocess import decode_grey
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
 from tests.pictures import scan, write_broken, write_kinds
 

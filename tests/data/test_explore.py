@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from octfast.cli.data import app as data_app
 from octfast.data import explore as ex
 from octfast.data import explore_figures as draw
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
 
 

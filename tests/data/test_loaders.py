@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from octfast.data.loaders import BScan, batch_size, decoding_workers, oct_dataloaders, oct_transforms
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError, UsageError
 

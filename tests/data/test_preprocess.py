@@ -11,7 +11,7 @@ from PIL import Image
 
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, normalise, preprocess
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
 from tests.pictures import scan, write_broken, write_kinds
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octfast.data.scans import class_names, describe_scans, load_scans, read_scans, save_scans
+from octfast.data.readers.folder import read_scans
+from octfast.data.scans import class_names, describe_scans, load_scans, save_scans
 from octfast.errors import DataError
 
 

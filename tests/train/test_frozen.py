@@ -26,7 +26,8 @@ from torchvision.models import resnet18
 
 from octfast.data.loaders import OnlyTraining, Squeeze, oct_datablock, oct_dataloaders
 from octfast.data.phantom.draw import write_phantoms
-from octfast.data.scans import class_names, read_scans
+from octfast.data.readers.folder import read_scans
+from octfast.data.scans import class_names
 from octfast.errors import UsageError
 from octfast.model.engine import Engine, _has_bf16
 from octfast.train import frozen

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import octfast.train.job as job
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError, UsageError, WeightsError
 from octfast.model.bundle.read import load_bundle

@@ -8,7 +8,7 @@ from torch import nn
 
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.preprocess import preprocess
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.errors import UsageError, WeightsError
 from octfast.model.arch import find_arch, make_network
 from octfast.model.forward import predict_scans

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import difflib
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pandas as pd
 
+from octfast.data.readers.folder import patients_from_names
 from octfast.data.scans import SPLIT_WORDS
 from octfast.errors import DataError, UsageError
 
@@ -29,6 +31,64 @@ _GUESSES = {
 }
 # Not "None": among the grades of a disease it is a class.
 _MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "<NA>", "null", "NULL"]
+
+
+def read_table(
+    file: str | Path,
+    *,
+    path_column: str | None = None,
+    label_column: str | None = None,
+    patient_column: str | None = None,
+    split_column: str | None = None,
+    trainable: bool = True,
+) -> pd.DataFrame:
+    """Read a CSV, TSV or parquet table of scans into a Scans table.
+
+    Relative paths are taken from the table's folder, and a backslash stands for a slash where no file has one in its
+    name. Rows without a path, a label or an existing file are left out, which the log says. Without a patient column
+    the patient comes from names CLASS-PATIENT-IMAGE, else it is the file itself; without a split column all scans are
+    training scans.
+
+    Parameters
+    ----------
+    file : the table, see `octfast.data.readers.table.load_table`.
+    path_column, label_column, patient_column, split_column : its columns; None guesses them by their names.
+    trainable : as for `read_data`.
+
+    Returns
+    -------
+    As `read_data`.
+
+    Raises
+    ------
+    UsageError : a column that the table lacks.
+    DataError : the table cannot be read, none of its files exists, an unknown split, a file under two labels, fewer
+        than two classes to train on.
+    """
+    file = Path(file).expanduser()
+    raw = load_table(file)
+    named = {"path": path_column, "label": label_column, "patient": patient_column, "split": split_column}
+    columns = find_columns(raw, file, named)
+    scans = pd.DataFrame({role: as_names(raw[column]) for role, column in columns.items() if role != "path"})
+    scans.insert(0, "path", raw[columns["path"]].astype(object).where(raw[columns["path"]].notna(), None))
+    further = raw.drop(columns=list(columns.values())).apply(as_numbers)
+    taken = {c: f"{c}_in_table" for c in further.columns if c in ROLES}
+    if taken:
+        log.warning(
+            "%s: further columns are renamed: %s", file.name, ", ".join(f"{a} to {b}" for a, b in taken.items())
+        )
+    scans = _without_gaps(pd.concat([scans, further.rename(columns=taken)], axis=1), file)
+    scans["path"] = resolve_paths(scans["path"], file)
+    scans = _without_missing_files(scans, file)
+    if "split" not in scans:
+        scans["split"] = "train"
+        log.info("%s has no column of splits: all scans are training scans", file.name)
+    scans["split"] = split_names(scans["split"], file)
+    scans = _without_repeats(scans, file).sort_values("path", ignore_index=True)
+    scans["patient"] = _patients(scans, file)
+    if trainable:
+        check_trainable(scans, file)
+    return scans[[*ROLES, *(c for c in scans.columns if c not in ROLES)]]
 
 
 def load_table(file: str | Path) -> pd.DataFrame:
@@ -151,6 +211,38 @@ def split_names(values: pd.Series, file: Path) -> list[str]:
     return [SPLIT_WORDS[w] for w in words.str.casefold()]
 
 
+def resolve_paths(paths: pd.Series, file: Path) -> list[str]:
+    """Paths made absolute from the folder of the table `file`; of several ways to read one, the first that exists."""
+    base = file.absolute().parent.resolve()
+
+    def resolve(text: str) -> str:
+        ways = [text, text.strip()]
+        ways += [way.replace("\\", "/") for way in ways if "\\" in way]
+        places = [os.path.normpath(base / way) for way in ways]
+        found = next((place for place in places if Path(place).is_file()), None)
+        return found or (text if PureWindowsPath(text).drive else places[-1])
+
+    return [resolve(str(path)) for path in paths]
+
+
+def check_trainable(scans: pd.DataFrame, file: Path) -> None:
+    """Raise a DataError where nothing or one class alone is left to train on, or test has a class that train lacks."""
+    classes = sorted(scans.loc[scans["split"] != "test", "label"].unique())
+    if not classes:
+        raise DataError(f"all scans of {file.name} are test scans, none is for training", "give some another split")
+    if len(classes) < 2:
+        raise DataError(
+            f"only one class in {file.name}: {classes[0]}",
+            "a classifier needs two or more; another column is named with --label-column",
+        )
+    strange = sorted(set(scans.loc[scans["split"] == "test", "label"]) - set(classes))
+    if strange:
+        raise DataError(
+            f"the test scans of {file.name} have classes that train lacks: {', '.join(strange)}",
+            f"rename or remove them; train has {', '.join(classes)}",
+        )
+
+
 def _is_parquet(file: Path) -> bool:
     return file.suffix.lower() in (".parquet", ".pq")
 
@@ -236,3 +328,74 @@ def _named_column(role: str, name: str, columns: list[str], file: Path) -> str:
 
 def _has_split_words(column: pd.Series) -> bool:
     return bool(column.dropna().astype(str).str.strip().str.casefold().isin(list(SPLIT_WORDS)).any())
+
+
+def _without_gaps(scans: pd.DataFrame, file: Path) -> pd.DataFrame:
+    for role in ("path", "label"):
+        gaps = scans[role].isna()
+        if gaps.all():
+            raise DataError(f"no row of {file.name} has a {role}", f"name another column with --{role}-column")
+        if gaps.any():
+            first = int(gaps.to_numpy().argmax())
+            log.warning(
+                "%s: %d rows without a %s are left out, the first of them %s",
+                *(file.name, gaps.sum(), role, scans["path"].iloc[first] or f"row {first + 1}"),
+            )
+            scans = scans[~gaps]
+    return scans.copy()
+
+
+def _without_missing_files(scans: pd.DataFrame, file: Path) -> pd.DataFrame:
+    lost = scans.loc[[not Path(p).is_file() for p in scans["path"]], "path"]
+    if len(lost) == len(scans):
+        foreign = PureWindowsPath(lost.iloc[0]).drive and os.name != "nt"
+        raise DataError(
+            f"none of the {len(scans)} files named by {file.name} exists; the first is {lost.iloc[0]}",
+            "its paths are those of another machine; make them relative to the table's folder"
+            if foreign
+            else "relative paths start at the table's folder; move the table, or name another --path-column",
+        )
+    if len(lost):
+        log.warning("%s: %d of %d files do not exist and are left out", file.name, len(lost), len(scans))
+    for path in lost.head(5):
+        log.warning("no such file: %s", path)
+    if len(lost) > 5:
+        log.warning("no such file: %d more", len(lost) - 5)
+    return scans.drop(index=lost.index)
+
+
+def _without_repeats(scans: pd.DataFrame, file: Path) -> pd.DataFrame:
+    again = scans[scans.duplicated("path", keep=False)]
+    for role in ("label", "patient", "split"):
+        if role not in again or again.empty:
+            continue
+        values = again.fillna({role: ""}).groupby("path")[role].unique()
+        for path, several in values[values.map(len) > 1].items():
+            raise DataError(
+                f"{file.name} gives {path} more than one {role}: {', '.join(map(str, several))}",
+                "keep one row for each file",
+            )
+    if len(again):
+        log.warning("%s names %d files more than once; each counts once", file.name, again["path"].nunique())
+    return scans.drop_duplicates("path")
+
+
+def _patients(scans: pd.DataFrame, file: Path) -> list[str]:
+    root = common_folder(scans, file)
+    if "patient" not in scans:
+        log.info("%s has no column of patients: they are taken from names CLASS-PATIENT-IMAGE", file.name)
+        return patients_from_names(scans, root)
+    gaps = scans["patient"].isna()
+    if gaps.any():
+        log.warning(
+            "%s: %d rows have no patient; each of these scans is taken for a patient of its own", file.name, gaps.sum()
+        )
+    own = (Path(p).relative_to(root).as_posix() for p in scans["path"])
+    return [name if gap else str(who) for name, gap, who in zip(own, gaps, scans["patient"], strict=True)]
+
+
+def common_folder(scans: pd.DataFrame, file: Path) -> Path:
+    try:
+        return Path(os.path.commonpath([Path(p).parent for p in scans["path"]]))
+    except ValueError as e:
+        raise DataError(f"the files of {file.name} lie on several drives", "move them to one") from e

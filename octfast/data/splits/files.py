@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from octfast.data.readers.read import check_trainable, resolve_paths
-from octfast.data.readers.table import as_names, load_table, split_names
+from octfast.data.readers.table import as_names, check_trainable, load_table, resolve_paths, split_names
 from octfast.data.scans import write_csv
 from octfast.data.splits.folds import COLUMNS
 from octfast.data.splits.hold_out import shared_patients

@@ -22,7 +22,7 @@ from octfast.data.audit.duplicates import Copy, agreement, exact_copies, mirror_
 from octfast.data.audit.image_stats import Look, look_at, look_at_all, texture
 from octfast.data.audit.releases import find_release
 from octfast.data.phantom.draw import make_phantom, write_phantoms
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
 from tests.conftest import SHARED
 

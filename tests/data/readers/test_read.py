@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from octfast.data.readers import medmnist
+from octfast.data.readers.folder import read_scans
 from octfast.data.readers.read import data_folder, read_data
-from octfast.data.scans import read_scans
 from octfast.errors import DataError, UsageError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from octfast.data.scans import read_scans
+from octfast.data.readers.folder import read_scans
 from octfast.data.splits.hold_out import assign_validation, hold_out, shared_patients
 from octfast.errors import DataError, UsageError
 from tests.data.test_scans import touch
