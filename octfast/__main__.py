@@ -27,7 +27,7 @@ def main() -> None:
         # A file name that the terminal's encoding has no letters for is printed all the same.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    from octfast.cli.output import log_to_terminal
+    from octfast.console import log_to_terminal
 
     log_to_terminal()
     from octfast.cli.root import app
@@ -39,7 +39,7 @@ def _ended(app: Any) -> int:
     """Run the app and give the exit code; say on standard error how it ended where that is not well."""
     import typer
 
-    from octfast.cli.output import print_error
+    from octfast.console import print_error
 
     try:
         # Not standalone, as typer would draw boxes around its errors.
@@ -79,7 +79,7 @@ def _ended(app: Any) -> int:
 
 def _misread(error: Any) -> int:
     """Say what of the command line could not be read, and what was perhaps meant."""
-    from octfast.cli.output import print_error
+    from octfast.console import print_error
 
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()

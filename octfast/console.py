@@ -269,7 +269,7 @@ def is_quiet() -> bool:
 
 @contextmanager
 def _bar(what: str, total: int | None, unit: str, after: float) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar, and a function that draws it at (done, all); it goes away when the work ends, unless that is a download."""
+    """A bar with a function that draws it at (done, all); it goes away at the end, unless it is of a download."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

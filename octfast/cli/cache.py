@@ -51,7 +51,7 @@ def list_(cache: CacheOption = None, as_json: JsonOption = False) -> None:
         typer.echo(f"nothing is stored in {cache_root(cache)}")
         return
 
-    from octfast.cli.output import print_table
+    from octfast.console import print_table
 
     shown = []
     for store in stores:

@@ -36,7 +36,7 @@ def calibrate(
     """
     from octfast.assess.calibration.calibrate import calibrate_run
     from octfast.cli.evaluate import split_names
-    from octfast.cli.output import print_json, print_table
+    from octfast.console import print_json, print_table
     from octfast.notices import SYNTHETIC_NOTE
     from octfast.run.folder import open_run
 

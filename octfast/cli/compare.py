@@ -47,7 +47,7 @@ def compare(
     """
     from octfast.assess.compare import compare_runs
     from octfast.cli.evaluate import split_names
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
     from octfast.errors import UsageError
 
     if out is not None and out.exists():
@@ -73,7 +73,7 @@ def compare(
 
 def _show(found: Comparison) -> None:
     from octfast.cli.evaluate import ends, number
-    from octfast.cli.output import plain_text, print_table
+    from octfast.console import plain_text, print_table
 
     names = list(dict.fromkeys(found.figures["run"]))
     level = f"{found.settings['level']:.0%}"

@@ -22,7 +22,7 @@ def doctor(
 
       octfast doctor --arch resnet50 --json
     """
-    from octfast.cli.output import print_json, print_list
+    from octfast.console import print_json, print_list
     from octfast.doctor import FAIL, WARN, examine, list_extras
 
     checks = examine(arch)

@@ -92,7 +92,7 @@ def evaluate(
     """
     from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_model
     from octfast.assess.metrics.costs import parse_prevalence, read_costs
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
     from octfast.errors import UsageError
     from octfast.model.bundle.read import read_info
     from octfast.run.folder import open_run
@@ -143,8 +143,8 @@ def evaluate(
 
 def _show(found: Evaluation) -> None:
     """Print the tables of an evaluation for a person."""
-    from octfast.cli.output import plain_text, print_table
-    from octfast.run.folder import SYNTHETIC_NOTE
+    from octfast.console import plain_text, print_table
+    from octfast.notices import SYNTHETIC_NOTE
 
     counts, settings = found.counts, found.settings
     where = found.source.get("data") or found.source.get("run")
@@ -208,7 +208,7 @@ def _referral(found: Evaluation, level: str) -> tuple[list[str], list[list[str]]
 def _say_methods(figures: pd.DataFrame, by: str, names: dict[str, str] | None = None) -> None:
     """Say below a table how its intervals were made."""
     from octfast.assess.report.tables import methods_in_words
-    from octfast.cli.output import plain_text
+    from octfast.console import plain_text
 
     print(plain_text(" ".join(methods_in_words(figures, by, names))))
 

@@ -52,7 +52,7 @@ def export(
 
       octfast export model/ --format torch --check my-scans/
     """
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
     from octfast.deploy.export.export import NOTICE, export_bundle
     from octfast.notices import SYNTHETIC_NOTE
 

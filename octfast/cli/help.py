@@ -18,7 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from octfast.cli.output import has_colour, paint
+from octfast.console import has_colour, paint
 
 _WIDEST, _LEFT = 100, 28
 _KINDS = {int: "INT", float: "NUMBER", Path: "PATH", str: "TEXT"}

@@ -60,7 +60,7 @@ def interpret(
     """
     from octfast.assess.interpret.interpret import interpret_run
     from octfast.cli.evaluate import split_names
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
     from octfast.run.folder import open_run
 
     found = interpret_run(
@@ -81,7 +81,7 @@ def interpret(
 
 
 def _print(found: Findings, most: int, smallest: bool) -> None:
-    from octfast.cli.output import print_table
+    from octfast.console import print_table
     from octfast.notices import SYNTHETIC_NOTE
 
     headline = found.headline
@@ -127,7 +127,7 @@ def _print(found: Findings, most: int, smallest: bool) -> None:
 
 
 def _print_scans(title: str, rows: pd.DataFrame, columns: dict[str, str]) -> None:
-    from octfast.cli.output import print_table
+    from octfast.console import print_table
 
     columns = {**columns, "loss": "loss"}
     shown = rows[list(columns.values())]

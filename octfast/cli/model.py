@@ -29,7 +29,7 @@ def summary(
 
       octfast model summary --arch vgg16 --head article
     """
-    from octfast.cli.output import print_json, print_table
+    from octfast.console import print_json, print_table
     from octfast.model.summary import summarise
 
     found = summarise(arch, head, classes, size)
@@ -63,9 +63,9 @@ def show(
 
       octfast model show my-model --json
     """
-    from octfast.cli.output import print_json, print_table
+    from octfast.console import print_json, print_table
     from octfast.model.bundle.show import describe_bundle
-    from octfast.run.folder import SYNTHETIC_NOTE
+    from octfast.notices import SYNTHETIC_NOTE
 
     found = describe_bundle(bundle)
     if as_json:

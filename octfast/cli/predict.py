@@ -117,7 +117,7 @@ def _printer(format: str) -> Callable[[dict[str, Any], list[str]], None]:
     """Prints rows as they come, as CSV with a line of names, or JSON lines."""
     import sys
 
-    from octfast.cli.output import plain_text
+    from octfast.console import plain_text
     from octfast.deploy.predict.writers import csv_line, json_line
 
     begun = False
@@ -149,7 +149,7 @@ def _end(
 ) -> None:
     import sys
 
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
     from octfast.notices import SYNTHETIC_NOTE
 
     if as_json:
@@ -177,7 +177,7 @@ def _end(
 
 
 def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
-    from octfast.cli.output import print_table
+    from octfast.console import print_table
 
     if kept:
         names = ["path", "predicted", "probability", *(["urgent"] if "urgent" in found.columns else [])]

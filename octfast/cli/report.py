@@ -56,7 +56,7 @@ def report(
     from octfast.assess.metrics.costs import parse_prevalence, read_costs
     from octfast.assess.report.report import CARD, write_report
     from octfast.cli.evaluate import split_names
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
     from octfast.model.bundle.read import read_info
     from octfast.run.folder import open_run
 

@@ -19,7 +19,7 @@ from octfast.cli.predict import predict
 from octfast.cli.report import report
 from octfast.cli.show import show
 from octfast.cli.train import train
-from octfast.cli.verbosity import QuietOption, VerboseOption, add_volume
+from octfast.cli.verbosity import QuietOption, VerboseOption, add_verbosity
 
 app = typer.Typer(
     name="octfast",
@@ -71,9 +71,9 @@ def _octfast(
       octfast train --help
     """
     if quiet or verbose:
-        from octfast.cli.output import set_volume
+        from octfast.console import set_verbosity
 
-        set_volume(quiet, verbose)
+        set_verbosity(quiet, verbose)
 
 
 for command in (train, interpret, evaluate, calibrate, compare, show, report, predict, export):
@@ -84,5 +84,5 @@ app.add_typer(model.app, name="model")
 app.add_typer(cache.app, name="cache")
 app.command()(doctor)
 # After all commands, as these give each of them its options and its help.
-add_volume(app)
+add_verbosity(app)
 set_help(app)

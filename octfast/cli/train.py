@@ -97,7 +97,7 @@ def train(
         cache=None if cache is None else str(cache),
         workers=workers,
     )
-    from octfast.cli.output import print_json, print_table
+    from octfast.console import print_json, print_table
     from octfast.model.forward import headline
     from octfast.notices import SYNTHETIC_NOTE
     from octfast.train.job import train_classifier

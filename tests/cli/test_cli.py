@@ -360,7 +360,7 @@ def test_a_terminal_that_knows_ascii_alone(octfast, own_run, monkeypatch, words)
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), np.float64("nan"), np.float32("inf")])
 def test_what_is_no_number_is_null_in_json(capsys, value):
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
 
     print_json({"a": value, "b": [value, np.int64(3)], 1: Path("x"), "c": True, "d": None})
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
@@ -369,7 +369,7 @@ def test_what_is_no_number_is_null_in_json(capsys, value):
 
 
 def test_a_table_is_not_cut_in_a_pipe(capsys, monkeypatch):
-    from octfast.cli.output import print_table
+    from octfast.console import print_table
 
     monkeypatch.delenv("COLUMNS")
     print_table("title [b]", ["name", "n"], [["[red]" + "x" * 60, 12345], ["y", 2]])

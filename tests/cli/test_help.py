@@ -183,7 +183,7 @@ def test_help_fits_the_terminal_and_no_option_is_cut(columns):
 
 
 NAME = "a-very-long-name-of-a-file-" * 3 + ".jpeg"
-SHOW = "from octfast.cli.output import *; "
+SHOW = "from octfast.console import *; "
 TABLE = f"{SHOW}print_table('Findings', ['file', 'scans', 'loss'], [['{NAME}', 12345, .5]])"
 LIST = f"{SHOW}print_list([('ok', 'cache', '{NAME}', ''), ('warn', 'disk', 'full', 'mend')])"
 

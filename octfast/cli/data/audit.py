@@ -27,7 +27,7 @@ def audit(
 
       octfast data audit OCT2017 --out findings.csv
     """
-    from octfast.cli.output import print_json, print_table
+    from octfast.console import print_json, print_table
     from octfast.data.audit.audit import audit as run_audit
     from octfast.data.audit.audit import severity_counts
     from octfast.data.scans import write_csv

@@ -26,7 +26,7 @@ def download(
     """
     import logging
 
-    from octfast.cli.output import print_json
+    from octfast.console import print_json
     from octfast.data.download import SOURCES
     from octfast.data.download import download as fetch
 

@@ -31,7 +31,7 @@ def explore(
 
       octfast data explore OCT2017 --out figures --samples 6
     """
-    from octfast.cli.output import print_json, print_table
+    from octfast.console import print_json, print_table
     from octfast.data.explore import SYNTHETIC, check_folder_free
     from octfast.data.explore import explore as run_explore
 

@@ -31,8 +31,7 @@ def phantom(
 
       octfast data phantom --out faulty --fault truncated=3 --fault patient-across-splits=2
     """
-    from octfast.cli.output import print_json, print_table
-    from octfast.console import track
+    from octfast.console import print_json, print_table, track
     from octfast.data.phantom.draw import write_phantoms
     from octfast.data.phantom.faults import LIST, write_faulty_phantoms
 

@@ -37,7 +37,7 @@ def split(
 
       octfast train OCT2017 --splits splits.csv --fold 2
     """
-    from octfast.cli.output import print_json, print_table
+    from octfast.console import print_json, print_table
     from octfast.data.readers.read import read_data
     from octfast.data.splits.files import check_free, save_splits
     from octfast.data.splits.folds import describe_splits, make_splits
