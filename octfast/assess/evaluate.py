@@ -28,7 +28,7 @@ from octfast.assess.metrics.subgroups import grouped
 from octfast.assess.predictions import run_predictions
 from octfast.assess.report.privacy import without_places
 from octfast.console import track
-from octfast.data.check import check_file
+from octfast.data.prepare import check_file
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError

@@ -18,7 +18,7 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform, compose_tfms
 
-from octfast.data.check import leave_out_unreadable
+from octfast.data.prepare import leave_out_unreadable
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize
 from octfast.data.readers.read import read_data
 from octfast.data.scans import class_names

@@ -26,10 +26,10 @@ from scipy.stats import binomtest
 
 from octfast.console import track
 from octfast.data.audit.checks import quick_audit
-from octfast.data.check import leave_out_unreadable
 from octfast.data.explore import is_synthetic
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.phantom.draw import default_phantoms
+from octfast.data.prepare import leave_out_unreadable
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import class_names, describe_scans, save_scans, write_csv
 from octfast.data.splits.files import apply_splits

@@ -19,6 +19,7 @@ from PIL import Image
 from octfast.data.phantom.anatomy import draw_eye, draw_lesions
 from octfast.data.phantom.render import draw_slice
 from octfast.errors import DataError
+from octfast.files import cache_root
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 # Raised whenever the pictures change, as the cache is named after it.
@@ -128,8 +129,7 @@ def default_phantoms(
     ------
     DataError : the cache cannot be written, or a number is out of range.
     """
-    root = Path(cache or os.environ.get("OCTFAST_CACHE") or _user_cache())
-    folder = root.expanduser().absolute() / "phantoms" / f"v{VERSION}-{scans}-seed{seed}"
+    folder = cache_root(cache).absolute() / "phantoms" / f"v{VERSION}-{scans}-seed{seed}"
     if _complete(folder):
         return folder
     fresh = folder.with_name(f".{folder.name}-new-{uuid.uuid4().hex[:8]}")
@@ -265,9 +265,3 @@ def _replace(fresh: Path, folder: Path) -> None:
                 continue
             shutil.rmtree(stale, ignore_errors=True)
     raise DataError(f"Cannot replace the damaged {folder}.")
-
-
-def _user_cache() -> str:
-    from platformdirs import user_cache_dir
-
-    return user_cache_dir("octfast")

@@ -22,6 +22,7 @@ from PIL import Image
 
 from octfast.console import track
 from octfast.errors import DataError
+from octfast.files import cache_root
 
 log = logging.getLogger("octfast")
 
@@ -83,7 +84,7 @@ def unpack(file: str | Path, cache: str | Path | None = None) -> Path:
     DataError : as read_medmnist.
     """
     file = Path(file).expanduser()
-    folder = _cache_root(cache) / "medmnist" / f"v{VERSION}-{file.stem}-{_content_key(file)}"
+    folder = cache_root(cache).absolute() / "medmnist" / f"v{VERSION}-{file.stem}-{_content_key(file)}"
     if _complete(folder):
         return folder
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -236,12 +237,3 @@ def _complete(folder: Path) -> bool:
         return {"files": len(sizes), "bytes": sum(sizes)} == said
     except (OSError, ValueError):
         return False
-
-
-def _cache_root(cache: str | Path | None) -> Path:
-    root = cache or os.environ.get("OCTFAST_CACHE")
-    if not root:
-        from platformdirs import user_cache_dir
-
-        root = user_cache_dir("octfast")
-    return Path(root).expanduser().absolute()

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from octfast.data.check import check_file, leave_out_unreadable
+from octfast.data.prepare import check_file, leave_out_unreadable
 from octfast.data.preprocess import decode_grey
 from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
