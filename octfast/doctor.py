@@ -292,7 +292,7 @@ def list_extras() -> list[Extra]:
 
 
 def _check_cache() -> Check:
-    from octfast.train.store.store import cache_root
+    from octfast.files import cache_root
 
     return check_folder("cache", cache_root(), "name another with --cache or OCTFAST_CACHE")
 

@@ -128,3 +128,13 @@ def is_offline() -> bool:
 def usable_cores() -> int:
     """The number of processor cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cache_root(cache: str | Path | None = None) -> Path:
+    """The folder of all that octfast caches: the argument, else OCTFAST_CACHE, else the system's place for caches."""
+    root = cache or os.environ.get("OCTFAST_CACHE")
+    if not root:
+        from platformdirs import user_cache_dir
+
+        root = user_cache_dir("octfast", appauthor=False)
+    return Path(root).expanduser()

@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from octfast.cli.options import Cache, Json
+
 app = typer.Typer(help="See and clear the activations that octfast keeps on disk.", no_args_is_help=True)
 
 # Optional and not `| None`: typer evaluates these at run time, on Python 3.10 too.
@@ -21,14 +23,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 
 
 @app.command("list")
-def list_(cache: CacheOption = None, as_json: JsonOption = False) -> None:
+def list_(cache: Cache = None, as_json: Json = False) -> None:
     """List the stored activations, the last used first.
 
     Example:
 
       octfast cache list
     """
-    from octfast.train.store.store import cache_root, list_stores, readable_size
+    from octfast.files import cache_root
+    from octfast.train.store.cache import list_stores, readable_size
 
     stores = list_stores(cache)
     if as_json:
@@ -65,7 +68,7 @@ def list_(cache: CacheOption = None, as_json: JsonOption = False) -> None:
 
 @app.command("clear")
 def clear(
-    cache: CacheOption = None,
+    cache: Cache = None,
     older_than: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
@@ -74,7 +77,7 @@ def clear(
     ] = None,
     incomplete: Annotated[bool, typer.Option("--incomplete", help="Only what was never finished.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: JsonOption = False,
+    as_json: Json = False,
 ) -> None:
     """Remove stored activations. What a running process has open stays, and so does every file not octfast's own.
 
@@ -86,7 +89,8 @@ def clear(
     """
     from datetime import timedelta
 
-    from octfast.train.store.store import cache_root, clear_stores, is_wanted, list_stores, readable_size
+    from octfast.files import cache_root
+    from octfast.train.store.cache import clear_stores, is_wanted, list_stores, readable_size
 
     age = None if older_than is None else timedelta(days=older_than)
     stores = list_stores(cache)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from octfast.console import track
 from octfast.errors import UsageError
 from octfast.model.engine import make_engine
-from octfast.train.store.store import FeatureStore, StoreSpec, open_store
+from octfast.train.store.files import StoreSpec
+from octfast.train.store.store import FeatureStore, open_store
 from octfast.train.views import Pictures
 
 log = logging.getLogger("octfast")

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from octfast.cli import cache as command
-from octfast.train.store.store import StoreSpec, list_stores, open_store, readable_size
+from octfast.train.store.cache import list_stores, readable_size
+from octfast.train.store.files import StoreSpec
+from octfast.train.store.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,9 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octfast.errors import OctfastError
+from octfast.files import cache_root
+from octfast.train.store import cache as cache_module
 from octfast.train.store import files
-from octfast.train.store import store as store_module
-from octfast.train.store.store import FeatureStore, StoreSpec, cache_root, clear_stores, list_stores, open_store
+from octfast.train.store.cache import clear_stores, list_stores
+from octfast.train.store.files import StoreSpec
+from octfast.train.store.store import FeatureStore, open_store
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -406,9 +409,10 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from octfast.train.store import files as _store_files
-from octfast.train.store.store import StoreSpec, open_store
-_store_files.SYNC_SECONDS = 0
+from octfast.train.store import files
+from octfast.train.store.files import StoreSpec
+from octfast.train.store.store import open_store
+files.SYNC_SECONDS = 0
 cache, seconds, stop_at, stay = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 spec = StoreSpec({"arch": "vgg16_bn", "precision": "bf16"}, scans=22, views=3, dim=8, block=4)
 values = np.random.default_rng(7).normal(size=(22, 3, 8)).astype("float16")
@@ -594,7 +598,7 @@ def test_a_store_with_a_nonsense_key_is_listed_as_damaged_and_cleared(tmp_path, 
 def test_clear_looks_again_before_it_removes(tmp_path, spec, monkeypatch):
     opened(spec, tmp_path).close()
     seen = list_stores(tmp_path)
-    monkeypatch.setattr(store_module, "list_stores", lambda cache: seen)
+    monkeypatch.setattr(cache_module, "list_stores", lambda cache: seen)
     with opened(spec, tmp_path) as store:
         assert not seen[0].in_use and clear_stores(tmp_path) == (0, 0)
         np.testing.assert_array_equal(everything(store), numbers(spec))
