@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from octfast.assess.interpret.heatmap import CAUTION, HeatMaps, overlay
+from octfast.assess.interpret.heatmap import HeatMaps, overlay
 from octfast.assess.report.provenance import within
 from octfast.console import track
 from octfast.data.preprocess import decode_grey
 from octfast.errors import OctfastError
 from octfast.figure import Figure
 from octfast.model.bundle.read import load_bundle
+from octfast.notices import CAUTION
 from octfast.run.folder import Run
 
 log = logging.getLogger("octfast")

@@ -16,7 +16,8 @@ from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import read_info
-from octfast.run.folder import SYNTHETIC_NOTE, Run
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import Run
 from octfast.train.config import TrainConfig
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}

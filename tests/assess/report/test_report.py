@@ -27,7 +27,8 @@ from octfast.assess.report.report import CARD, REPORT, write_report
 from octfast.assess.report.tables import cell
 from octfast.errors import BundleError, OctfastError, UsageError
 from octfast.model.bundle.write import update_info
-from octfast.run.folder import SYNTHETIC_NOTE, open_run
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import open_run
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
