@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from octfast.assess.calibration.reliability import ece, reliability
+from octfast.assess.metrics.reliability import ece, reliability
 from octfast.assess.metrics.abstain import coverage_risk, risk_area
 from octfast.assess.metrics.referral import urgent_score
 from octfast.figure import Figure

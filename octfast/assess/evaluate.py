@@ -26,7 +26,7 @@ from octfast.assess.metrics.referral import (
 )
 from octfast.assess.metrics.subgroups import grouped
 from octfast.assess.predictions import run_predictions
-from octfast.assess.report.privacy import without_places
+from octfast.run.privacy import without_places
 from octfast.console import track
 from octfast.data.prepare import check_file
 from octfast.data.readers.read import data_folder, read_data

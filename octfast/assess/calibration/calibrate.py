@@ -18,7 +18,7 @@ from octfast.assess.calibration.conformal import (
     prediction_sets,
     rounded_down,
 )
-from octfast.assess.calibration.reliability import calibration_scores, referral_at
+from octfast.assess.metrics.reliability import calibration_scores, referral_at
 from octfast.assess.curves import plot_reliability
 from octfast.assess.metrics.referral import check_sensitivity, fix_operating_point, urgent_classes
 from octfast.assess.predictions import run_predictions

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from octfast.assess.report.privacy import named, without_places
+from octfast.run.privacy import named, without_places
 from octfast.data.audit.releases import find_release
 from octfast.data.scans import describe_scans, load_scans
 from octfast.data.splits.hold_out import shared_patients

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from octfast.assess.calibration.conformal import coverage_intervals, coverage_of_sets, prediction_sets
-from octfast.assess.calibration.reliability import calibration_scores
+from octfast.assess.metrics.reliability import calibration_scores
 from octfast.assess.curves import plot_coverage_risk, plot_precision_recall, plot_reliability, plot_roc
 from octfast.assess.metrics.abstain import coverage_risk
 from octfast.assess.report.pictures import figure_picture

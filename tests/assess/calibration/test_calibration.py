@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 
 from octfast.assess.calibration.calibrate import calibrate_run
 from octfast.assess.calibration.conformal import prediction_sets, rounded_down
-from octfast.assess.calibration.reliability import (
+from octfast.assess.metrics.reliability import (
     calibration_scores,
     ece,
     ece_by_chance,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from octfast.assess.report.privacy import named, without_places
+from octfast.run.privacy import named, without_places
 
 
 @pytest.mark.parametrize(
