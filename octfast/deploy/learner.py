@@ -25,7 +25,7 @@ from octfast.data.loaders import BScan, Squeeze
 from octfast.errors import UsageError
 from octfast.model.arch import find_arch
 from octfast.model.bundle.info import BundleInfo
-from octfast.model.prefetch import as_grey
+from octfast.model.prefetch import decode_picture
 from octfast.model.weights.load import WeightsReport
 from octfast.train.callbacks import FrozenEval
 from octfast.train.learner import NLLLossFlat, oct_splitter
@@ -62,7 +62,7 @@ class OpenScan(Transform):
     input_types = (str, Path, bytes, Image.Image, np.ndarray)
 
     def encodes(self, x):
-        return BScan(as_grey(x))
+        return BScan(decode_picture(x))
 
 
 class SameLabel(Transform):

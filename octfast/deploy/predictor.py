@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +12,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from octfast.data.preprocess import normalise
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
 from octfast.model.engine import Engine
-from octfast.model.prefetch import Picture, as_grey, batches, picture_name
+from octfast.model.forward import run_pictures
+from octfast.model.prefetch import Picture, decode_picture, display_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner
 
-# What a body keeps of a batch grows with its pixels: 16 scans of 512 x 512 take VGG about 2 GB in float32.
-BATCH_PIXELS = 16 * 512 * 512
 # Heat maps hook into the model, so that two at once would see each other's. No part of a Predictor, which is to be
 # copied and pickled.
 _one_heat_map = threading.Lock()
@@ -132,11 +130,17 @@ class Predictor:
         """
         if bs < 1:
             raise UsageError(f"bs is {bs}: at least one picture a batch is needed")
-        bs = max(1, min(bs, BATCH_PIXELS // self.info.size**2))
-        # One thread keeps ahead of a CPU; a GPU outruns several.
-        workers = min(16, torch.get_num_threads()) if self.device.type == "cuda" else 1
-        for batch in batches(pictures, self.info.size, bs, workers):
-            yield from self._answers(batch)
+        for picture, logits in run_pictures(self.engine, self.info, pictures, bs):
+            if isinstance(logits, DataError):
+                yield Answer(picture, error=logits)
+                continue
+            # In double precision, so that the classes sum to one as closely as in the Predictions tables.
+            row = torch.softmax(logits.double() / self.info.temperature, 0).numpy()
+            if np.isfinite(row).all():
+                yield Answer(picture, row)
+            else:
+                hint = "the bundle is damaged, or half precision is too little for it: try fp32"
+                yield Answer(picture, error=DataError(f"the model gives no numbers for {display_name(picture)}", hint))
 
     def probabilities(self, pictures: Iterable[Picture] | Picture, bs: int = 16) -> np.ndarray:
         """Probabilities with the temperature applied, float64 of shape (pictures, classes).
@@ -245,7 +249,7 @@ class Predictor:
         """
         from octfast.assess.interpret.heatmap import heat_map
 
-        grey = as_grey(picture)
+        grey = decode_picture(picture)
         with _one_heat_map:
             return heat_map(self.model, self.info, grey, target=target, method=method)
 
@@ -264,22 +268,6 @@ class Predictor:
 
         with _one_heat_map:
             return make_learner(self.model, self.info, dls)
-
-    def _answers(self, batch: Sequence[tuple[Any, np.ndarray | DataError]]) -> Iterator[Answer]:
-        greys = [read for _, read in batch if not isinstance(read, DataError)]
-        if greys:
-            logits = self.engine(normalise(np.stack(greys), self.info.mean, self.info.std))
-            assert isinstance(logits, torch.Tensor)
-            # In double precision, so that the classes sum to one as closely as in the Predictions tables.
-            rows = iter(torch.softmax(logits.cpu().double() / self.info.temperature, 1).numpy())
-        for picture, read in batch:
-            if isinstance(read, DataError):
-                yield Answer(picture, error=read)
-            elif np.isfinite(row := next(rows)).all():
-                yield Answer(picture, row)
-            else:
-                hint = "the bundle is damaged, or half precision is too little for it: try fp32"
-                yield Answer(picture, error=DataError(f"the model gives no numbers for {picture_name(picture)}", hint))
 
 
 def as_table(columns: dict[str, Any]) -> pd.DataFrame:

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from octfast.data.preprocess import decode_grey, normalise, resize
+from octfast.data.preprocess import normalise
+from octfast.errors import DataError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
+from octfast.model.prefetch import Picture, decoded_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What a body keeps of a batch grows with its pixels: 16 scans of 512 x 512 take VGG about 2 GB in float32.
+BATCH_PIXELS = 16 * 512 * 512
+
+
+def run_pictures(
+    engine: Engine, info: BundleInfo, pictures: Iterable[Picture | DataError] | Picture, bs: int = 16
+) -> Iterator[tuple[Any, Tensor | DataError]]:
+    """The one way from pictures to logits: decoded ahead, preprocessed as in training, run batch by batch.
+
+    Parameters
+    ----------
+    engine : of the body, with the head for its tail.
+    info : gives the preprocessing.
+    pictures : see `octfast.model.prefetch.decoded_batches`; may never end.
+    bs : pictures a batch; fewer are taken where they are larger than 512 x 512.
+
+    Yields
+    ------
+    Each picture in the order given, with its logits, float32 of shape (classes,) on the CPU, or with the reason why it
+    cannot be read.
+    """
+    bs = max(1, min(bs, BATCH_PIXELS // info.size**2))
+    # One thread keeps ahead of a CPU; a GPU outruns several.
+    workers = min(16, torch.get_num_threads()) if engine.device.type == "cuda" else 1
+    for batch in decoded_batches(pictures, info.size, bs, workers):
+        greys = [grey for _, grey in batch if not isinstance(grey, DataError)]
+        out = engine(normalise(np.stack(greys), info.mean, info.std)) if greys else torch.empty(0)
+        assert isinstance(out, Tensor)
+        logits = iter(out.cpu())
+        for picture, grey in batch:
+            yield picture, grey if isinstance(grey, DataError) else next(logits)
 
 
 def predict_scans(
@@ -32,7 +68,7 @@ def predict_scans(
     model : a Sequential of body and head, whose output is logits or log-probabilities.
     info : gives the classes, the preprocessing and the temperature.
     scans : a Scans table.
-    bs : scans a batch.
+    bs : scans a batch, see `run_pictures`.
     precision : see `octfast.model.engine`; "int8", which would have to be calibrated again, is taken for "auto".
     progress : called with (scans done, all scans).
 
@@ -45,15 +81,14 @@ def predict_scans(
     DataError : a file cannot be decoded.
     """
     engine = Engine(model[0], "auto" if precision == "int8" else precision, device, tail=model[1])
-    logits = []
-    paths = list(scans["path"])
-    for batch in _batches(paths, info, bs):
-        out = engine(batch)
-        assert isinstance(out, torch.Tensor)
-        logits.append(out.cpu())
+    rows: list[Tensor] = []
+    for _, logits in run_pictures(engine, info, list(scans["path"]), bs):
+        if isinstance(logits, DataError):
+            raise logits
+        rows.append(logits)
         if progress:
-            progress(sum(map(len, logits)), len(paths))
-    stacked = torch.cat(logits) if logits else torch.zeros(0, len(info.classes))
+            progress(len(rows), len(scans))
+    stacked = torch.stack(rows) if rows else torch.zeros(0, len(info.classes))
     return predictions_table(scans, stacked.numpy(), info.classes, info.temperature)
 
 
@@ -100,18 +135,3 @@ def headline(predictions: pd.DataFrame) -> dict[str, float | int]:
         "loss": float(predictions["loss"].mean()),
         "patients_right": int((by_patient > 0.5).sum()),
     }
-
-
-def _batches(paths: Sequence[str], info: BundleInfo, bs: int) -> Iterable[torch.Tensor]:
-    """Preprocessed pictures, float32 of shape (at most bs, 3, size, size), decoded ahead in one thread."""
-
-    def read(chunk: Sequence[str]) -> torch.Tensor:
-        return normalise(np.stack([np.asarray(resize(decode_grey(p), info.size)) for p in chunk]), info.mean, info.std)
-
-    chunks = [paths[i : i + bs] for i in range(0, len(paths), bs)]
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = [pool.submit(read, c) for c in chunks[:2]]
-        for n in range(len(chunks)):
-            yield ahead.pop(0).result()
-            if n + 2 < len(chunks):
-                ahead.append(pool.submit(read, chunks[n + 2]))

@@ -17,31 +17,32 @@ from octfast.errors import DataError
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 # How long a batch waits for more pictures from a source that is slower than the model, in seconds.
-PATIENCE = 0.2
+MAX_WAIT = 0.2
 _END = object()
 
 
-def batches(
+def decoded_batches(
     pictures: Iterable[Picture | DataError] | Picture, size: int, bs: int, workers: int = 1
 ) -> Iterator[list[tuple[Any, np.ndarray | DataError]]]:
     """Batches of what was given and its grey samples, uint8 of shape (size, size), or why there are none.
 
-    Three batches at most are taken ahead. A batch is full unless its source has ended, failed, or has nothing more for
-    a moment; an exception of the source's own comes after the batch of what it gave before. A DataError in place of a
-    picture stays what it is, so that what is known to be wrong keeps its place.
+    Three batches at most are taken ahead. A batch is full unless its source has ended or failed, or is no list and has
+    had nothing more for `MAX_WAIT`. An exception of the source's own comes after the batch of what it gave before. A
+    DataError in place of a picture is passed on, so that what is known to be unreadable keeps its place.
 
     Parameters
     ----------
     pictures : read in another thread; may never end.
     workers : threads that decode.
     """
+    source = _as_iterable(pictures)
+    max_wait = None if isinstance(source, list | tuple) else MAX_WAIT
     found: queue.Queue[tuple[Any, Future] | BaseException | None] = queue.Queue(maxsize=2 * bs)
     stop = threading.Event()
-    words = (_listed(pictures), size, workers, found, stop)
-    threading.Thread(target=_feed, args=words, daemon=True).start()
+    threading.Thread(target=_feed, args=(source, size, workers, found, stop), daemon=True).start()
     try:
         while True:
-            batch, end = _gather(found, bs)
+            batch, end = _collect(found, bs, max_wait)
             if batch:
                 yield [(picture, future.result()) for picture, future in batch]
             if isinstance(end, BaseException):
@@ -52,7 +53,7 @@ def batches(
         stop.set()
 
 
-def as_grey(picture: Picture) -> Image.Image:
+def decode_picture(picture: Picture) -> Image.Image:
     """A picture of any kind that a Predictor takes as an 8-bit grey PIL image of its own size.
 
     Raises
@@ -71,13 +72,18 @@ def as_grey(picture: Picture) -> Image.Image:
             # Opening a pipe or a device would wait for ever.
             special = path.exists() and not path.is_file()
         except (OSError, ValueError) as e:
-            raise DataError(f"cannot read {picture_name(picture)}: {e}", "give the path of a picture") from None
+            raise DataError(f"cannot read {display_name(picture)}: {e}", "give the path of a picture") from None
         if special:
             raise DataError(f"no picture: {picture} is not a plain file", "give the path of a picture")
     elif not isinstance(picture, bytes):
         kind = type(picture).__name__
         raise DataError(f"a {kind} is not a picture", "give a path, the bytes of a file, a PIL image or a uint8 array")
     return decode_grey(picture)
+
+
+def display_name(picture: Any) -> str:
+    """What a picture is called in a message: its path in printable characters, or "the picture"."""
+    return repr(str(picture))[1:-1] if isinstance(picture, str | Path) else "the picture"
 
 
 def _from_array(samples: np.ndarray) -> Image.Image:
@@ -91,18 +97,14 @@ def _from_array(samples: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(samples[..., 0] if colour and samples.shape[2] == 1 else samples))
 
 
-def _listed(pictures: Iterable[Picture | DataError] | Picture) -> Iterable[Picture | DataError]:
-    """Several pictures, where one was given as well: a path would be taken for a list of letters."""
+def _as_iterable(pictures: Iterable[Picture | DataError] | Picture) -> Iterable[Picture | DataError]:
+    """Several pictures, also where a single one was given: a path would otherwise be read letter by letter."""
     if isinstance(pictures, np.ndarray):
         one = pictures.ndim < 3 or (pictures.ndim == 3 and pictures.shape[2] in (1, 3, 4))
         return [pictures] if one else list(pictures)
     if isinstance(pictures, str | Path | bytes | Image.Image):
         return [pictures]
     return pictures
-
-
-def picture_name(picture: Any) -> str:
-    return repr(str(picture))[1:-1] if isinstance(picture, str | Path) else "the picture"
 
 
 def _feed(
@@ -123,17 +125,17 @@ def _read(picture: Picture | DataError, size: int) -> np.ndarray | DataError:
     if isinstance(picture, DataError):
         return picture
     try:
-        return np.asarray(resize(as_grey(picture), size))
+        return np.asarray(resize(decode_picture(picture), size))
     except DataError as e:
         return e
-    # A decoder can raise anything over a damaged file, and one file is not to end the stream.
+    # A decoder can raise anything over a damaged file, and one file must not end the stream.
     except Exception as e:
         reason = " ".join(str(e).split())[:200]
-        return DataError(f"cannot decode {picture_name(picture)}: {type(e).__name__}: {reason}", "fetch the file again")
+        return DataError(f"cannot decode {display_name(picture)}: {type(e).__name__}: {reason}", "fetch the file again")
 
 
 def _put(found: queue.Queue, item: Any, stop: threading.Event) -> bool:
-    """Hand an item on, or give up when nobody takes any more."""
+    """Put an item into the queue; False where nobody takes any more."""
     while not stop.is_set():
         try:
             found.put(item, timeout=0.1)
@@ -143,17 +145,17 @@ def _put(found: queue.Queue, item: Any, stop: threading.Event) -> bool:
     return False
 
 
-def _gather(found: queue.Queue, bs: int) -> tuple[list[tuple[Any, Future]], Any]:
+def _collect(found: queue.Queue, bs: int, max_wait: float | None) -> tuple[list[tuple[Any, Future]], Any]:
     """The next batch, and `_END` or the source's own exception where there is no more after it."""
     batch: list[tuple[Any, Future]] = []
     while len(batch) < bs:
         try:
-            # Never without an end, since Windows hears no Ctrl-C meanwhile.
-            item = found.get(timeout=PATIENCE if batch else 1.0)
+            # Never without a time-out, since Windows does not hear Ctrl-C meanwhile.
+            item = found.get(timeout=max_wait if batch and max_wait else 1.0)
         except queue.Empty:
-            if not batch:
-                continue
-            break
+            if batch and max_wait:
+                break
+            continue
         if item is None:
             return batch, _END
         if isinstance(item, BaseException):

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from octfast.data.preprocess import MAX_PIXELS, preprocess
-from octfast.deploy.predictor import Answer, Predictor, as_grey, load
+from octfast.deploy.predictor import Answer, Predictor, load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.arch import find_arch, make_network
 from octfast.model.bundle.info import MODEL_FILE
@@ -27,6 +27,7 @@ from octfast.model.bundle.stock import digest
 from octfast.model.bundle.write import save_bundle, slim_bundle, update_info
 from octfast.model.forward import predict_scans
 from octfast.model.heads import body_and_head
+from octfast.model.prefetch import decode_picture
 from tests.conftest import SHARED, quick
 from tests.model.bundle.test_bundle import info, model_of
 from tests.pictures import scan, write_broken, write_kinds
@@ -179,7 +180,7 @@ class TestPictures:
     def test_a_picture_larger_than_100_million_pixels_is_refused(self):
         picture = Image.new("1", (MAX_PIXELS // 10_000 + 1, 10_000))
         with pytest.raises(DataError, match="10001 x 10000 pixels"):
-            as_grey(picture)
+            decode_picture(picture)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
     def test_a_pipe_is_not_waited_for(self, tmp_path, predictor):

@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from octfast.data.preprocess import decode_grey
-from octfast.deploy.predictor import Predictor, as_grey
+from octfast.deploy.predictor import Predictor
 from octfast.deploy.volumes.kinds import kind_of
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
+from octfast.model.prefetch import decode_picture
 
 if TYPE_CHECKING:
     from octfast.figure import Figure
@@ -86,7 +87,7 @@ def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any]
     from octfast.assess.interpret.heatmap import overlay
     from octfast.notices import CAUTION
 
-    grey = as_grey(picture)
+    grey = decode_picture(picture)
     grey.thumbnail((_LARGEST, _LARGEST))
     target = predictor.classes.index(values["predicted"])
     over = overlay(grey, predictor.heat_map(grey, target))
