@@ -34,7 +34,7 @@ def show(
 
       octfast show runs/first CNV-1016042-1.jpeg
     """
-    from octfast.assess.show import show_scan
+    from octfast.assess.interpret.show import show_scan
     from octfast.console import print_json, print_table
     from octfast.notices import SYNTHETIC_NOTE
     from octfast.run.folder import open_run
