@@ -1,1 +1,4 @@
-"""The run folder as a record on disk, read without torch and fastai."""
+"""The run folder as a record on disk, read and written without torch or fastai.
+
+From outside: `folder`.
+"""

@@ -13,7 +13,9 @@ import pandas as pd
 
 from octfast.data.scans import load_scans, save_scans
 from octfast.errors import BundleError, DataError, UsageError
-from octfast.notices import SYNTHETIC_NOTE as SYNTHETIC_NOTE  # until all import it from there
+from octfast.files import new_folder, numbered_folder, write_text
+from octfast.notices import Note
+from octfast.run.html import run_html
 
 RUNS = Path("runs")
 
@@ -43,6 +45,12 @@ class Run:
             raise BundleError(
                 f"{self.path} is not a run folder: {e}", "give a folder that octfast train made"
             ) from None
+
+    @property
+    def notes(self) -> list[Note]:
+        """The warnings of the training, in order; those of runs from before notes had kinds are of kind ""."""
+        said = self.config.get("notes")
+        return [Note.from_json(n) for n in said if isinstance(n, str | dict)] if isinstance(said, list) else []
 
     @property
     def root(self) -> Path:
@@ -108,15 +116,15 @@ class Run:
 
     def _repr_html_(self) -> str:
         """As a notebook shows it."""
-        from octfast.run.html import run_html
-
-        return run_html(self)
+        return run_html(self.path, lambda: self.config, lambda: self.scans, lambda: self.history)
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the run, under its name only when it is whole."""
-        part = self.path / f".{name}.part"
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        part.replace(self.path / name)
+        write_text(self.path / name, json.dumps(content, indent=2, ensure_ascii=False, default=_as_json) + "\n")
+
+
+def _as_json(value: Any) -> Any:
+    return value.to_json() if isinstance(value, Note) else str(value)
 
 
 def open_run(run: str | Path | None = None, data: str | Path | None = None) -> Run:
@@ -151,21 +159,11 @@ def new_run(out: str | Path | None, name: str) -> Run:
     ------
     UsageError : it exists and is not empty, or cannot be written to.
     """
-    given = out is not None
     path = Path(out).expanduser() if out is not None else RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
-    stem = path.name
-    n = 1
-    while not given and path.exists():
-        n += 1
-        path = path.with_name(f"{stem}-{n}")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"{path} exists and is not empty", "give another --out; nothing is ever overwritten")
     try:
-        (path / "figures").mkdir(parents=True, exist_ok=True)
-        (path / "checkpoints").mkdir(exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        path = new_folder(path) if out is not None else numbered_folder(path)
+        (path / "figures").mkdir()
+        (path / "checkpoints").mkdir()
     except OSError as e:
         raise UsageError(f"cannot write to {path}: {e.strerror or e}", "give another folder: --out FOLDER") from None
     return Run(path.resolve())

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octfast.errors import BundleError, DataError, UsageError
+from octfast.notices import Note
 from octfast.run import folder as runs
 from octfast.run.folder import Run, latest_run, new_run, open_run, set_latest
 from tests.data.splits.test_hold_out import table
@@ -181,3 +182,15 @@ def test_json_is_whole_or_not_there(tmp_path):
         run.write_json("config.json", loop)
     assert run.config == {"data": {"root": "/data"}}
     assert Path("runs") == runs.RUNS
+
+
+def test_notes_keep_their_kind_and_those_of_old_runs_are_read(tmp_path):
+    run = finished(tmp_path / "r")
+    assert run.notes == []
+    notes = [Note("reminder", "remember"), Note("", "a scan is odd")]
+    run.write_json("config.json", {"data": {"root": "/data"}, "notes": notes})
+    assert run.notes == notes
+    assert run.config["notes"][0] == {"kind": "reminder", "text": "remember"}
+    for old, read in ((["plain", 3, None], [Note("", "plain")]), ("none", []), ({}, [])):
+        run.write_json("config.json", {"data": {"root": "/data"}, "notes": old})
+        assert run.notes == read
