@@ -23,7 +23,7 @@ _PUBLIC = {
     "Run": "octfast.run.folder",
     "TrainConfig": "octfast.train.config",
     "calibrate_run": "octfast.assess.calibration.calibrate",
-    "class_accuracy": "octfast.assess.show",
+    "class_accuracy": "octfast.assess.interpret.show",
     "compare_runs": "octfast.assess.compare",
     "evaluate_data": "octfast.assess.evaluate",
     "evaluate_run": "octfast.assess.evaluate",
@@ -41,7 +41,7 @@ _PUBLIC = {
     "predict": "octfast.deploy.predict.predict",
     "preprocess": "octfast.data.preprocess",
     "read_scans": "octfast.data.readers.folder",
-    "show_scan": "octfast.assess.show",
+    "show_scan": "octfast.assess.interpret.show",
     "train_classifier": "octfast.train.job",
     "write_phantoms": "octfast.data.phantom.draw",
     "write_report": "octfast.assess.report.report",
@@ -60,10 +60,10 @@ if TYPE_CHECKING:
     from octfast.assess.interpret.interpret import interpret_run as interpret_run
     from octfast.assess.interpret.interpretation import ClassificationInterpretation as ClassificationInterpretation
     from octfast.assess.interpret.label_errors import find_label_errors as find_label_errors
+    from octfast.assess.interpret.show import class_accuracy as class_accuracy
+    from octfast.assess.interpret.show import show_scan as show_scan
     from octfast.assess.metrics.metrics import evaluate_table as evaluate_table
     from octfast.assess.report.report import write_report as write_report
-    from octfast.assess.show import class_accuracy as class_accuracy
-    from octfast.assess.show import show_scan as show_scan
     from octfast.data.loaders import oct_dataloaders as oct_dataloaders
     from octfast.data.phantom.draw import write_phantoms as write_phantoms
     from octfast.data.preprocess import preprocess as preprocess
