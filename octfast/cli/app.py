@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def app(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a trained model, or a run folder.")],
+    bundle: options.Bundle,
     host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine alone.")] = (
         "127.0.0.1"
     ),
@@ -36,12 +37,9 @@ def app(
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A further name that the page may be called by.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="By default a CUDA GPU where there is one, else the CPU.")] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="File of stock weights, for a slim bundle; by default where torch keeps them."),
-    ] = None,
+    precision: options.Precision = "auto",
+    device: options.Device = None,
+    weights: options.StockWeights = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in your browser.")] = False,
 ) -> None:
     """Serve a trained model as a web page on this machine. Not a medical device.

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from octfast.cli.options import Cache, Json
+from octfast.cli import options
 
 app = typer.Typer(help="See and clear the activations that octfast keeps on disk.", no_args_is_help=True)
 
-# Optional and not `| None`: typer evaluates these at run time, on Python 3.10 too.
-CacheOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--cache", metavar="DIR", help="The cache folder, else OCTFAST_CACHE, else the system's place for caches."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-
 
 @app.command("list")
-def list_(cache: Cache = None, as_json: Json = False) -> None:
+def list_(cache: options.Cache = None, as_json: options.Json = False) -> None:
     """List the stored activations, the last used first.
 
     Example:
@@ -68,16 +58,16 @@ def list_(cache: Cache = None, as_json: Json = False) -> None:
 
 @app.command("clear")
 def clear(
-    cache: Cache = None,
+    cache: options.Cache = None,
     older_than: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             "--older-than", metavar="DAYS", min=0, max=100_000, help="Only what was last used so many days ago."
         ),
     ] = None,
     incomplete: Annotated[bool, typer.Option("--incomplete", help="Only what was never finished.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Remove stored activations. What a running process has open stays, and so does every file not octfast's own.
 

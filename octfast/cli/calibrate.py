@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def calibrate(
-    run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
+    run: options.Run = None,
     coverage: Annotated[float, typer.Option(help="How often a prediction set should hold the truth.")] = 0.9,
     sensitivity: Annotated[float, typer.Option(help="Wanted sensitivity of urgent referral.")] = 0.95,
-    urgent: Annotated[
-        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "--moved", help="Where the scans are now, if the run was copied from elsewhere."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    urgent: options.Urgent = None,
+    data: options.DataMoved = None,
+    as_json: options.Json = False,
 ) -> None:
     """Make a trained model's probabilities honest, on its validation scans.
 

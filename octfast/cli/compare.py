@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from octfast.cli import options
+
 if TYPE_CHECKING:
     from octfast.assess.compare import Comparison
 
@@ -19,20 +21,16 @@ def compare(
     split: Annotated[
         str | None, typer.Option(help="test, valid or train; by default test where all runs have one, else valid.")
     ] = None,
-    urgent: Annotated[
-        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
-    ] = None,
+    urgent: options.Urgent = None,
     sensitivity: Annotated[
         float | None,
         typer.Option(help="Wanted of urgent referral on validation; by default each model's own, else 0.95."),
     ] = None,
-    costs: Annotated[
-        Path | None, typer.Option(help="CSV of what a mistake costs, actual by predicted; by default Kermany's.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    costs: options.Costs = None,
+    resamples: options.Resamples = 2000,
+    seed: options.BootstrapSeed = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file to write; never overwritten.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Compare models on the scans that all of them were judged on.
 

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def doctor(
     arch: Annotated[str, typer.Option(help="Whose pretrained weights to look for.")] = "vgg16_bn",
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check this machine: Python, torch, GPU, precision, cores, memory, disk, weights, optional packages.
 

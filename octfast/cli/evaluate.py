@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from octfast.cli import options
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -39,22 +41,13 @@ def evaluate(
         str | None,
         typer.Option(help="test, valid or train, of DATA also all; by default test where there is one, else valid."),
     ] = None,
-    by: Annotated[list[str] | None, typer.Option(help="Column whose groups are judged one by one; repeatable.")] = None,
-    urgent: Annotated[
-        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
-    ] = None,
-    sensitivity: Annotated[
-        float | None,
-        typer.Option(help="Wanted of urgent referral on validation; by default the model's own, else 0.95."),
-    ] = None,
-    prevalence: Annotated[
-        str | None, typer.Option(help="Shares of classes to give PPV and NPV at, as CNV=.02,DME=.01.")
-    ] = None,
-    costs: Annotated[
-        Path | None, typer.Option(help="CSV of what a mistake costs, actual by predicted; by default Kermany's.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    by: options.By = None,
+    urgent: options.Urgent = None,
+    sensitivity: options.Sensitivity = None,
+    prevalence: options.Prevalence = None,
+    costs: options.Costs = None,
+    resamples: options.Resamples = 2000,
+    seed: options.BootstrapSeed = 0,
     top_k: Annotated[int, typer.Option(help="For the accuracy among the k most probable classes.")] = 2,
     abstain_below: Annotated[
         float | None, typer.Option(help="Also judge it without answers whose class is less probable than this.")
@@ -65,15 +58,12 @@ def evaluate(
     known_only: Annotated[
         bool, typer.Option("--known-only", help="Leave out scans of DATA whose class the model has not.")
     ] = False,
-    path_column: Annotated[str | None, typer.Option(help="Column of a table with the files.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column with the classes.")] = None,
-    patient_column: Annotated[str | None, typer.Option(help="Column with the patients.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="Column with train, valid or test.")] = None,
-    moved: Annotated[
-        Path | None,
-        typer.Option("--moved", help="Where the run's own scans are now, if it was copied from elsewhere."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    patient_column: options.PatientColumn = None,
+    split_column: options.SplitColumn = None,
+    moved: options.Moved = None,
+    as_json: options.Json = False,
 ) -> None:
     """Judge a trained model, each figure with its 95% interval.
 

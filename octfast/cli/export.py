@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def export(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a trained model, or a run folder.")],
+    bundle: options.Bundle,
     format: Annotated[str, typer.Option("--format", "-f", help="onnx, or torch for a torch.export program.")] = "onnx",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file; by default beside the folder of the model.")
@@ -31,11 +33,8 @@ def export(
     ] = None,
     scans: Annotated[int, typer.Option(min=1, help="How many scans to compare on, and to calibrate on.")] = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="File of stock weights, for a slim bundle; by default where torch keeps them."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    weights: options.StockWeights = None,
+    as_json: options.Json = False,
 ) -> None:
     """Write a trained model as one file with its preprocessing inside.
 

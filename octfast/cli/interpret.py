@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from octfast.cli import options
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -14,19 +16,13 @@ if TYPE_CHECKING:
 
 
 def interpret(
-    run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
+    run: options.Run = None,
     top_losses: Annotated[int, typer.Option(min=1, help="How many scans to show of each kind.")] = 9,
     smallest: Annotated[bool, typer.Option("--smallest", help="Show the smallest losses instead.")] = False,
-    split: Annotated[str, typer.Option(help="valid, test or train.")] = "valid",
-    heatmaps: Annotated[
-        bool, typer.Option("--heatmaps/--no-heatmaps", help="Beside each scan what raised the predicted class's score.")
-    ] = True,
-    method: Annotated[
-        str, typer.Option(help="Of the heat maps: gradcam, hirescam, or occlusion (slow, and for any network).")
-    ] = "gradcam",
-    urgent: Annotated[
-        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
-    ] = None,
+    split: options.Split = "valid",
+    heatmaps: options.HeatMaps = True,
+    method: options.Method = "gradcam",
+    urgent: options.Urgent = None,
     label_errors: Annotated[
         bool,
         typer.Option("--label-errors", help="List scans whose label is suspected to be wrong; nothing is changed."),
@@ -35,11 +31,8 @@ def interpret(
         list[Path] | None,
         typer.Option(help="A run of a cross-validation, or a folder of them; repeat. Finds label errors out of fold."),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "--moved", help="Where the scans are now, if the run was copied from elsewhere."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    data: options.DataMoved = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show where a trained model goes wrong.
 

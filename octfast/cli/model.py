@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 app = typer.Typer(help="Look at networks and trained models.", no_args_is_help=True)
 
 
@@ -17,11 +19,11 @@ def _model() -> None:
 
 @app.command()
 def summary(
-    arch: Annotated[str, typer.Option(help="A torchvision name that fastai knows, or any timm name.")] = "vgg16_bn",
-    head: Annotated[str, typer.Option(help="octfast, fastai or article.")] = "octfast",
+    arch: options.Arch = "vgg16_bn",
+    head: options.Head = "octfast",
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 4,
     size: Annotated[int, typer.Option(min=32, help="Side of the scans, in pixels.")] = 224,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print the layers of a network with a frozen body, and its parameters.
 
@@ -50,8 +52,8 @@ def summary(
 
 @app.command()
 def show(
-    bundle: Annotated[Path, typer.Argument(help="The folder of a trained model, or a run folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    bundle: options.Bundle,
+    as_json: options.Json = False,
 ) -> None:
     """Print what a trained model is: classes, preprocessing, calibration, provenance, tensors.
 
@@ -79,14 +81,9 @@ def show(
 
 @app.command()
 def slim(
-    bundle: Annotated[Path, typer.Argument(help="The folder of a trained model, or a run folder.")],
+    bundle: options.Bundle,
     out: Annotated[Path, typer.Option(help="Folder of the slim one; it must not exist, or be empty.")],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of the stock weights it was trained from; by default where torch and timm keep theirs."
-        ),
-    ] = None,
+    weights: options.StockWeights = None,
 ) -> None:
     """Write a small variant of a trained model, without what is as in the stock weights.
 

@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def report(
-    run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
+    run: options.Run = None,
     split: Annotated[
         str | None, typer.Option(help="test, valid or train; by default test, or valid where there is none.")
     ] = None,
-    by: Annotated[list[str] | None, typer.Option(help="Column whose groups are judged one by one; repeatable.")] = None,
+    by: options.By = None,
     top_losses: Annotated[int, typer.Option(min=0, help="How many of the largest losses to show.")] = 9,
-    heatmaps: Annotated[
-        bool, typer.Option("--heatmaps/--no-heatmaps", help="Beside each scan what raised the predicted class's score.")
-    ] = True,
-    method: Annotated[
-        str, typer.Option(help="Of the heat maps: gradcam, hirescam, or occlusion (slow, and for any network).")
-    ] = "gradcam",
-    urgent: Annotated[
-        str | None, typer.Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")
-    ] = None,
-    prevalence: Annotated[
-        str | None, typer.Option(help="Shares of classes to give PPV and NPV at, as CNV=.02,DME=.01.")
-    ] = None,
-    costs: Annotated[
-        Path | None, typer.Option(help="CSV of what a mistake costs, actual by predicted; by default Kermany's.")
-    ] = None,
-    sensitivity: Annotated[
-        float | None,
-        typer.Option(help="Wanted of urgent referral on validation; by default the model's own, else 0.95."),
-    ] = None,
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap over patients.")] = 2000,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "--moved", help="Where the scans are now, if the run was copied from elsewhere."),
-    ] = None,
+    heatmaps: options.HeatMaps = True,
+    method: options.Method = "gradcam",
+    urgent: options.Urgent = None,
+    prevalence: options.Prevalence = None,
+    costs: options.Costs = None,
+    sensitivity: options.Sensitivity = None,
+    resamples: options.Resamples = 2000,
+    data: options.DataMoved = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write report.html and MODEL_CARD.md into a run folder.
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def show(
-    run: Annotated[Path | None, typer.Argument(help="Run folder; by default the newest, runs/latest.")] = None,
+    run: options.Run = None,
     scan: Annotated[
         str | None, typer.Argument(help="A picture, or the name of one of the run's scans; by default one at random.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random choice.")] = 0,
     split: Annotated[str, typer.Option(help="Where to choose from: test, valid or train.")] = "test",
     top: Annotated[int, typer.Option("--top-k", "--top", min=1, help="How many classes to show.")] = 4,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "--moved", help="Where the scans are now, if the run was copied from elsewhere."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    data: options.DataMoved = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show one scan with its true class and the likeliest classes.
 

@@ -2,60 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from octfast.cli import options
+from octfast.train.config import TrainConfig, range_text
 
-def train(
-    data: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Folder, CSV, TSV or parquet table of scans, or a MedMNIST .npz. None: synthetic phantoms."
-        ),
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training scans.")] = 10,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate; by default lr_find's.")] = None,
-    bs: Annotated[int | None, typer.Option(help="Scans a batch; by default 64, fewer on small sets.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Epochs without a lower validation loss before stopping; by default half.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the augmentation, the head and the order.")] = 0,
-    size: Annotated[int, typer.Option(help="Side that scans are squeezed to, in pixels.")] = 224,
-    arch: Annotated[str, typer.Option(help="A torchvision name that fastai knows, or any timm name.")] = "vgg16_bn",
-    head: Annotated[str, typer.Option(help="octfast, fastai or article.")] = "octfast",
-    weights: Annotated[
-        str, typer.Option(help="Pretrained weights: auto, none, or a .safetensors or .pth file.")
-    ] = "auto",
-    valid: Annotated[
-        str, typer.Option(help="Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
-    ] = "0.1",
-    splits: Annotated[Path | None, typer.Option(help="CSV of octfast data split: train, valid and test.")] = None,
-    fold: Annotated[int | None, typer.Option(min=0, help="Validate on this fold of --splits.")] = None,
-    drop_leaks: Annotated[
-        bool, typer.Option("--drop-leaks", help="Leave out scans whose patient or identical file is in test.")
-    ] = False,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Train although patients stand in two splits.")
-    ] = False,
-    path_column: Annotated[str | None, typer.Option(help="Column of a table with the files.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column with the classes.")] = None,
-    patient_column: Annotated[str | None, typer.Option(help="Column with the patients.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="Column with train, valid or test.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default a new one in runs/.")] = None,
-    views: Annotated[
-        int, typer.Option(help="Augmented readings that the frozen part runs on; 0 augments anew every epoch.")
-    ] = 4,
-    unfreeze: Annotated[str, typer.Option(help="What is trained: head, block5 (the last block too) or all.")] = "head",
-    engine: Annotated[str, typer.Option(help="That runs the frozen part: auto, torch or openvino.")] = "auto",
-    precision: Annotated[str, typer.Option(help="Of the frozen part: auto, fp32, bf16, fp16 or int8.")] = "auto",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of the stored activations; by default the user's cache.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Decoding processes or threads; by default chosen.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-) -> None:
+
+def train(as_json: bool, **given: Any) -> None:
     """Train a classifier of B-scans on a frozen pretrained body.
 
     Without DATA it trains on synthetic phantoms, to try the tool out. Test scans are never trained on; validation is
@@ -67,36 +25,8 @@ def train(
 
       octfast train OCT2017 --epochs 20 --unfreeze block5 --out runs/first
     """
-    from octfast.train.config import TrainConfig
-
-    config = TrainConfig(
-        data=None if data is None else str(data),
-        path_column=path_column,
-        label_column=label_column,
-        patient_column=patient_column,
-        split_column=split_column,
-        splits=None if splits is None else str(splits),
-        fold=fold,
-        drop_leaks=drop_leaks,
-        allow_leaks=allow_leaks,
-        epochs=epochs,
-        lr=lr,
-        bs=bs,
-        patience=patience,
-        seed=seed,
-        size=size,
-        arch=arch,
-        head=head,
-        weights=weights,
-        valid=valid,
-        out=None if out is None else str(out),
-        views=views,
-        unfreeze=unfreeze,
-        engine=engine,
-        precision=precision,
-        cache=None if cache is None else str(cache),
-        workers=workers,
-    )
+    values: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
+    config = TrainConfig(**values)
     from octfast.console import print_json, print_table
     from octfast.model.forward import headline
     from octfast.notices import SYNTHETIC_NOTE
@@ -115,3 +45,29 @@ def train(
         print(SYNTHETIC_NOTE)
     print(f"Run folder: {run.path}")
     print("Next: octfast interpret --top-losses 9, or octfast report --open for a page with all of it")
+
+
+def _parameters() -> list[inspect.Parameter]:
+    """The argument and the options of `octfast train`: the fields of TrainConfig, and --json."""
+    hints = get_type_hints(TrainConfig)
+    made = []
+    for each in fields(TrainConfig):
+        about, kind = each.metadata, hints[each.name]
+        words = range_text(about)
+        text = f"{about['help']} [{words}]" if words else about["help"]
+        if about.get("path"):
+            kind = Path | None
+        # A flag is named, as typer would add a --no-... to it.
+        names = [f"--{each.name.replace('_', '-')}"] if kind is bool else []
+        info = typer.Argument(help=text) if each.name == "data" else typer.Option(*names, help=text)
+        made.append(_parameter(each.name, Annotated[kind, info], each.default))
+    return [*made, _parameter("as_json", options.Json, False)]
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+# Typer makes the command from the names, types and defaults that it finds here.
+train.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
+train.__annotations__ = {p.name: p.annotation for p in _parameters()}

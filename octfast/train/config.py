@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,80 +12,70 @@ from octfast.errors import UsageError
 UNFREEZE = ("head", "block5", "all")
 
 
+def _option(default: Any, help: str, **about: Any) -> Any:
+    """A field that is also an option of `octfast train`.
+
+    Parameters
+    ----------
+    help : a sentence for the command line and for readers of this file.
+    about : `least` and `most`, both allowed, or `above`, not allowed, of a number; `hint` for one out of range;
+        `choices` of a text; `path=True` for a file or folder.
+    """
+    return field(default=default, metadata={"help": help, **about})
+
+
 @dataclass(frozen=True)
 class TrainConfig:
-    """What `train` does. Each field is an option of `octfast train`.
+    """What `train` does.
 
-    Attributes
-    ----------
-    data : folder of scans, CSV, TSV or parquet table, or MedMNIST .npz file; None trains on synthetic phantoms.
-    path_column, label_column, patient_column, split_column : columns of a table; None guesses them.
-    splits : CSV of `octfast data split`, which then says what is training, validation and test.
-    fold : of that CSV, to validate on; None takes its split column.
-    drop_leaks : leave out training and validation scans whose patient or an identical file is in test.
-    allow_leaks : train on splits that share patients.
-    epochs : passes over the training scans.
-    lr : highest learning rate of the one-cycle schedule; None finds one with `lr_find`.
-    bs : scans a batch; None takes 64, fewer on small sets.
-    patience : epochs without a lower validation loss before stopping; None takes half the epochs, at least 3, since a
-        one-cycle schedule earns its best loss at its end, when the rate has come down.
-    seed : of the split, the augmentation, the head and the order of training.
-    size : side that scans are squeezed to, in pixels.
-    arch, head : the network, see `octfast.model`.
-    weights : "auto", "none" or a file of pretrained weights.
-    valid : share of scans held out by patient, or "folder" to keep the given validation folder.
-    out : run folder; None makes one under runs/.
-    views : augmented readings of the training set that the frozen part is run on; 0 augments anew every epoch.
-    unfreeze : what is trained: "head", "block5" (the last block too) or "all".
-    engine : that runs the frozen part: "auto", "torch" or "openvino" (an extra, on CPUs).
-    precision : of the frozen part: "auto", "fp32", "bf16", "fp16" (on a GPU) or "int8" (by OpenVINO).
-    cache : folder of the feature stores; None takes the user's cache folder.
-    workers : decoding processes or threads; None chooses.
+    Each field is an option of `octfast train`, which is made from what stands here; `octfast train --help` lists them.
     """
 
-    data: str | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    patient_column: str | None = None
-    split_column: str | None = None
-    splits: str | None = None
-    fold: int | None = None
-    drop_leaks: bool = False
-    allow_leaks: bool = False
-    epochs: int = 10
-    lr: float | None = None
-    bs: int | None = None
-    patience: int | None = None
-    seed: int = 0
-    size: int = 224
-    arch: str = "vgg16_bn"
-    head: str = "octfast"
-    weights: str = "auto"
-    valid: str = "0.1"
-    out: str | None = None
-    views: int = 4
-    unfreeze: str = "head"
-    engine: str = "auto"
-    precision: str = "auto"
-    cache: str | None = None
-    workers: int | None = None
+    data: str | None = _option(
+        None, "Folder, CSV, TSV or parquet table of scans, or a MedMNIST .npz. None: synthetic phantoms.", path=True
+    )
+    epochs: int = _option(10, "Passes over the training scans.", least=1)
+    lr: float | None = _option(
+        *(None, "Highest learning rate of the one-cycle schedule; by default lr_find's."),
+        above=0,
+        most=10,
+        hint="try --lr 0.002, or leave it out",
+    )
+    bs: int | None = _option(None, "Scans a batch; by default 64, fewer on small sets.", least=2)
+    # Half of the epochs, since a one-cycle schedule has its best loss at its end, when the rate has come down.
+    patience: int | None = _option(
+        None, "Epochs without a lower validation loss before stopping; by default half, at least 3.", least=1
+    )
+    seed: int = _option(0, "Of the split, the augmentation, the head and the order of training.", least=0)
+    size: int = _option(
+        *(224, "Side that scans are squeezed to, in pixels."),
+        least=32,
+        most=2048,
+        hint="224 is what most bodies were trained at",
+    )
+    arch: str = _option("vgg16_bn", "A torchvision name that fastai knows, or any timm name.")
+    head: str = _option("octfast", "octfast, fastai or article.")
+    weights: str = _option("auto", "Pretrained weights: auto, none, or a .safetensors or .pth file.")
+    valid: str = _option("0.1", "Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
+    splits: str | None = _option(None, "CSV of octfast data split: train, valid and test.", path=True)
+    fold: int | None = _option(None, "Validate on this fold of --splits; by default its split column.", least=0)
+    drop_leaks: bool = _option(False, "Leave out scans whose patient or identical file is in test.")
+    allow_leaks: bool = _option(False, "Train although some patients are in two splits.")
+    path_column: str | None = _option(None, "Column of a table with the files.")
+    label_column: str | None = _option(None, "Column with the classes.")
+    patient_column: str | None = _option(None, "Column with the patients.")
+    split_column: str | None = _option(None, "Column with train, valid or test.")
+    out: str | None = _option(None, "Run folder; by default a new one in runs/.", path=True)
+    views: int = _option(4, "Augmented readings that the frozen part runs on; 0 augments anew every epoch.", least=0)
+    unfreeze: str = _option("head", "What is trained: head, block5 (the last block too) or all.", choices=UNFREEZE)
+    engine: str = _option("auto", "What runs the frozen part: auto, torch or openvino (on CPUs, an optional package).")
+    precision: str = _option("auto", "Of the frozen part: auto, fp32, bf16, fp16 (on a GPU) or int8 (by OpenVINO).")
+    cache: str | None = _option(None, "Folder of the stored activations; by default the user's cache.", path=True)
+    workers: int | None = _option(None, "Decoding processes or threads; by default chosen.", least=0)
 
     def __post_init__(self):
-        _at_least("epochs", self.epochs, 1)
-        _at_least("views", self.views, 0)
-        _at_least("size", self.size, 32)
-        if self.size > 2048:
-            raise UsageError(f"--size {self.size}: must be 2,048 or less", "224 is what most bodies were trained at")
-        _at_least("seed", self.seed, 0)
-        for name, least in (("bs", 2), ("patience", 1), ("workers", 0)):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), least)
-        if self.lr is not None and not 0 < self.lr <= 10:
-            raise UsageError(f"--lr {self.lr}: not a rate above 0 and up to 10", "try --lr 0.002, or leave it out")
-        if self.unfreeze not in UNFREEZE:
-            near = difflib.get_close_matches(self.unfreeze, UNFREEZE, n=1, cutoff=0.3) or [", ".join(UNFREEZE)]
-            raise UsageError(f"--unfreeze {self.unfreeze}: unknown", f"did you mean {near[0]}?")
-
+        for each in fields(self):
+            _check(each.name, getattr(self, each.name), each.metadata)
         if self.fold is not None and self.splits is None:
             raise UsageError(f"--fold {self.fold}: of which folds?", "add --splits splits.csv, from octfast data split")
 
@@ -104,6 +94,26 @@ class TrainConfig:
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UsageError(f"--{name} {value}: must be {least} or more", "see octfast train --help")
+def range_text(about: Any) -> str:
+    """The range of a number in words, by the metadata of its field; empty where any number will do."""
+    least, most = about.get("least"), about.get("most")
+    if "above" in about:
+        return f"above {about['above']}" + (f" and up to {most:,}" if most is not None else "")
+    if least is not None and most is not None:
+        return f"{least:,} to {most:,}"
+    return f"{least:,} or more" if least is not None else ""
+
+
+def _check(name: str, value: Any, about: Any) -> None:
+    """Raise UsageError where a value does not suit the metadata of its field."""
+    if value is None:
+        return
+    if choices := about.get("choices"):
+        if value not in choices:
+            near = difflib.get_close_matches(value, choices, n=1, cutoff=0.3) or [", ".join(choices)]
+            raise UsageError(f"--{name} {value}: unknown", f"did you mean {near[0]}?")
+    elif words := range_text(about):
+        # Said of what is inside the range, as a NaN is on neither side of it.
+        inside = value > about["above"] if "above" in about else value >= about["least"]
+        if not (inside and value <= about.get("most", value)):
+            raise UsageError(f"--{name} {value}: must be {words}", about.get("hint", "see octfast train --help"))

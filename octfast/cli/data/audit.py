@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def audit(
-    data: Annotated[
-        Path, typer.Argument(help="Folder of scans, a CSV, TSV or parquet table, or a MedMNIST .npz file.")
-    ],
+    data: options.Data,
     out: Annotated[Path | None, typer.Option(help="CSV to write, a row a finding and file; never overwritten.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one a core, 8 at most.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    workers: options.Threads = None,
+    as_json: options.Json = False,
 ) -> None:
     """Find what is wrong with a data set: broken files, copies, leaks between splits, odd pictures.
 

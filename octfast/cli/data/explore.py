@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def explore(
-    data: Annotated[
-        Path, typer.Argument(help="Folder of scans, a CSV, TSV or parquet table, or a MedMNIST .npz file.")
-    ],
+    data: options.Data,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the figures (PNG) and tables (CSV); never overwritten.")
     ] = None,
@@ -20,8 +20,8 @@ def explore(
     brightness: Annotated[
         bool, typer.Option(help="Measure the brightness, which decodes the scans; without, their heads are read.")
     ] = True,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads; by default one a core, 8 at most.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    workers: options.Threads = None,
+    as_json: options.Json = False,
 ) -> None:
     """Show what a data set holds: scans and patients a split and class, sizes, formats, brightness, samples.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder to write; must be missing or empty.")],
@@ -17,7 +19,7 @@ def phantom(
     fault: Annotated[
         list[str] | None, typer.Option(help="Plant a fault so many times, as in truncated=3; may be repeated.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Make synthetic B-scans in OCT2017's layout; they show no patient and are of no clinical meaning.
 

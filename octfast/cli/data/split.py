@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from octfast.cli import options
+
 
 def split(
-    data: Annotated[
-        Path, typer.Argument(help="Folder of scans, a CSV, TSV or parquet table, or a MedMNIST .npz file.")
-    ],
+    data: options.Data,
     out: Annotated[Path, typer.Option(help="CSV to write; never overwritten.")],
     valid: Annotated[float, typer.Option(help="Share of all scans for validation.")] = 0.1,
     test: Annotated[
@@ -20,11 +20,11 @@ def split(
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the scans outside of test; 0 for none.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the shuffles.")] = 0,
-    path_column: Annotated[str | None, typer.Option(help="Column of a table with the files.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column with the classes.")] = None,
-    patient_column: Annotated[str | None, typer.Option(help="Column with the patients.")] = None,
-    split_column: Annotated[str | None, typer.Option(help="Column with train, valid or test.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    patient_column: options.PatientColumn = None,
+    split_column: options.SplitColumn = None,
+    as_json: options.Json = False,
 ) -> None:
     """Draw splits and folds in which no patient and no identical file stands on two sides.
 
