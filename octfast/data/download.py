@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 from octfast.errors import DataError, UsageError
+from octfast.files import is_offline, is_taken
 
 log = logging.getLogger("octfast")
 
@@ -129,7 +130,7 @@ def _octmnist(out: Path, size: int) -> Path:
 def _oct2017(out: Path) -> Path:
     source = SOURCES["oct2017"]
     by_hand = f"fetch {source.page} by hand and unpack it into {out}"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise DataError(f"{out} exists and is not empty", "give another --out; nothing is overwritten")
     _reach(source, by_hand)
     # Beside the target, so that what is whole needs only a new name.
@@ -183,7 +184,7 @@ def _package(source: Source) -> ModuleType:
 
 def _reach(source: Source, by_hand: str) -> None:
     """Raise a DataError within seconds where there is no network, for the packages may wait for minutes."""
-    if os.environ.get("OCTFAST_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}:
+    if is_offline():
         raise DataError("nothing is fetched, as OCTFAST_OFFLINE is set", f"unset it, or {by_hand}")
     _package_there(source)
     answer: queue.Queue[str] = queue.Queue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from PIL import Image, ImageStat
 
 from octfast.console import track
 from octfast.data import preprocess
-from octfast.data.phantom.draw import NOTE
+from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.read import read_data
 from octfast.data.scans import SPLITS, write_csv
 from octfast.errors import DataError
+from octfast.files import is_taken, usable_cores
 
 if TYPE_CHECKING:
     from octfast.figure import Figure
@@ -136,7 +136,7 @@ def measure(
     progress : called with (done, all) in the calling thread.
     """
     rows = []
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
         for start in range(0, len(scans), 512):
             block = scans["path"].iloc[start : start + 512]
             for row in pool.map(lambda path: _measure(path, with_brightness), block):
@@ -203,16 +203,6 @@ def brightness(scans: pd.DataFrame) -> pd.DataFrame:
     return table.assign(order=order).sort_values(["order", "label"], ignore_index=True).drop(columns="order")
 
 
-def is_synthetic(scans: pd.DataFrame) -> bool:
-    """Whether the scans lie in a folder of phantoms, by its SYNTHETIC.txt."""
-    try:
-        common = Path(os.path.commonpath([Path(p).parent for p in scans["path"]]))
-    except ValueError:
-        return False
-    # All of one class of one split lie two folders below the note.
-    return any((folder / NOTE).is_file() for folder in (common, *common.parents[:2]))
-
-
 def check_folder_free(out: str | Path) -> Path:
     """The folder, where nothing is in it yet.
 
@@ -221,7 +211,7 @@ def check_folder_free(out: str | Path) -> Path:
     DataError : it is a file, or not empty.
     """
     out = Path(out).expanduser()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise DataError(f"{out} exists and is not empty", "choose another folder; nothing is overwritten")
     return out
 

@@ -15,6 +15,7 @@ from octfast.data.preprocess import decode_grey
 from octfast.data.scans import SPLITS
 from octfast.errors import DataError
 from octfast.figure import Figure, short
+from octfast.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,10 +33,9 @@ def plot_counts(scans: pd.DataFrame, ax: Axes | None = None, of: str = "scans") 
     ax : where to draw; None makes a figure.
     of : scans or patients.
     """
-    from octfast.data import explore
-
     ax = _axes(ax)
-    table = (explore.counts if of == "scans" else explore.patients)(scans).drop(index="all", columns="all")
+    by = scans.groupby(["split", "label"])["patient"]
+    table = (by.size() if of == "scans" else by.nunique()).unstack(fill_value=0).reindex(_splits(scans))
     at, width = np.arange(len(table.columns)), 0.8 / len(table)
     for i, (split, row) in enumerate(table.iterrows()):
         bars = ax.bar(at + (i - (len(table) - 1) / 2) * width, row, width, color=COLOURS[str(split)], label=str(split))
@@ -165,10 +165,9 @@ def brightness_figure(scans: pd.DataFrame, name: str, note: str = "") -> Figure:
 
 
 def save_png(fig: Figure, file: Path, dpi: int = 120) -> Path:
-    """Write a figure under its name only when it is whole."""
-    part = file.with_name(f".{file.name}.part")
-    fig.savefig(part, dpi=dpi, format="png")
-    part.replace(file)
+    """Write a figure; the file has its name only when it is whole."""
+    with whole_file(file) as part:
+        fig.savefig(part, dpi=dpi, format="png")
     return file
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from octfast.errors import DataError
+from octfast.files import whole_file
 
 log = logging.getLogger("octfast")
 
@@ -48,12 +49,10 @@ def save_scans(scans: pd.DataFrame, file: str | Path, root: str | Path) -> None:
 
 
 def write_csv(table: pd.DataFrame, file: str | Path) -> None:
-    """Write a table as CSV under a temporary name, then give it its own, so that no half of it is ever read."""
-    file = Path(file)
-    part = file.with_name(f".{file.name}.part")
-    # With these line ends pandas quotes a carriage return in a name, too.
-    table.to_csv(part, index=False, lineterminator="\r\n")
-    part.replace(file)
+    """Write a table as CSV; the file has its name only when it is whole."""
+    with whole_file(Path(file)) as part:
+        # With these line ends pandas quotes a carriage return in a name, too.
+        table.to_csv(part, index=False, lineterminator="\r\n")
 
 
 def load_scans(file: str | Path, root: str | Path) -> pd.DataFrame:

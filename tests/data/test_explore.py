@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from octfast.cli.data import app as data_app
 from octfast.data import explore as ex
 from octfast.data import explore_figures as draw
+from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
 
@@ -108,7 +109,7 @@ def test_measuring_twice_does_not_double_the_columns(folder):
 
 def test_phantoms_are_marked_as_such(phantoms, folder, tmp_path):
     assert ex.explore(phantoms, False).synthetic
-    assert ex.is_synthetic(read_scans(phantoms).query("split == 'test' and label == 'CNV'"))
+    assert is_synthetic(read_scans(phantoms).query("split == 'test' and label == 'CNV'"))
     assert not ex.explore(folder, False).synthetic
     assert "Synthetic phantoms" in ex.explore(phantoms).figures()["samples"]._supxlabel.get_text()
     assert "Synthetic" not in ex.explore(folder).figures()["samples"]._supxlabel.get_text()

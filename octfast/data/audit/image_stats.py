@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from octfast.data import preprocess
 from octfast.data.audit.annotations import chroma, find_marks, white_border
 from octfast.errors import DataError
+from octfast.files import usable_cores
 
 # 144 bits and not the usual 64: OCT scans of different patients lie within 6 of 64 bits of each other, but not within
 # 20 of 144, where re-encoded, resized and brightened copies lie within 6.
@@ -104,7 +104,7 @@ def look_at_all(
     progress : called with (done, all) in the calling thread.
     """
     looks: list[Look] = []
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
         # In blocks, so that a stop is heeded and no queue of 100,000 is made.
         for start in range(0, len(paths), 512):
             for look in pool.map(look_at, paths[start : start + 512]):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,7 +20,10 @@ from PIL import Image
 from octfast.data.phantom.anatomy import draw_eye, draw_lesions
 from octfast.data.phantom.render import draw_slice
 from octfast.errors import DataError
-from octfast.files import cache_root
+from octfast.files import cache_root, is_taken, usable_cores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 # Raised whenever the pictures change, as the cache is named after it.
@@ -147,6 +151,16 @@ def default_phantoms(
     return folder
 
 
+def is_synthetic(scans: pd.DataFrame) -> bool:
+    """Whether the scans lie in a folder of phantoms, by its SYNTHETIC.txt."""
+    try:
+        common = Path(os.path.commonpath([Path(p).parent for p in scans["path"]]))
+    except ValueError:
+        return False
+    # All of one class of one split lie two folders below the note.
+    return any((folder / NOTE).is_file() for folder in (common, *common.parents[:2]))
+
+
 @dataclass(frozen=True)
 class _Job:
     split: str
@@ -177,7 +191,7 @@ def _check_classes(classes: Sequence[str]) -> None:
 
 
 def _check_free(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise DataError(f"{out} exists and is not empty.", "Choose another folder, or delete this one first.")
 
 
@@ -219,7 +233,7 @@ def _write_all(
     # Threads, as nearly all the time goes to numpy, scipy and Pillow, which let go of the interpreter's lock; and they
     # start at once, ask for no __main__ guard, and are safe beside a torch that has threads of its own.
     total = 0
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
         try:
             for done, written in enumerate(pool.map(write, jobs), 1):
                 total += written

@@ -32,6 +32,7 @@ from octfast.data.phantom.spoil import (
 )
 from octfast.data.scans import write_csv
 from octfast.errors import DataError, UsageError
+from octfast.files import is_taken
 
 log = logging.getLogger("octfast")
 
@@ -154,7 +155,7 @@ def write_faulty_phantoms(
     """
     check_faults(faults)
     out = Path(out).expanduser().absolute()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if is_taken(out):
         raise DataError(f"{out} exists and is not empty", "choose another folder, or remove it first")
     draft = out.with_name(f".{out.name}-faults-{uuid.uuid4().hex[:8]}")
     try:
