@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,7 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
-from octfast.run.folder import Run
+from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 
@@ -56,6 +58,52 @@ def run_predictions(
     return rescale(table, info.classes, temperature or info.temperature), info
 
 
+def out_of_fold(runs: Sequence[Run | str | Path]) -> tuple[pd.DataFrame, tuple[str, ...], int]:
+    """The validation predictions of the runs of a cross-validation, one below the other.
+
+    Parameters
+    ----------
+    runs : the runs, their folders, or folders of such folders.
+
+    Returns
+    -------
+    (the Predictions table, every scan predicted by a model that was not trained on its patient; the classes; the
+    number of runs).
+
+    Raises
+    ------
+    UsageError : fewer than two runs.
+    DataError : they differ in their classes, or two hold the same patient or scan out, so that they are no folds.
+    BundleError : a folder is no run, or the run is damaged.
+    """
+    opened = _open_all(runs)
+    if len(opened) < 2:
+        raise UsageError(
+            "out-of-fold predictions need the runs of two folds or more", "name each: --folds RUN --folds RUN"
+        )
+    tables, classes = [], None
+    for run in opened:
+        table, info = run_predictions(run, "valid")
+        if classes is None:
+            classes = info.classes
+        elif classes != info.classes:
+            raise DataError(
+                f"{run.path.name} has other classes ({', '.join(info.classes)}) than {opened[0].path.name}",
+                "give the runs of one data set",
+            )
+        tables.append(table.assign(fold=run.path.name))
+    together = pd.concat(tables, ignore_index=True)
+    for what in ("path", "patient"):
+        folds = together.groupby(what)["fold"].nunique()
+        if (folds > 1).any():
+            twice = folds.index[folds > 1][0]
+            raise DataError(
+                f"these runs are no folds: {what} {twice} is held out by {folds[twice]} of them",
+                "train each with --splits FILE --fold N of one octfast data split --folds",
+            )
+    return together, classes or (), len(opened)
+
+
 def _check_table(table: pd.DataFrame, info: BundleInfo, file: Path) -> None:
     """Refuse a table that cannot be read as predictions of this model, at one temperature."""
     numbers = ["probability", "loss", *(f"p_{c}" for c in info.classes)]
@@ -68,3 +116,25 @@ def _check_table(table: pd.DataFrame, info: BundleInfo, file: Path) -> None:
         table_temperature(table)
     except BundleError as e:
         raise BundleError(f"{file}: {e.message}", e.hint) from None
+
+
+def _open_all(runs: Sequence[Run | str | Path]) -> list[Run]:
+    opened: dict[Path, Run] = {}
+    for given in runs:
+        if isinstance(given, Run):
+            opened[given.path] = given
+            continue
+        folder = Path(given).expanduser()
+        inner = [f for f in sorted(folder.iterdir()) if _is_run(f)] if folder.is_dir() and not _is_run(folder) else []
+        for path in inner or [folder]:
+            run = open_run(path)
+            opened[run.path] = run
+    return list(opened.values())
+
+
+def _is_run(folder: Path) -> bool:
+    file = folder / "config.json"
+    try:
+        return file.is_file() and isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError, RecursionError):
+        return False

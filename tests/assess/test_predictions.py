@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,12 +9,13 @@ import pytest
 from octfast.assess import predictions
 from octfast.assess.interpret.interpret import interpret_run
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
-from octfast.assess.predictions import run_predictions
-from octfast.errors import BundleError
+from octfast.assess.predictions import out_of_fold, run_predictions
+from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.bundle.read import load_bundle
 from octfast.model.bundle.write import update_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
+from octfast.run.folder import open_run
 
 
 def test_a_table_is_read_at_the_temperature_of_the_bundle(own_run):
@@ -66,3 +69,36 @@ def test_a_table_of_several_temperatures_is_damaged(own_run):
     own_run.save_predictions(table.assign(temperature=np.arange(len(table)) + 1.0), "valid")
     with pytest.raises(BundleError, match=r"predictions-valid\.csv.* does not hold one positive number"):
         run_predictions(own_run)
+
+
+@pytest.fixture
+def folds(trained, tmp_path):
+    """Two runs that hold out one half of the validation patients each, as two folds would."""
+    table = trained.predictions("valid")
+    patients = sorted(table["patient"].unique())
+    runs = []
+    for i in range(2):
+        run = open_run(shutil.copytree(trained.path, tmp_path / "folds" / f"fold{i}"))
+        run.save_predictions(table[table["patient"].isin(patients[i::2])], "valid")
+        runs.append(run)
+    return runs
+
+
+def test_out_of_fold_predictions_are_those_of_the_runs_together(folds, trained, tmp_path):
+    table, classes, n = out_of_fold(folds)
+    assert n == 2 and list(classes) == list(trained.config["classes"])
+    assert set(table["path"]) == set(trained.predictions("valid")["path"]) and table["path"].is_unique
+    for given_ones in ([r.path for r in folds], [tmp_path / "folds"], [folds[0], tmp_path / "folds"]):
+        again, _, n = out_of_fold(given_ones)
+        assert n == 2 and set(again["path"]) == set(table["path"])
+
+
+def test_runs_that_are_no_folds(folds, trained, tmp_path):
+    with pytest.raises(DataError, match=r"no folds: .* is held out by 2"):
+        out_of_fold([*folds, trained])
+    with pytest.raises(UsageError, match="two folds"):
+        out_of_fold([folds[0]])
+    with pytest.raises(UsageError, match="two folds"):
+        out_of_fold([folds[0], folds[0].path])
+    with pytest.raises(BundleError, match="not a run folder"):
+        out_of_fold([folds[0], tmp_path / "nowhere"])

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from octfast.assess.interpret.heatmap import HeatMaps, check_method
-from octfast.assess.interpret.label_errors import find_label_errors, out_of_fold
+from octfast.assess.interpret.label_errors import find_label_errors
 from octfast.assess.interpret.plots import Heat, plot_confusion_matrix, plot_montage, plot_top_losses
 from octfast.assess.interpret.rows import (
     confusion_matrix,
@@ -23,7 +23,7 @@ from octfast.assess.interpret.rows import (
     top_losses,
 )
 from octfast.assess.metrics.referral import urgent_classes
-from octfast.assess.predictions import run_predictions
+from octfast.assess.predictions import out_of_fold, run_predictions
 from octfast.console import track
 from octfast.data.scans import save_scans
 from octfast.errors import UsageError
@@ -122,7 +122,7 @@ def interpret_run(
     Raises
     ------
     OctfastError : see `octfast.assess.predictions.run_predictions`,
-        `octfast.assess.metrics.referral.urgent_classes` and `octfast.assess.interpret.label_errors.out_of_fold`.
+        `octfast.assess.metrics.referral.urgent_classes` and `octfast.assess.predictions.out_of_fold`.
     """
     if method != "gradcam":
         check_method(method)

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from octfast.assess.interpret.label_errors import find_label_errors, out_of_fold
-from octfast.errors import BundleError, DataError, UsageError
-from octfast.run.folder import open_run
+from octfast.assess.interpret.label_errors import find_label_errors
 from tests.assess.interpret.test_interpretation import CLASSES, predictions, tables
 
 
@@ -65,36 +61,3 @@ def test_any_table_will_do_and_none_is_changed(found):
 @pytest.mark.parametrize("labels", [["CNV"], ["CNV"] * 5, []])
 def test_one_class_alone_cannot_be_confused(labels):
     assert len(find_label_errors(predictions(labels, np.zeros((len(labels), 4))), CLASSES)) == 0
-
-
-@pytest.fixture
-def folds(trained, tmp_path):
-    """Two runs that hold out one half of the validation patients each, as two folds would."""
-    table = trained.predictions("valid")
-    patients = sorted(table["patient"].unique())
-    runs = []
-    for i in range(2):
-        run = open_run(shutil.copytree(trained.path, tmp_path / "folds" / f"fold{i}"))
-        run.save_predictions(table[table["patient"].isin(patients[i::2])], "valid")
-        runs.append(run)
-    return runs
-
-
-def test_out_of_fold_predictions_are_those_of_the_runs_together(folds, trained, tmp_path):
-    table, classes, n = out_of_fold(folds)
-    assert n == 2 and list(classes) == list(trained.config["classes"])
-    assert set(table["path"]) == set(trained.predictions("valid")["path"]) and table["path"].is_unique
-    for given_ones in ([r.path for r in folds], [tmp_path / "folds"], [folds[0], tmp_path / "folds"]):
-        again, _, n = out_of_fold(given_ones)
-        assert n == 2 and set(again["path"]) == set(table["path"])
-
-
-def test_runs_that_are_no_folds(folds, trained, tmp_path):
-    with pytest.raises(DataError, match=r"no folds: .* is held out by 2"):
-        out_of_fold([*folds, trained])
-    with pytest.raises(UsageError, match="two folds"):
-        out_of_fold([folds[0]])
-    with pytest.raises(UsageError, match="two folds"):
-        out_of_fold([folds[0], folds[0].path])
-    with pytest.raises(BundleError, match="not a run folder"):
-        out_of_fold([folds[0], tmp_path / "nowhere"])
