@@ -1,4 +1,4 @@
-"""fastai callbacks of a run: history as it is made, the best weights kept, stopping early, progress."""
+"""fastai callbacks of a run: the history, the best weights, stopping early, progress."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import csv
 import logging
 import math
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
 from fastai.callback.training import BnFreeze
 from fastai.learner import Recorder
+from safetensors.torch import load_file, save_file
 
-from octfast.console import in_terminal
 from octfast.errors import OctfastError
+from octfast.files import whole_file
 
 log = logging.getLogger("octfast")
 
 
 class FrozenEval(BnFreeze):
-    """Keep every module without a trainable parameter in eval mode, each time fastai calls `train()`.
+    """Puts every frozen module back into eval mode whenever fastai calls `train()`.
 
-    fastai's BnFreeze does it for batch norm; dropout inside a frozen body would change its features as well.
+    fastai's BnFreeze does so for batch norms alone, but dropout in a frozen body would change its features as well.
     """
 
     def before_train(self):
@@ -40,26 +43,28 @@ class SaveBest(SaveModelCallback):
     """
 
     def __init__(self, file: str | Path, monitor: str = "valid_loss"):
-        super().__init__(monitor=monitor, reset_on_fit=False)
-        self.file = Path(file)
+        file = Path(file)
+        super().__init__(monitor=monitor, fname=file.stem, reset_on_fit=False)
+        self.file = file
         self.best_epoch: int | None = None
         self.epochs = 0
 
     def after_epoch(self):
-        TrackerCallback.after_epoch(self)
         self.epochs += 1
-        if self.new_best:
-            from safetensors.torch import save_file
+        # fastai prints each improvement; History has a line for each epoch.
+        with redirect_stdout(None):
+            super().after_epoch()
 
-            self.best_epoch = self.epochs - 1
-            part = self.file.with_name(f".{self.file.name}.part")
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}, part)
-            part.replace(self.file)
+    def _save(self, name):
+        self.best_epoch = self.epochs - 1
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}
+        with whole_file(self.file) as part:
+            save_file(tensors, part)
+        self.last_saved_path = self.file
 
     def after_fit(self, **kwargs):
+        # fastai's would unpickle a file of this name whoever wrote it, and also where this fit saved none.
         if self.run and self.best_epoch is not None:
-            from safetensors.torch import load_file
-
             self.model.load_state_dict(load_file(self.file))
         TrackerCallback.after_fit(self)
 
@@ -70,22 +75,23 @@ class StopEarly(EarlyStoppingCallback):
     wait: int
 
     def after_epoch(self):
-        TrackerCallback.after_epoch(self)
-        self.wait = 0 if self.new_best else self.wait + 1
-        if self.wait >= self.patience:
+        try:
+            with redirect_stdout(None):
+                super().after_epoch()
+        except CancelFitException:
             best = self.epoch - self.wait + 1
             log.info("stopped early: no lower %s in %d epochs since epoch %d", self.monitor, self.wait, best)
-            raise CancelFitException()
+            raise
 
 
 class History(Callback):
-    """Write a row an epoch to history.csv, flushed as the epoch ends, and say it in the log.
+    """Write a row to history.csv at the end of each epoch, and a line to the log.
 
-    Columns: epoch (from 1), train_loss, valid_loss, train_accuracy (over the epoch's batches, while it learns),
+    Columns: epoch (from 1), train_loss, valid_loss, train_accuracy (over the epoch's batches, during training),
     accuracy (validation), then any other metric, lr (at the end of the epoch), seconds.
     """
 
-    # After the Recorder has the epoch's figures and before StopEarly can cancel the fit.
+    # After the Recorder has the epoch's metrics and before StopEarly can cancel the fit.
     run_after = Recorder
     order = 55
 
@@ -139,33 +145,23 @@ class History(Callback):
 
 
 class TrainBar(Callback):
-    """One bar over all batches of a fit, in a terminal; nothing elsewhere, where History's lines serve."""
+    """Tells a progress bar, such as `octfast.console.track` gives, of each batch of a fit.
+
+    Parameters
+    ----------
+    update : called with (batches done, batches in all).
+    """
 
     order = 70
 
-    def before_fit(self):
-        self.bar = None
-        if hasattr(self.learn, "lr_finder") or hasattr(self.learn, "gather_preds") or not in_terminal():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    def __init__(self, update: Callable[[int, int], None]):
+        super().__init__()
+        self.update = update
 
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f}%"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self.bar.start()
-        self.task = self.bar.add_task("", total=self.n_epoch * max(1, len(self.dls.train) + len(self.dls.valid)))
+    def before_fit(self):
+        self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
+        self.done, self.total = 0, self.n_epoch * max(1, len(self.dls.train) + len(self.dls.valid))
 
     def after_batch(self):
-        if self.bar:
-            self.bar.advance(self.task)
-
-    def after_fit(self):
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
+        self.done += 1
+        self.update(self.done, self.total)

@@ -50,7 +50,7 @@ def learner(losses: list[float], folder: Path, train_loss: float = 1.0) -> Learn
 def fit(losses, patience, folder, fits=1, extra=()):
     learn = learner(losses, folder)
     best = SaveBest(folder / "best.safetensors")
-    cbs = [History(folder / "history.csv"), best, StopEarly(patience=patience), TrainBar(), *extra]
+    cbs = [History(folder / "history.csv"), best, StopEarly(patience=patience), *extra]
     with learn.no_bar(), learn.no_logging():
         for _ in range(fits):
             learn.fit(len(losses) // fits, 1.0, cbs=cbs)
@@ -148,3 +148,32 @@ def test_frozen_modules_are_in_eval_mode_whenever_training_starts(tmp_path):
         assert not any(on for name, on in modes.items() if name.startswith("0."))
         assert modes["1.2"] and modes["1.3"]
     assert all(torch.equal(v, before[k]) for k, v in body.state_dict().items())
+
+
+def test_nothing_is_printed(tmp_path, capsys):
+    fit([3.0, 2.0, 2.0, 2.0], 2, tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_only_what_this_training_saved_is_loaded(tmp_path):
+    """A fit that never improves leaves the weights as they are, whatever lies under the file's name."""
+    (tmp_path / "best.safetensors").write_bytes(b"not weights")
+    learn, best, _ = fit([float("inf")] * 2, 5, tmp_path)
+    assert best.best_epoch is None and best.last_saved_path is None and learn.model.weight.item() == 2
+    assert (tmp_path / "best.safetensors").read_bytes() == b"not weights"
+
+
+def test_loggers_are_told_where_the_best_weights_are(tmp_path):
+    _, best, _ = fit([2.0, 1.0], 5, tmp_path)
+    assert best.last_saved_path == tmp_path / "best.safetensors"
+
+
+def test_the_bar_is_told_of_each_batch_and_not_of_predictions(tmp_path):
+    told = []
+    learn = learner([1.0] * 9, tmp_path)
+    learn.add_cb(TrainBar(lambda done, of: told.append((done, of))))
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(3)
+        assert told == [(i + 1, 6) for i in range(6)]
+        learn.get_preds(ds_idx=1, with_loss=False)
+    assert len(told) == 6
