@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,10 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform, compose_tfms
 
-from octfast.data.prepare import leave_out_unreadable
+from octfast.data.prepare import Prepared, prepare
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize
-from octfast.data.readers.read import read_data
 from octfast.data.scans import class_names
-from octfast.data.splits.hold_out import assign_validation
+from octfast.files import usable_cores
 
 log = logging.getLogger("octfast")
 
@@ -122,12 +120,14 @@ def oct_datablock(
 
 
 def oct_dataloaders(
-    data: str | Path | pd.DataFrame,
+    data: str | Path | pd.DataFrame | Prepared,
     *,
     size: int = 224,
     bs: int | None = None,
     valid: str | float = 0.1,
     seed: int = 0,
+    drop_leaks: bool = False,
+    allow_leaks: bool = False,
     augment: bool = True,
     num_workers: int | None = None,
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -138,12 +138,15 @@ def oct_dataloaders(
 
     Parameters
     ----------
-    data : a folder, table or MedMNIST file that `read_data` understands, or a Scans table. In a Scans table that
-        already has validation scans `split` is kept as it is; otherwise validation is held out by patient.
+    data : a folder, table or MedMNIST file that `read_data` understands, or a Scans table, see
+        `octfast.data.prepare.prepare`; or what that gave, which is taken as it is. In a Scans table that already has
+        validation scans `split` is kept; otherwise validation is held out by patient.
     size : the side of a scan, in pixels.
     bs : scans a batch; None takes 64, and fewer where an epoch would have fewer than 16 batches.
     valid : the share of scans to hold out by patient, or "folder" to keep the given validation folder.
     seed : of the held-out patients, the order of training and the augmentation.
+    drop_leaks : leave out training and validation scans whose patient or an identical file is in test.
+    allow_leaks : warn of patients in two splits instead of refusing them.
     augment : whether to change training scans at random (`oct_transforms`).
     num_workers : processes that decode; None chooses by cores and shared memory.
     mean, std : of the three channels, for samples in 0..1.
@@ -155,14 +158,12 @@ def oct_dataloaders(
 
     Raises
     ------
-    DataError, UsageError : see `read_scans`, `leave_out_unreadable` and `assign_validation`.
+    DataError : patients stand in two splits and neither `drop_leaks` nor `allow_leaks` is set; or see `prepare`.
+    UsageError : see `prepare`.
     """
-    if isinstance(data, pd.DataFrame):
-        scans = assign_validation(data, "folder" if (data["split"] == "valid").any() else valid, seed)
-    else:
-        scans, _ = leave_out_unreadable(read_data(data))
-        scans = assign_validation(scans, valid, seed)
-    scans = scans.reset_index(drop=True)
+    if not isinstance(data, Prepared):
+        data = prepare(data, valid=valid, seed=seed, drop_leaks=drop_leaks, allow_leaks=allow_leaks)
+    scans = data.scans.reset_index(drop=True)
     used = scans[scans["split"] != "test"].reset_index(drop=True)
     used = used.assign(is_valid=used["split"] == "valid")
     bs = batch_size(int((~used["is_valid"]).sum()), bs)
@@ -196,7 +197,7 @@ def batch_size(n_train: int, bs: int | None = None) -> int:
 
 def decoding_workers(size: int, bs: int, shm: str | Path = "/dev/shm") -> int:
     """How many decoding processes to use: one a core, to 8; none, said in the log, where shared memory is too small."""
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    workers = min(8, usable_cores())
     shm = Path(shm)
     if workers and shm.is_dir():
         # Each worker keeps two batches of three float channels under way.

@@ -1,17 +1,27 @@
-"""Finds the files that cannot be read before training does, and leaves them out with their reason."""
+"""Prepares scans for training: reads and checks them, applies splits, holds out by patient and refuses leaks."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+from octfast.console import track
 from octfast.data import preprocess
+from octfast.data.audit.checks import quick_audit, wilson
 from octfast.data.preprocess import decode_grey
+from octfast.data.readers.read import data_folder, read_data
+from octfast.data.readers.table import common_folder
+from octfast.data.scans import class_names, describe_scans
+from octfast.data.splits import leaks
+from octfast.data.splits.files import apply_splits
+from octfast.data.splits.hold_out import assign_validation
 from octfast.errors import DataError
 
 log = logging.getLogger("octfast")
@@ -25,6 +35,107 @@ _UNUSUAL = {
     "P": "palette colour, read as grey",
     "animated": "animated, only the first frame is read",
 }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Scans that are ready to be trained on.
+
+    Attributes
+    ----------
+    scans : the Scans table, every scan in its split; no patient in two splits, unless that was allowed.
+    left_out : the scans that are not used, with a column `reason`: unreadable files, and leaks that were dropped.
+    root : the folder that the paths are written relative to.
+    """
+
+    scans: pd.DataFrame
+    left_out: pd.DataFrame
+    root: Path
+
+
+def prepare(
+    data: str | Path | pd.DataFrame,
+    *,
+    valid: str | float = 0.1,
+    seed: int = 0,
+    splits: str | Path | None = None,
+    fold: int | None = None,
+    drop_leaks: bool = False,
+    allow_leaks: bool = False,
+    cache: str | Path | None = None,
+    **columns: Any,
+) -> Prepared:
+    """Read a data set, leave out unreadable files, give every scan its split, and refuse patients in two splits.
+
+    Parameters
+    ----------
+    data : what `read_data` reads, or a Scans table. A table's files are taken as readable, and where it has validation
+        scans, or `splits` has, these are kept whatever `valid` says.
+    valid : the share of scans to hold out by patient, or "folder" to keep the given validation folder.
+    seed : of the held-out patients.
+    splits, fold : a CSV of `octfast data split` to take the splits from, and the fold of it to validate on.
+    drop_leaks : leave out scans whose patient, or an identical file, is in a split that goes before theirs.
+    allow_leaks : warn of patients in two splits instead of refusing them.
+    cache : where a MedMNIST file is unpacked.
+    columns : `path_column`, `label_column`, `patient_column`, `split_column` of a table of scans.
+
+    Raises
+    ------
+    DataError : patients stand in two splits and `allow_leaks` is not set; and what `read_data`, `apply_splits`,
+        `leave_out_unreadable`, `drop_leaks` and `assign_validation` raise.
+    UsageError : a column, share or fold that cannot be.
+    """
+    given = isinstance(data, pd.DataFrame)
+    if isinstance(data, pd.DataFrame):
+        if data.empty:
+            raise DataError("there are no scans in the table", "give a table with a row a scan")
+        scans, root = data.reset_index(drop=True), common_folder(data, Path("the table"))
+    else:
+        scans = read_data(data, cache=cache, **columns)
+        root = data_folder(data, scans)
+    if splits is not None:
+        scans = apply_splits(scans, splits, fold)
+    left_out = scans.iloc[:0].assign(reason="")
+    if not given:
+        with track("checking files", len(scans)) as update:
+            scans, left_out = leave_out_unreadable(scans, update)
+    # Splits that were drawn beforehand bring their validation with them.
+    if (given or splits is not None) and (scans["split"] == "valid").any():
+        valid = "folder"
+    if drop_leaks:
+        if valid != "folder":
+            # The given validation is drawn anew below, so it holds no training scan back.
+            scans["split"] = scans["split"].where(scans["split"] == "test", "train")
+        scans, leaked = leaks.drop_leaks(scans)
+        left_out = pd.concat([left_out, leaked], ignore_index=True)
+    scans = assign_validation(scans, valid, seed)
+    leaks.refuse_leaks(scans, allow_leaks)
+    return Prepared(scans, left_out, root)
+
+
+def log_scans(scans: pd.DataFrame) -> None:
+    """Say what training should know of its scans: the findings of the quick audit, the classes, and the splits.
+
+    A line a check; of leaks, `prepare` has spoken. A small validation split is told by the Wilson interval of an
+    accuracy of 90% on it.
+    """
+    found = pd.DataFrame(quick_audit(scans), columns=["severity", "check", "path", "detail", "related"])
+    found = found[found["severity"].isin(["error", "warning"])]
+    said_elsewhere = ("patient-across-splits", "small-validation")
+    for check, rows in found[~found["check"].isin(said_elsewhere)].groupby("check", sort=False):
+        first = rows.iloc[0]
+        log.warning("%s (%d): %s", check, len(rows), " ".join(filter(None, (first["path"], first["detail"]))))
+    n = int((scans["split"] == "valid").sum())
+    if n < 200:
+        right = round(0.9 * n)
+        low, high = wilson(right, n)
+        log.warning(
+            "validation has only %d scans: an accuracy of %.0f%% on it has a 95%% interval from %.0f%% to %.0f%%",
+            *(n, 100 * right / n, 100 * low, 100 * high),
+        )
+    log.info("classes: %s", ", ".join(f"{i} {name}" for i, name in enumerate(class_names(scans))))
+    for split, row in describe_scans(scans).iterrows():
+        log.info("%s: %d scans of %d patients", split, row["scans"], row["patients"])
 
 
 def check_file(path: str | Path) -> tuple[str, str]:

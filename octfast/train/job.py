@@ -22,19 +22,13 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 from fastcore.basics import noop
-from scipy.stats import binomtest
 
 from octfast.console import track
-from octfast.data.audit.checks import quick_audit
-from octfast.data.explore import is_synthetic
 from octfast.data.loaders import oct_dataloaders
-from octfast.data.phantom.draw import default_phantoms
-from octfast.data.prepare import leave_out_unreadable
-from octfast.data.readers.read import data_folder, read_data
-from octfast.data.scans import class_names, describe_scans, save_scans, write_csv
-from octfast.data.splits.files import apply_splits
-from octfast.data.splits.hold_out import assign_validation, validation_share
-from octfast.data.splits.leaks import drop_leaks, refuse_leaks
+from octfast.data.phantom.draw import default_phantoms, is_synthetic
+from octfast.data.prepare import Prepared, log_scans, prepare
+from octfast.data.scans import describe_scans, save_scans, write_csv
+from octfast.data.splits.hold_out import validation_share
 from octfast.errors import OctfastError, WeightsError
 from octfast.figure import save_figure
 from octfast.model.arch import find_arch
@@ -81,8 +75,11 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     with _logged(run) as notes:
         start = time.time()
         try:
-            scans, left_out, root = _scans(config)
-            dls = oct_dataloaders(scans, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers)
+            prepared = _prepared(config)
+            scans, left_out, root = prepared.scans, prepared.left_out, prepared.root
+            dls = oct_dataloaders(
+                prepared, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers
+            )
             learn = _learner(dls, config)
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -159,57 +156,26 @@ def _check_names(config: TrainConfig) -> None:
         validation_share(config.valid)
 
 
-def _scans(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
+def _prepared(config: TrainConfig) -> Prepared:
     if config.data is None:
         log.warning("no DATA given: training on synthetic phantoms, which show no patient")
         with track("drawing phantoms", 1) as update:
             source: str | Path = default_phantoms(cache=Path(config.cache) if config.cache else None, progress=update)
     else:
         source = config.data
-    found = read_data(source, cache=config.cache, **config.columns)
-    root = data_folder(source, found)
-    if config.splits is not None:
-        found = apply_splits(found, config.splits, config.fold)
-    with track("checking files", len(found)) as update:
-        scans, left_out = leave_out_unreadable(found, update)
-    # Splits that were drawn beforehand bring their validation with them.
-    drawn = config.splits is not None and bool((scans["split"] == "valid").any())
-    valid = "folder" if drawn else config.valid
-    if config.drop_leaks:
-        if valid != "folder":
-            # The given validation is drawn anew below, so it holds no training scan back.
-            scans["split"] = scans["split"].where(scans["split"] == "test", "train")
-        scans, leaked = drop_leaks(scans)
-        left_out = pd.concat([left_out, leaked], ignore_index=True)
-    scans = assign_validation(scans, valid, config.seed)
-    refuse_leaks(scans, config.allow_leaks)
-    _say_audit(scans)
-    _say_rough(scans)
-    log.info("classes: %s", ", ".join(f"{i} {name}" for i, name in enumerate(class_names(scans))))
-    for split, row in describe_scans(scans).iterrows():
-        log.info("%s: %d scans of %d patients", split, row["scans"], row["patients"])
-    return scans, left_out, root
-
-
-def _say_audit(scans: pd.DataFrame) -> None:
-    """Say what the cheap part of the audit finds, a line a check; leaks and small validation are said elsewhere."""
-    found = pd.DataFrame(quick_audit(scans), columns=["severity", "check", "path", "detail", "related"])
-    found = found[found["severity"].isin(["error", "warning"])]
-    own = ("patient-across-splits", "small-validation")
-    for check, rows in found[~found["check"].isin(own)].groupby("check", sort=False):
-        first = rows.iloc[0]
-        log.warning("%s (%d): %s", check, len(rows), " ".join(filter(None, (first["path"], first["detail"]))))
-
-
-def _say_rough(scans: pd.DataFrame) -> None:
-    """Say how little a small validation split can tell: the Wilson interval of an accuracy of 90% on it."""
-    n = int((scans["split"] == "valid").sum())
-    if n < 200:
-        interval = binomtest(round(0.9 * n), n).proportion_ci(method="wilson")
-        log.warning(
-            "validation has only %d scans: an accuracy of %.0f%% on it has a 95%% interval from %.0f%% to %.0f%%",
-            *(n, 100 * round(0.9 * n) / n, 100 * interval.low, 100 * interval.high),
-        )
+    prepared = prepare(
+        source,
+        valid=config.valid,
+        seed=config.seed,
+        splits=config.splits,
+        fold=config.fold,
+        drop_leaks=config.drop_leaks,
+        allow_leaks=config.allow_leaks,
+        cache=config.cache,
+        **config.columns,
+    )
+    log_scans(prepared.scans)
+    return prepared
 
 
 def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:
@@ -292,9 +258,13 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
         History(run.path / "history.csv"),
         best := SaveBest(run.path / "checkpoints" / "best.safetensors"),
         StopEarly(patience=config.chosen_patience),
-        TrainBar(),
     ]
-    with trainee.removed_cbs(trainee._grab_cbs(ProgressCallback)), trainee.no_logging():
+    with (
+        trainee.removed_cbs(trainee._grab_cbs(ProgressCallback)),
+        trainee.no_logging(),
+        track("training", 1, "batches", after=0, lines=False) as update,
+    ):
+        cbs.append(TrainBar(update))
         if whole:
             trainee.fine_tune(config.epochs, lr, cbs=cbs)
         else:

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 from PIL import Image
 
-from octfast.data.prepare import check_file, leave_out_unreadable
+from octfast.data.loaders import oct_dataloaders
+from octfast.data.phantom.draw import write_phantoms
+from octfast.data.prepare import check_file, leave_out_unreadable, prepare
 from octfast.data.preprocess import decode_grey
 from octfast.data.readers.folder import read_scans
+from octfast.data.splits.files import save_splits
+from octfast.data.splits.folds import make_splits
+from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError
+from octfast.train.job import train_classifier
 from tests.pictures import scan, write_broken, write_kinds
 
 
@@ -97,3 +105,77 @@ def test_fewer_than_two_classes_left_is_an_error(tmp_path):
     write_broken(tmp_path / "B")
     with pytest.raises(DataError, match="7 of 22 files cannot be read, and the rest has 1 class"):
         leave_out_unreadable(read_scans(tmp_path))
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """Phantoms of which one patient stands in train and in test, and that patient."""
+    root = write_phantoms(tmp_path / "leaky", 80, size=48, seed=2)
+    file = min((root / "train" / "CNV").iterdir())
+    patient = file.stem.split("-")[1]
+    shutil.copy(file, root / "test" / "CNV" / f"CNV-{patient}-77.jpeg")
+    return root, patient
+
+
+def through_the_command(data, **fields):
+    train_classifier(data=str(data), size=32, out=str(data.parent / "run"), **fields)
+
+
+def through_python(data, **fields):
+    return oct_dataloaders(data, size=32, num_workers=0, device="cpu", **fields)
+
+
+@pytest.mark.parametrize("door", [prepare, through_python, through_the_command])
+def test_every_door_refuses_patients_in_two_splits(leaky, door):
+    with pytest.raises(DataError, match=r"1 patient stands in more than one split, .* \(test\+train: 1\)"):
+        door(leaky[0])
+    assert not (leaky[0].parent / "run").exists()
+
+
+def test_every_door_refuses_a_table_whose_validation_shares_patients(leaky):
+    scans = read_scans(leaky[0]).query("split == 'train'").reset_index(drop=True)
+    scans["split"] = ["valid" if i % 3 == 0 else "train" for i in range(len(scans))]
+    for door in (prepare, through_python):
+        with pytest.raises(DataError, match="stand in more than one split"):
+            door(scans)
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_leaks_can_be_dropped_or_allowed(leaky, said, as_table):
+    root, patient = leaky
+    data = read_scans(root) if as_table else root
+    kept = prepare(data, drop_leaks=True)
+    assert shared_patients(kept.scans).empty and set(kept.left_out["patient"]) == {patient}
+    assert set(kept.left_out["reason"]) <= {"the patient is in test", "an identical file is in test"}
+    assert not shared_patients(through_python(data, drop_leaks=True).scans).shape[0]
+    assert not any("flatter" in line for line in said())
+    allowed = through_python(data, allow_leaks=True)
+    assert set(shared_patients(allowed.scans)["patient"]) == {patient}
+    assert any("flatter" in line for line in said())
+
+
+def test_both_doors_hold_out_the_same_patients(phantoms):
+    ready = prepare(phantoms, valid=0.25, seed=3)
+    assert ready.root == phantoms.resolve() and ready.left_out.empty
+    pd.testing.assert_frame_equal(through_python(ready).scans, ready.scans)
+    pd.testing.assert_frame_equal(through_python(phantoms, valid=0.25, seed=3).scans, ready.scans)
+    pd.testing.assert_frame_equal(prepare(ready.scans, valid=0.5, seed=4).scans, ready.scans)
+
+
+def test_no_table_is_changed(leaky):
+    scans = read_scans(leaky[0])
+    before = scans.copy()
+    prepare(scans, drop_leaks=True)
+    pd.testing.assert_frame_equal(scans, before)
+
+
+def test_an_empty_table_is_refused():
+    with pytest.raises(DataError, match="no scans"):
+        prepare(pd.DataFrame(columns=["path", "label", "patient", "split"]))
+
+
+def test_splits_drawn_beforehand_are_kept(phantoms, tmp_path):
+    splits = make_splits(read_scans(phantoms), valid=0.2)
+    save_splits(splits, tmp_path / "splits.csv")
+    ready = prepare(phantoms, valid=0.5, splits=tmp_path / "splits.csv")
+    pd.testing.assert_series_equal(ready.scans["split"], splits["split"])

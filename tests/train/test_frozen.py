@@ -73,7 +73,9 @@ def template(scans):
 
 
 def loaders(table, **kwargs):
-    return oct_dataloaders(table, **{"size": SIZE, "bs": 16, "num_workers": 0, "device": "cpu", **kwargs})
+    return oct_dataloaders(
+        table, **{"size": SIZE, "bs": 16, "num_workers": 0, "device": "cpu", "allow_leaks": True, **kwargs}
+    )
 
 
 def learner(dls, template, unfreeze="head", dropout=True):
