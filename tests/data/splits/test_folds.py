@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octfast.data.readers.read import read_data
-from octfast.data.splits.files import apply_splits, save_splits
 from octfast.data.splits.folds import describe_splits, make_splits
-from octfast.data.splits.leaks import drop_leaks, identical_files, linked_groups, refuse_leaks
 from octfast.errors import DataError, UsageError
 
 
@@ -77,27 +74,6 @@ def test_no_patient_and_no_duplicate_is_ever_on_two_sides(tmp_path_factory, rows
         assert len(out) == len(scans)
         wanted = {"train", *(["valid"] if valid else []), *([] if test == 0 else ["test"])}
         assert set(out["split"]) == wanted
-
-
-@given(any_rows)
-@settings(max_examples=80)
-def test_dropping_leaks_parts_the_splits_and_keeps_the_test_whole(tmp_path_factory, rows):
-    scans = put(tmp_path_factory.mktemp("any"), rows)
-    try:
-        kept, dropped = drop_leaks(scans)
-    except DataError as e:
-        assert "left to train on" in e.message
-        return
-    assert_apart(kept, "split")
-    refuse_leaks(kept)
-    assert sorted([*kept["path"], *dropped["path"]]) == sorted(scans["path"])
-    assert "test" not in set(dropped["split"])
-    # Nothing is left out without a cause: its patient or its content stands in a split that goes before.
-    before = {"train": ("test", "valid"), "valid": ("test",)}
-    for row in dropped.itertuples():
-        others = scans[scans["split"].isin(before[row.split])]
-        same = [Path(p).read_bytes() == Path(row.path).read_bytes() for p in others["path"]]
-        assert (others["patient"] == row.patient).any() or any(same)
 
 
 @given(
@@ -203,131 +179,3 @@ def test_numbers_out_of_range(tmp_path, wrong):
     scans = put(tmp_path, [("AB"[p % 2], p, p, "train") for p in range(20)])
     with pytest.raises(UsageError):
         make_splits(scans, **wrong)
-
-
-def test_identical_files_and_the_chains_they_make(tmp_path):
-    scans = put(
-        tmp_path, [("A", 1, "x", ""), ("A", 2, "x", ""), ("A", 2, "y", ""), ("A", 3, "y", ""), ("A", 4, "z", "")]
-    )
-    same = identical_files([*scans["path"], str(tmp_path / "none.png")])
-    assert same[0] == same[1] and same[2] == same[3] and len(set(same)) == 4
-    assert linked_groups(scans, same[:5]).tolist() == [0, 0, 0, 0, 1]
-    (tmp_path / "000.png").write_text("")
-    (tmp_path / "001.png").write_text("")
-    assert len(set(identical_files(scans["path"].tolist()))) == 4
-
-
-def test_shared_patients_are_refused_with_the_ways_on(tmp_path, said):
-    rows = [
-        ("AB"[p % 2], p, f"{p}-{i}", ("train", "test")[i] if p < 3 else "train") for p in range(9) for i in range(2)
-    ]
-    scans = put(tmp_path, rows)
-    with pytest.raises(DataError, match=r"3 patients stand in more than one split, .* \(test\+train: 3\)") as e:
-        refuse_leaks(scans)
-    assert all(way in e.value.hint for way in ("--drop-leaks", "--allow-leaks", "octfast data split"))
-    refuse_leaks(scans, allow=True)
-    assert any("3 patients stand in more than one split" in line and "flatter" in line for line in said())
-    refuse_leaks(drop_leaks(scans)[0])
-    assert any("left out of train: 3 of 15 scans" in line for line in said())
-
-
-def test_dropping_everything_is_an_error(tmp_path):
-    scans = put(tmp_path, [("AB"[p % 2], p, f"{p}-{i}", ("train", "test")[i]) for p in range(4) for i in range(2)])
-    with pytest.raises(DataError, match="4 leaked scans left out, 0 classes"):
-        drop_leaks(scans)
-
-
-@pytest.fixture
-def drawn(tmp_path):
-    """Scans, and the file of their splits in another folder."""
-    scans = put(tmp_path / "Daten ü", [("AB"[p % 2], p, f"{p}-{i}", "train") for p in range(24) for i in range(2)])
-    splits = make_splits(scans)
-    save_splits(splits, tmp_path / "made" / "splits.csv")
-    return scans, splits, tmp_path / "made" / "splits.csv"
-
-
-def test_splits_are_read_back_as_they_were_drawn(drawn):
-    scans, splits, file = drawn
-    assert pd.read_csv(file)["path"].iloc[0] == "../Daten ü/000.png"
-    columns = ["path", "label", "patient", "split"]
-    for found in (apply_splits(None, file), apply_splits(scans.assign(site="x"), file), read_data(file)):
-        pd.testing.assert_frame_equal(found[columns], splits[columns], check_dtype=False)
-    assert set(apply_splits(scans.assign(site="x"), file)["site"]) == {"x"}
-
-
-@pytest.mark.parametrize("fold", range(5))
-def test_training_with_a_fold_validates_on_it(drawn, fold):
-    _, splits, file = drawn
-    found = apply_splits(None, file, fold).set_index("path")["split"]
-    wanted = splits.set_index("path")
-    assert (found == "test").equals(wanted["split"] == "test")
-    assert set(found.index[found == "valid"]) == set(wanted.index[(wanted["fold"] == fold).fillna(False)])
-    assert_apart(found.reset_index().merge(splits[["path", "patient"]]), "split")
-
-
-def test_splits_move_with_their_data(drawn, tmp_path):
-    _, splits, _ = drawn
-    (tmp_path / "made").rename(tmp_path / "new-made")
-    assert len(apply_splits(None, tmp_path / "new-made" / "splits.csv")) == len(splits)
-    (tmp_path / "Daten ü").rename(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"48 of 48 files named by splits\.csv do not exist"):
-        apply_splits(None, tmp_path / "new-made" / "splits.csv")
-
-
-def test_splits_are_never_overwritten(drawn):
-    _, splits, file = drawn
-    before = file.read_bytes()
-    with pytest.raises(DataError, match="not overwritten"):
-        save_splits(splits, file)
-    assert file.read_bytes() == before
-
-
-def change(file: Path, **columns) -> Path:
-    table = pd.read_csv(file, dtype=str)
-    table.assign(**{name: make(table) for name, make in columns.items()}).to_csv(file, index=False)
-    return file
-
-
-def test_a_patient_on_two_sides_of_the_file_is_refused(drawn):
-    _, _, file = drawn
-    change(file, split=lambda t: ["test" if i == 0 else "train" if i == 1 else s for i, s in enumerate(t["split"])])
-    with pytest.raises(DataError, match=r"splits\.csv puts 1 patients into more than one split"):
-        apply_splits(None, file)
-
-
-def test_a_patient_in_two_folds_of_the_file_is_refused(drawn):
-    _, _, file = drawn
-    change(
-        file,
-        split=lambda t: ["train"] * len(t),
-        fold=lambda t: ["0", "1", *(f if f == f else "3" for f in t["fold"][2:])],
-    )
-    apply_splits(None, file)
-    with pytest.raises(DataError, match="more than one split"):
-        apply_splits(None, file, 0)
-
-
-def test_other_files_than_splits_are_refused(drawn, tmp_path):
-    scans, _, file = drawn
-    with pytest.raises(UsageError, match="--fold 5") as e:
-        apply_splits(None, file, 5)
-    assert "0, 1, 2, 3, 4" in e.value.hint
-    with pytest.raises(DataError, match="labels 24 scans otherwise"):
-        apply_splits(scans.assign(label="A"), file)
-    with pytest.raises(DataError, match="names none of the 48 scans"):
-        apply_splits(scans.assign(path=scans["path"] + "x"), file)
-    with pytest.raises(DataError, match="no such table"):
-        apply_splits(None, tmp_path / "none.csv")
-    with pytest.raises(DataError, match="unknown splits: dev"):
-        apply_splits(None, change(file, split=lambda t: t["split"].replace("valid", "dev")))
-    table = pd.read_csv(file)
-    table.drop(columns=["split", "fold"]).to_csv(file, index=False)
-    with pytest.raises(DataError, match="lacks the columns split, fold"):
-        apply_splits(None, file, 1)
-
-
-def test_scans_that_the_file_does_not_name_are_left_out_and_said(drawn, said):
-    scans, _, file = drawn
-    pd.read_csv(file).iloc[2:].to_csv(file, index=False)
-    assert len(apply_splits(scans, file)) == 46
-    assert any("2 scans are not named by splits.csv" in line for line in said())
