@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -15,6 +14,7 @@ import torch
 
 from octfast.console import in_terminal, is_quiet
 from octfast.errors import WeightsError
+from octfast.files import is_offline, sha256_of
 from octfast.model.weights import fetch
 from octfast.model.weights.fetch import UnavailableError, exists_at, fetch_url, one_line
 
@@ -120,7 +120,7 @@ def obtain(arch: str, library: str = "", progress: bool | None = None) -> Fetche
     """The published weights of `arch`: from this machine where they are, else downloaded.
 
     `library` : as for `find_origin`.
-    `progress`: True draws a bar, False shows nothing, None draws a bar on a terminal and prints plain lines elsewhere.
+    `progress`: see `octfast.console.track_bytes`.
     Raises WeightsError, with the ways on in its hint, where they cannot be had.
     """
     origin = find_origin(arch, library)
@@ -128,7 +128,7 @@ def obtain(arch: str, library: str = "", progress: bool | None = None) -> Fetche
     if found:
         return found
     try:
-        if os.environ.get("OCTFAST_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}:
+        if is_offline():
             raise UnavailableError("no sound copy on this machine, and OCTFAST_OFFLINE is set")
         if origin.hub_id:
             return _fetch_hub(origin, progress)
@@ -140,15 +140,6 @@ def obtain(arch: str, library: str = "", progress: bool | None = None) -> Fetche
         return Fetched(target, sha256, True)
     except UnavailableError as why:
         raise WeightsError(f"no pretrained weights for {arch}: {why}", _ways_on(origin)) from why
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file as hex, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(fetch.CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _ways_on(origin: Origin) -> str:
@@ -166,10 +157,10 @@ def _expected(origin: Origin) -> Path:
 
 def _find_cached(origin: Origin) -> Fetched | None:
     """The file of an earlier download, its SHA-256 checked where it is known; None where there is no sound one."""
-    places = [(_hub_cached(origin), "")] if origin.hub_id else []
+    candidates = [(_hub_cached(origin), "")] if origin.hub_id else []
     if origin.url:
-        places.append((_torch_path(origin.url), origin.sha256_prefix))
-    for path, prefix in places:
+        candidates.append((_torch_path(origin.url), origin.sha256_prefix))
+    for path, prefix in candidates:
         if path is None or not path.is_file():
             continue
         expected = prefix or _blob_sha256(path)

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from octfast.errors import UsageError, WeightsError
+from octfast.files import sha256_of
 from octfast.model.weights.fetch import one_line
-from octfast.model.weights.find import BRING, cached_file, expected_path, obtain, sha256_of, weights_url
+from octfast.model.weights.find import BRING, cached_file, expected_path, obtain, weights_url
 
 __all__ = ["WeightsReport", "cached_file", "expected_path", "load_weights", "weights_url"]
 
