@@ -182,6 +182,16 @@ def test_help_fits_the_terminal_and_no_option_is_cut(columns):
         assert re.search(rf"(?<![\w-]){name}(?![\w-])", shown), name
 
 
+@pytest.mark.parametrize("columns", [60, 100])
+def test_examples_can_be_copied_from_the_terminal(columns):
+    """A long command line is cut where a shell goes on reading."""
+    _, shown, _ = call("predict", "--help", terminal=columns, env={"NO_COLOR": "1"})
+    joined = re.sub(r" \\\n +", " ", ANSI.sub("", shown))
+    _, lines = split_help(dict(LEAVES)["predict",])
+    assert any(len(line) > 60 for line in lines)
+    assert [line.strip() for line in joined.split("Examples:\n")[1].splitlines()] == lines
+
+
 NAME = "a-very-long-name-of-a-file-" * 3 + ".jpeg"
 SHOW = "from octfast.console import *; "
 TABLE = f"{SHOW}print_table('Findings', ['file', 'scans', 'loss'], [['{NAME}', 12345, .5]])"
