@@ -81,8 +81,14 @@ if TYPE_CHECKING:
     from octfast.train.job import train_classifier as train_classifier
     from octfast.train.learner import oct_learner as oct_learner
 
+    __version__: str
+
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("octfast")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'octfast' has no attribute {name!r}")
     value = getattr(import_module(_PUBLIC[name]), name)

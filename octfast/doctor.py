@@ -1,4 +1,4 @@
-"""What this machine offers to training, item by item, each with what to do about it; without a network."""
+"""What this computer offers for training, check by check, each with what to do about it; the network is not used."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from octfast.errors import OctfastError
+from octfast.files import cache_root, is_offline, is_set, usable_cores
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GB = 1e9
-# What each extra of the package is for; those that are not named here are listed without a word.
+# What each optional group of packages is for; one that is not named here is listed without a purpose.
 PURPOSES = {
     "all": "everything but the documentation",
     "app": "the web page (octfast app)",
@@ -76,11 +77,11 @@ class Extra:
 
 
 def examine(arch: str = "vgg16_bn") -> list[Check]:
-    """Look at the machine as `octfast train` would find it, in the working folder and with the environment as they are.
+    """Check the computer as `octfast train` would find it: this folder, these environment variables.
 
     Parameters
     ----------
-    arch : whose pretrained weights are looked for.
+    arch : the architecture whose pretrained weights are looked for.
     """
     checks = [check_python(), check_packages()]
     torch = check_torch()
@@ -135,7 +136,7 @@ def check_torch() -> Check:
     try:
         import torch
         import torchvision
-    except Exception as e:  # two builds that do not fit raise what they like
+    except Exception as e:  # two builds that do not fit together may raise anything
         found = f"cannot be imported: {type(e).__name__}: {' '.join(str(e).split())[:160]}"
         return Check("torch", FAIL, found, "reinstall both in one go: pip install --force-reinstall torch torchvision")
     return Check("torch", OK, f"torch {torch.__version__}, torchvision {torchvision.__version__}")
@@ -181,7 +182,7 @@ def check_precision() -> Check:
 
 def check_cores() -> Check:
     """How many cores there are, and whether torch uses as many."""
-    cores = _cores()
+    cores = usable_cores()
     quota = _cgroup_cores()
     threads = _torch_threads()
     found = f"{cores} cores" if cores > 1 else "1 core"
@@ -225,7 +226,7 @@ def check_shared_memory(shm: str | Path = "/dev/shm") -> Check:
 
 def shared_memory_needed(size: int = 224, bs: int = 64) -> int:
     """Bytes that `octfast.data.loaders.decoding_workers` wants, from where importing it would import fastai."""
-    return min(8, _cores()) * 2 * bs * 3 * size * size * 4
+    return min(8, usable_cores()) * 2 * bs * 3 * size * size * 4
 
 
 def check_folder(name: str, folder: Path, advice: str, least: float = 0.2 * GB, enough: float = 2 * GB) -> Check:
@@ -254,13 +255,13 @@ def check_weights(arch: str = "vgg16_bn") -> Check:
 
     name = f"weights of {arch}"
     try:
-        with _overheard() as said:
+        with _captured_log() as said:
             file = cached_file(arch)
         if file is not None:
             return Check(name, OK, f"{file}, {file.stat().st_size / 1e6:.0f} MB, checksum right")
         found = "; ".join(said) or "not on this machine"
         where = f"put {weights_url(arch)} at {expected_path(arch)}, or name the file with --weights"
-        if _is_set("OCTFAST_OFFLINE"):
+        if is_offline():
             return Check(name, WARN, f"{found}, and OCTFAST_OFFLINE forbids to fetch them", where)
         return Check(name, WARN, found, f"the first training fetches them; without a network {where}")
     except OctfastError as e:
@@ -269,7 +270,7 @@ def check_weights(arch: str = "vgg16_bn") -> Check:
 
 def check_network() -> Check:
     """Whether octfast may use the network; the network is not tried."""
-    forbidding = [name for name in ("OCTFAST_OFFLINE", "HF_HUB_OFFLINE") if _is_set(name)]
+    forbidding = [name for name in ("OCTFAST_OFFLINE", "HF_HUB_OFFLINE") if is_set(name)]
     if forbidding:
         return Check("network", OK, f"{' and '.join(forbidding)} set: nothing will be fetched")
     return Check("network", OK, "used only to fetch weights and data sets; OCTFAST_OFFLINE=1 forbids it")
@@ -292,8 +293,6 @@ def list_extras() -> list[Extra]:
 
 
 def _check_cache() -> Check:
-    from octfast.files import cache_root
-
     return check_folder("cache", cache_root(), "name another with --cache or OCTFAST_CACHE")
 
 
@@ -312,16 +311,8 @@ def _is_wanted(requirement: Any, extra: str = "") -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
-
-
 def _nvidia_card() -> bool:
     return Path("/dev/nvidia0").exists() or Path("/proc/driver/nvidia/version").exists()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _torch_threads() -> int | None:
@@ -358,18 +349,18 @@ def _memory(
 
 
 @contextmanager
-def _overheard() -> Iterator[list[str]]:
-    """The lines that octfast's log gets meanwhile, kept from everyone else."""
+def _captured_log() -> Iterator[list[str]]:
+    """The lines that octfast logs meanwhile; nobody else gets to see them."""
     lines: list[str] = []
 
-    class Ear(logging.Filter):
+    class Keep(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
             lines.append(record.getMessage())
             return False
 
-    log, ear = logging.getLogger("octfast"), Ear()
-    log.addFilter(ear)
+    log, keep = logging.getLogger("octfast"), Keep()
+    log.addFilter(keep)
     try:
         yield lines
     finally:
-        log.removeFilter(ear)
+        log.removeFilter(keep)

@@ -90,3 +90,9 @@ def test_python_m_octfast():
     ended = subprocess.run([sys.executable, "-m", "octfast", "--version"], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0] == f"octfast {version('octfast')}"
+
+
+def test_the_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    assert octfast.__version__ == version("octfast")

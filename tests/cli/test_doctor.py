@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from octfast import doctor as machine
+from octfast import doctor
 from octfast.doctor import FAIL, OK, WARN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,58 +89,58 @@ def test_it_does_not_use_the_network(octfast, monkeypatch):
     ("version", "status"), [((3, 9, 18), FAIL), ((3, 10, 0), OK), ((3, 13, 5), OK), ((3, 14, 0), FAIL)]
 )
 def test_the_pythons_that_are_supported(version, status):
-    assert machine.check_python(version).status == status
+    assert doctor.check_python(version).status == status
 
 
 def test_needed_packages_are_compared_with_what_is_installed():
-    assert machine.check_packages().status == OK
+    assert doctor.check_packages().status == OK
 
 
 def test_a_disk_without_room(tmp_path):
-    plenty = machine.check_folder("cache", tmp_path / "new", "go elsewhere")
+    plenty = doctor.check_folder("cache", tmp_path / "new", "go elsewhere")
     assert plenty.status in (OK, WARN) and not (tmp_path / "new").exists()
-    assert machine.check_folder("cache", tmp_path, "go elsewhere", least=0, enough=1e18).status == WARN
-    full = machine.check_folder("cache", tmp_path, "go elsewhere", least=1e18, enough=1e18)
+    assert doctor.check_folder("cache", tmp_path, "go elsewhere", least=0, enough=1e18).status == WARN
+    full = doctor.check_folder("cache", tmp_path, "go elsewhere", least=1e18, enough=1e18)
     assert full.status == FAIL and "go elsewhere" in full.advice
 
 
 def test_shared_memory_that_is_not_there(tmp_path):
-    assert machine.check_shared_memory(tmp_path / "shm").status == OK
+    assert doctor.check_shared_memory(tmp_path / "shm").status == OK
 
 
 @pytest.mark.parametrize(("more", "status"), [(0, OK), (-1, WARN)])
 def test_shared_memory_is_enough_where_the_loaders_find_it_enough(tmp_path, monkeypatch, more, status):
     from octfast.data.loaders import decoding_workers
 
-    needed = machine.shared_memory_needed()
+    needed = doctor.shared_memory_needed()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed + more))
-    assert machine.check_shared_memory(tmp_path).status == status
+    assert doctor.check_shared_memory(tmp_path).status == status
     assert (decoding_workers(224, 64, tmp_path) > 0) == (status == OK)
 
 
 @pytest.mark.parametrize(("written", "cores"), [("150000 100000", 1.5), ("max 100000", None), ("nonsense", None)])
 def test_the_cores_that_a_container_may_use(tmp_path, written, cores):
     (tmp_path / "cpu.max").write_text(written)
-    assert machine._cgroup_cores(tmp_path) == cores
-    assert machine._cgroup_cores(tmp_path / "none") is None
+    assert doctor._cgroup_cores(tmp_path) == cores
+    assert doctor._cgroup_cores(tmp_path / "none") is None
 
 
 def test_memory_is_that_of_the_container_where_there_is_one(tmp_path):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 64000000 kB\nMemFree: 1 kB\nMemAvailable: 32000000 kB\n")
-    assert machine._memory(tmp_path, meminfo) == (64_000_000 * 1024, 32_000_000 * 1024)
+    assert doctor._memory(tmp_path, meminfo) == (64_000_000 * 1024, 32_000_000 * 1024)
     (tmp_path / "memory.max").write_text("4000000000")
     (tmp_path / "memory.current").write_text("3500000000")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 1000000000\n")
-    assert machine._memory(tmp_path, meminfo) == (4_000_000_000, 1_500_000_000)
-    assert machine._memory(tmp_path, tmp_path / "none") == (None, None)
+    assert doctor._memory(tmp_path, meminfo) == (4_000_000_000, 1_500_000_000)
+    assert doctor._memory(tmp_path, tmp_path / "none") == (None, None)
 
 
 def test_every_extra_of_the_package_is_listed_with_what_it_is_for():
     settings = configparser.ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     keys = {k.removesuffix("_requirements") for k in settings["DEFAULT"] if k.endswith("_requirements")}
-    extras = {extra.name: extra for extra in machine.list_extras()}
+    extras = {extra.name: extra for extra in doctor.list_extras()}
     assert keys <= set(extras), "installed before settings.ini had these: install octfast again"
     for extra in extras.values():
         assert extra.purpose and extra.packages, extra.name
