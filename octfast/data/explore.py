@@ -235,9 +235,9 @@ def _measure(path: str, with_brightness: bool) -> tuple[int, int, str, str, floa
 
 
 def _frequencies(scans: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    found = scans[scans["width"] > 0].groupby(columns).size().rename("scans").reset_index()
-    found["share"] = found["scans"] / max(1, found["scans"].sum())
-    return found.sort_values(["scans", *columns], ascending=[False, True, True], ignore_index=True)
+    table = scans[scans["width"] > 0].groupby(columns).size().rename("scans").reset_index()
+    table["share"] = table["scans"] / max(1, table["scans"].sum())
+    return table.sort_values(["scans", *columns], ascending=[False, True, True], ignore_index=True)
 
 
 def _with_sums(table: pd.DataFrame) -> pd.DataFrame:

@@ -114,15 +114,14 @@ def prepare(
 
 
 def log_scans(scans: pd.DataFrame) -> None:
-    """Say what training should know of its scans: the findings of the quick audit, the classes, and the splits.
+    """Log the findings of the quick audit, a line a check, then the classes and the splits.
 
-    A line a check; of leaks, `prepare` has spoken. A small validation split is told by the Wilson interval of an
-    accuracy of 90% on it.
+    Leaks are left to `prepare`. Of a small validation split the log gives the Wilson interval of an accuracy of 90%.
     """
-    found = pd.DataFrame(quick_audit(scans), columns=["severity", "check", "path", "detail", "related"])
-    found = found[found["severity"].isin(["error", "warning"])]
+    findings = pd.DataFrame(quick_audit(scans), columns=["severity", "check", "path", "detail", "related"])
+    findings = findings[findings["severity"].isin(["error", "warning"])]
     said_elsewhere = ("patient-across-splits", "small-validation")
-    for check, rows in found[~found["check"].isin(said_elsewhere)].groupby("check", sort=False):
+    for check, rows in findings[~findings["check"].isin(said_elsewhere)].groupby("check", sort=False):
         first = rows.iloc[0]
         log.warning("%s (%d): %s", check, len(rows), " ".join(filter(None, (first["path"], first["detail"]))))
     n = int((scans["split"] == "valid").sum())
@@ -141,8 +140,8 @@ def log_scans(scans: pd.DataFrame) -> None:
 def check_file(path: str | Path) -> tuple[str, str]:
     """What is wrong with a scan, and what is unusual about it.
 
-    A JPEG that opens, is not enormous and ends with its end-of-image marker is believed; anything else is decoded in
-    full.
+    A JPEG that opens, is not enormous and ends with its end-of-image marker counts as readable; anything else is
+    decoded in full.
 
     Returns
     -------
@@ -170,7 +169,7 @@ def check_file(path: str | Path) -> tuple[str, str]:
 def leave_out_unreadable(
     scans: pd.DataFrame, progress: Callable[[int, int], None] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Check every file of a Scans table, and say what was found.
+    """Check every file of a Scans table, and log what is unreadable or unusual.
 
     Returns
     -------

@@ -30,13 +30,40 @@ def class_names(scans: pd.DataFrame) -> list[str]:
     return sorted(scans.loc[scans["split"] != "test", "label"].unique())
 
 
-def describe_scans(scans: pd.DataFrame) -> pd.DataFrame:
-    """Scans and patients a split: a row a split, a column a class with its scans, then `scans` and `patients`."""
-    counts = pd.crosstab(scans["split"], scans["label"])
-    counts = counts.reindex([s for s in SPLITS if s in counts.index])
+def check_trainable(scans: pd.DataFrame, name: str, only: str, hint: str) -> None:
+    """Refuse scans that no classifier can be trained on.
+
+    Parameters
+    ----------
+    name : of the folder or table, for the message.
+    only : what there is where all scans are test scans.
+    hint : what to do.
+
+    Raises
+    ------
+    DataError : no scans to train on, scans of one class alone, or a class in test that train lacks.
+    """
+    classes = class_names(scans)
+    if not classes:
+        raise DataError(f"no training scans in {name}: only {only}", hint)
+    if len(classes) < 2:
+        raise DataError(f"only one class in {name}: {classes[0]}", f"a classifier needs two or more; {hint}")
+    unknown = sorted(set(scans["label"]) - set(classes))
+    if unknown:
+        raise DataError(
+            f"the test scans of {name} have classes that train lacks: {', '.join(unknown)}",
+            f"rename or remove them; train has {', '.join(classes)}",
+        )
+
+
+def describe_scans(scans: pd.DataFrame, by: str = "split") -> pd.DataFrame:
+    """A row a split (or fold): a column a class with its number of scans, then `scans` and `patients`."""
+    counts = pd.crosstab(scans[by], scans["label"])
+    if by == "split":
+        counts = counts.reindex([s for s in SPLITS if s in counts.index])
     counts.columns.name = None
     counts["scans"] = counts.sum(axis=1)
-    counts["patients"] = scans.groupby("split")["patient"].nunique()
+    counts["patients"] = scans.groupby(by)["patient"].nunique()
     return counts
 
 

@@ -1,1 +1,4 @@
-"""What is wrong with a data set: unreadable, doubtful, duplicated, marked or leaking scans."""
+"""What is wrong with a data set: unreadable, unusual, annotated, duplicated or leaking scans.
+
+From outside: `audit`, `checks`, `releases`.
+"""

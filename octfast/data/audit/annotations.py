@@ -1,4 +1,4 @@
-"""Finds what was drawn onto a B-scan after it was taken: rows of letters, thin straight lines, coloured marks."""
+"""Finds annotations burnt into a B-scan: rows of letters, thin straight lines, coloured marks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST_SHARE, _MOST_SPREAD, _MOST_OFF = 0.3, 0.22, 0.12
 _COLOURED = 60
 
 
-def find_marks(grey: np.ndarray) -> str:
+def find_annotations(grey: np.ndarray) -> str:
     """Say what looks like text or lines burnt into a scan, or "" where nothing does.
 
     Only bright marks on a dark ground are found: five or more separate parts of about one height side by side
@@ -107,7 +107,7 @@ def _ground(grey: np.ndarray, mask: np.ndarray, box: np.ndarray) -> float:
 
 
 def _longest_row(boxes: np.ndarray) -> np.ndarray:
-    """The indices of the most boxes that stand side by side on one line, about equally high."""
+    """The indices of the longest row of boxes: next to each other on one line, of about the same height."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 

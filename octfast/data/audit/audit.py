@@ -26,7 +26,7 @@ from octfast.data.audit.checks import (
     sort_findings,
 )
 from octfast.data.audit.duplicates import Copy, exact_copies, near_copies
-from octfast.data.audit.image_stats import TEXTURE_SIZE, Look, look_at_all
+from octfast.data.audit.image_stats import TEXTURE_SIZE, ImageStats, all_image_stats
 from octfast.data.audit.releases import find_release
 from octfast.data.readers.read import read_data
 from octfast.data.scans import describe_scans
@@ -106,44 +106,44 @@ def audit(data: pd.DataFrame | str | Path, workers: int | None = None) -> Audit:
         raise DataError("there are no scans to audit", "give a folder or table of scans")
     paths = scans["path"].astype(str).tolist()
     with track("auditing", len(paths)) as update:
-        looks = look_at_all(paths, workers, update)
+        stats = all_image_stats(paths, workers, update)
     release = find_release(scans)
-    found = check_table(scans)
-    found += [Finding(ERROR, k.trouble, p, k.detail) for p, k in zip(paths, looks, strict=True) if k.trouble]
-    found += _seen(paths, looks)
-    found += _sizes(paths, looks)
-    found += _formats(paths, looks)
-    found += _borders(looks)
-    found += _copies(scans, looks)
+    findings = check_table(scans)
+    findings += [Finding(ERROR, s.trouble, p, s.detail) for p, s in zip(paths, stats, strict=True) if s.trouble]
+    findings += _remarks(paths, stats)
+    findings += _sizes(paths, stats)
+    findings += _formats(paths, stats)
+    findings += _borders(stats)
+    findings += _copies(scans, stats)
     if release:
         # A known release with known trouble is worth a warning only where the trouble itself is found, which has its
         # own checks.
-        found.append(Finding(NOTE, "release", "", str(release)))
+        findings.append(Finding(NOTE, "release", "", str(release)))
     return Audit(
-        findings=pd.DataFrame(sort_findings(found), columns=list(Finding._fields)),
+        findings=pd.DataFrame(sort_findings(findings), columns=list(Finding._fields)),
         counts=describe_scans(scans),
         release=str(release) if release else "",
         scans=len(scans),
-        readable=sum(not k.trouble for k in looks),
+        readable=sum(not s.trouble for s in stats),
         patients=int(scans["patient"].nunique()),
         seconds=time.perf_counter() - started,
     )
 
 
-def _seen(paths: Sequence[str], looks: Sequence[Look]) -> Iterator[Finding]:
-    often = Counter(check for look in looks for check, _ in look.seen)
-    for path, look in zip(paths, looks, strict=True):
-        for check, detail in look.seen:
+def _remarks(paths: Sequence[str], stats: Sequence[ImageStats]) -> Iterator[Finding]:
+    often = Counter(check for s in stats for check, _ in s.remarks)
+    for path, s in zip(paths, stats, strict=True):
+        for check, detail in s.remarks:
             # What most files are is how this set was made, not a fault of one of them.
             usual = check in ("16-bit", "cmyk", "transparent") and often[check] > len(paths) / 2
             yield Finding(NOTE if usual else WARNING, check, path, detail)
 
 
-def _sizes(paths: Sequence[str], looks: Sequence[Look]) -> Iterator[Finding]:
-    at = [i for i, look in enumerate(looks) if not look.trouble]
+def _sizes(paths: Sequence[str], stats: Sequence[ImageStats]) -> Iterator[Finding]:
+    at = [i for i, s in enumerate(stats) if not s.trouble]
     if not at:
         return
-    sizes = np.array([(looks[i].width, looks[i].height) for i in at], dtype=float)
+    sizes = np.array([(stats[i].width, stats[i].height) for i in at], dtype=float)
     area, shape = sizes.prod(1), sizes[:, 0] / sizes[:, 1]
     middle, square = float(np.median(area)), float(np.median(shape))
     often = Counter(map(tuple, sizes.tolist()))
@@ -157,43 +157,43 @@ def _sizes(paths: Sequence[str], looks: Sequence[Look]) -> Iterator[Finding]:
         yield Finding(WARNING, "odd-size", paths[at[i]], f"{w}x{h} pixels, most are {width:.0f}x{height:.0f}")
 
 
-def _formats(paths: Sequence[str], looks: Sequence[Look]) -> Iterator[Finding]:
-    often = Counter(look.format for look in looks if not look.trouble)
+def _formats(paths: Sequence[str], stats: Sequence[ImageStats]) -> Iterator[Finding]:
+    often = Counter(s.format for s in stats if not s.trouble)
     if len(often) < 2:
         return
     usual, _ = often.most_common(1)[0]
-    rare = {f for f, n in often.items() if n < 0.05 * len(looks) and f != usual and {f, usual} != {"JPEG", "MPO"}}
-    for path, look in zip(paths, looks, strict=True):
-        if look.format in rare and not look.trouble:
-            yield Finding(NOTE, "other-format", path, f"{look.format}, most are {usual}")
+    rare = {f for f, n in often.items() if n < 0.05 * len(stats) and f != usual and {f, usual} != {"JPEG", "MPO"}}
+    for path, s in zip(paths, stats, strict=True):
+        if s.format in rare and not s.trouble:
+            yield Finding(NOTE, "other-format", path, f"{s.format}, most are {usual}")
 
 
-def _borders(looks: Sequence[Look]) -> Iterator[Finding]:
-    readable = sum(not look.trouble for look in looks)
-    bordered = sum(look.border > _BORDER and not any(c == "blank" for c, _ in look.seen) for look in looks)
+def _borders(stats: Sequence[ImageStats]) -> Iterator[Finding]:
+    readable = sum(not s.trouble for s in stats)
+    bordered = sum(s.border > _BORDER and not any(c == "blank" for c, _ in s.remarks) for s in stats)
     if bordered:
         share = bordered / readable
         yield Finding(NOTE, "white-border", "", f"{bordered:,} of {readable:,} scans ({share:.0%})")
-    small = sum(0 < min(look.width, look.height) < TEXTURE_SIZE for look in looks if not look.trouble)
+    small = sum(0 < min(s.width, s.height) < TEXTURE_SIZE for s in stats if not s.trouble)
     if small:
         detail = f"{small:,} scans are lower or narrower than {TEXTURE_SIZE} pixels; only identical ones are found"
         yield Finding(NOTE, "too-small", "", detail)
 
 
-def _copies(scans: pd.DataFrame, looks: Sequence[Look]) -> Iterator[Finding]:
-    by_bytes = exact_copies([k.content if k.pixels else b"" for k in looks], "the same bytes")
+def _copies(scans: pd.DataFrame, stats: Sequence[ImageStats]) -> Iterator[Finding]:
+    by_bytes = exact_copies([s.content if s.pixels else b"" for s in stats], "the same bytes")
     again = {c.copy for c in by_bytes}
     # A file that repeats another's bytes repeats its pixels, too.
-    by_pixels = exact_copies([b"" if i in again else k.pixels for i, k in enumerate(looks)], "the same pixels")
+    by_pixels = exact_copies([b"" if i in again else s.pixels for i, s in enumerate(stats)], "the same pixels")
     again |= {c.copy for c in by_pixels}
     # Copies in their own right would be compared with each other once more for each of them.
-    near = near_copies([Look() if i in again else look for i, look in enumerate(looks)])
+    near = near_copies([ImageStats() if i in again else s for i, s in enumerate(stats)])
     pairs: list[tuple[str, Copy]] = [("duplicate", c) for c in (*by_bytes, *by_pixels)]
     for check, copy in [*pairs, *(("near-duplicate", c) for c in near)]:
         yield from copy_findings(scans, copy.of, copy.copy, check, copy.how)
 
 
-def severity_counts(found: Audit) -> dict[str, int]:
+def severity_counts(audited: Audit) -> dict[str, int]:
     """How many findings there are of each severity."""
-    counts = found.findings["severity"].value_counts()
+    counts = audited.findings["severity"].value_counts()
     return {severity: int(counts.get(severity, 0)) for severity in SEVERITIES}

@@ -95,33 +95,33 @@ def quick_audit(scans: pd.DataFrame) -> list[Finding]:
     paths = scans["path"].tolist()
     identical = identical_files(paths)
     first: dict[int, int] = {}
-    found = check_table(scans)
+    findings = check_table(scans)
     for i, key in enumerate(identical.tolist()):
         if first.setdefault(key, i) != i:
-            found += copy_findings(scans, first[key], i, "duplicate", "the same bytes", within=False)
-    return sort_findings(found)
+            findings += copy_findings(scans, first[key], i, "duplicate", "the same bytes", within=False)
+    return sort_findings(findings)
 
 
 def copy_findings(scans: pd.DataFrame, of: int, copy: int, check: str, how: str, within: bool = True) -> list[Finding]:
     """What it means that the scan at position `copy` is a copy of that at `of`: a leak, two labels, or a repetition."""
     paths, labels, splits = (scans[c].to_numpy() for c in ("path", "label", "split"))
     ends = str(paths[copy]), how, str(paths[of])
-    found = []
+    findings = []
     if splits[of] != splits[copy]:
         detail = f"{splits[copy]} and {splits[of]}; {how}"
-        found.append(Finding(ERROR, f"{check}-across-splits", ends[0], detail, ends[2]))
+        findings.append(Finding(ERROR, f"{check}-across-splits", ends[0], detail, ends[2]))
     if labels[of] != labels[copy]:
         detail = f"{labels[copy]} and {labels[of]}; {how}"
-        found.append(Finding(ERROR, f"{check}-across-classes", ends[0], detail, ends[2]))
-    if not found and within:
-        found.append(Finding(WARNING, check, *ends))
-    return found
+        findings.append(Finding(ERROR, f"{check}-across-classes", ends[0], detail, ends[2]))
+    if not findings and within:
+        findings.append(Finding(WARNING, check, *ends))
+    return findings
 
 
-def sort_findings(found: list[Finding]) -> list[Finding]:
+def sort_findings(findings: list[Finding]) -> list[Finding]:
     """The worst first, then by check, then by path."""
     checks = list(MEANING)
-    return sorted(found, key=lambda f: (SEVERITIES.index(f.severity), checks.index(f.check), f.path, f.related))
+    return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), checks.index(f.check), f.path, f.related))
 
 
 def wilson(right: int, scans: int) -> tuple[float, float]:
@@ -174,9 +174,9 @@ def _validation(scans: pd.DataFrame) -> Iterator[Finding]:
 
 def _names(scans: pd.DataFrame) -> Iterator[Finding]:
     names = pd.Series([Path(p).name.casefold() for p in scans["path"]], index=scans.index)
-    places = scans.assign(name=names, place=scans["split"] + "/" + scans["label"])
-    several = places.groupby("name")["place"].nunique()
-    among = places[places["name"].isin(several.index[several > 1])]
+    folders = scans.assign(name=names, folder=scans["split"] + "/" + scans["label"])
+    several = folders.groupby("name")["folder"].nunique()
+    among = folders[folders["name"].isin(several.index[several > 1])]
     # A file that is a patient of its own has a name that says nothing, such as 0001.png, and may well recur.
     own = np.array(
         [str(p).casefold().endswith(n) for p, n in zip(among["patient"], among["name"], strict=True)], dtype=bool
@@ -187,7 +187,7 @@ def _names(scans: pd.DataFrame) -> Iterator[Finding]:
         yield Finding(NOTE, "same-name", "", f"{detail} splits or classes: merging the folders would lose files")
     for name, rows in among[~own].groupby("name"):
         first = rows.iloc[0]
-        for row in rows[rows["place"] != first["place"]].itertuples():
+        for row in rows[rows["folder"] != first["folder"]].itertuples():
             yield Finding(
-                WARNING, "same-name", str(row.path), f"{name} in {row.place} and {first['place']}", first["path"]
+                WARNING, "same-name", str(row.path), f"{name} in {row.folder} and {first['folder']}", first["path"]
             )

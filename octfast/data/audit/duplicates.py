@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from octfast.data.audit.image_stats import HASH_SIZE, TEXTURE_SIZE, Look
+from octfast.data.audit.image_stats import HASH_SIZE, TEXTURE_SIZE, ImageStats
 
 # Measured on 240 phantoms and 32 scans of OCT2017, with copies of each saved at quality 40 and 90, halved, enlarged,
 # squeezed to a square, brighter and of more contrast: copies lie within 6 of the 144 bits of their hash (14 for a scan
@@ -31,7 +31,7 @@ class Copy(NamedTuple):
 
 
 def exact_copies(keys: Sequence[Hashable], how: str) -> list[Copy]:
-    """The positions whose key was there before, each with the first that has it; empty keys are like no other."""
+    """The positions whose key occurred before, each with the first that has it; empty keys equal no other."""
     first: dict[Hashable, int] = {}
     found = []
     for i, key in enumerate(keys):
@@ -40,7 +40,7 @@ def exact_copies(keys: Sequence[Hashable], how: str) -> list[Copy]:
     return found
 
 
-def near_copies(looks: Sequence[Look]) -> list[Copy]:
+def near_copies(stats: Sequence[ImageStats]) -> list[Copy]:
     """Copies that were saved again, resized, made brighter or darker a little, or mirrored.
 
     Candidates are the pairs whose perceptual hashes lie within `RADIUS` bits, all of which are found; those whose
@@ -49,21 +49,23 @@ def near_copies(looks: Sequence[Look]) -> list[Copy]:
 
     Parameters
     ----------
-    looks : of the scans; those without a hash, blank or too small, are like no other.
+    stats : of the scans; those without a hash, as they are blank or too small, have no copies.
     """
-    at = np.array([i for i, look in enumerate(looks) if look.hashes is not None], dtype=np.int64)
+    at = np.array([i for i, s in enumerate(stats) if s.hashes is not None], dtype=np.int64)
     n = len(at)
     if n < 2:
         return []
-    hashes = np.stack([looks[i].hashes for i in at])
-    textures = np.stack([looks[i].texture for i in at])
+    hashes = np.stack([stats[i].hashes for i in at])
+    textures = np.stack([stats[i].texture for i in at])
     plain = near_pairs(hashes[:, 0], RADIUS, 8 * hashes.shape[-1] - HASH_SIZE**2)
     both = near_pairs(hashes.reshape(2 * n, -1), RADIUS, 8 * hashes.shape[-1] - HASH_SIZE**2, mirror=True)
     found = {(int(a), int(b)): (s, "") for a, b, s in _verified(textures, plain, mirrored=False)}
     for a, b, s in _verified(textures, both, mirrored=True):
         if s > found.get((int(a), int(b)), (0.0, ""))[0]:
             found[int(a), int(b)] = (s, "mirrored, ")
-    return [Copy(int(at[a]), int(at[b]), f"{how}texture agrees to {s:.2f}") for a, b, s, how in _as_trees(found, n)]
+    return [
+        Copy(int(at[a]), int(at[b]), f"{how}texture agrees to {s:.2f}") for a, b, s, how in _spanning_trees(found, n)
+    ]
 
 
 def near_pairs(codes: np.ndarray, radius: int, unused: int = 0, mirror: bool = False) -> np.ndarray:
@@ -159,7 +161,7 @@ def _verified(textures: np.ndarray, pairs: np.ndarray, mirrored: bool) -> list[t
     return kept
 
 
-def _as_trees(found: dict[tuple[int, int], tuple[float, str]], n: int) -> list[tuple[int, int, float, str]]:
+def _spanning_trees(found: dict[tuple[int, int], tuple[float, str]], n: int) -> list[tuple[int, int, float, str]]:
     """Of all pairs, those that link each copy to one before it, starting from the first of each group."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import breadth_first_order

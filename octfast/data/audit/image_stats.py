@@ -1,4 +1,4 @@
-"""Looks at a file once and notes all that an audit needs of it: what it is, whether it can be read, how it looks."""
+"""Reads a file once and measures all that an audit needs: format, readability, brightness, hashes and texture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from octfast.data import preprocess
-from octfast.data.audit.annotations import chroma, find_marks, white_border
+from octfast.data.audit.annotations import chroma, find_annotations, white_border
 from octfast.errors import DataError
 from octfast.files import usable_cores
 
@@ -39,11 +39,12 @@ _FORMATS = {
 }
 
 
-class Look(NamedTuple):
-    """What one file shows.
+class ImageStats(NamedTuple):
+    """What an audit knows of one file.
 
-    `trouble` is why it cannot be read (empty, truncated, not-a-picture, unreadable) or "", `seen` what is odd about it,
-    as (check, detail). `content` and `pixels` are digests of the file and of its grey samples; `pixels` is empty for a
+    `trouble` is why it cannot be read (empty, truncated, not-a-picture, unreadable) or "", `remarks` what is unusual
+    about it, as (check, detail). `content` and `pixels` are digests of the file and of its grey samples; `pixels` is
+    empty for a
     blank picture, which is like every other. `hashes` is uint8 of shape (2, 18): the perceptual hash of the picture and
     of its mirror image. `texture` is uint8 of shape (2, 512): where its fine structure lies above and below its
     surroundings, 64 x 64 bits each. Both are None where the picture is blank or lower or narrower than 64 pixels.
@@ -61,41 +62,41 @@ class Look(NamedTuple):
     pixels: bytes = b""
     hashes: np.ndarray | None = None
     texture: np.ndarray | None = None
-    seen: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[tuple[str, str], ...] = ()
 
 
-def look_at(path: str | Path) -> Look:
-    """Read and decode one file, and note what an audit needs of it; nothing is raised for a file that is broken."""
+def image_stats(path: str | Path) -> ImageStats:
+    """Read and decode one file and measure it; nothing is raised for a file that is broken."""
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as e:
-        return Look("unreadable", e.strerror or str(e))
+        return ImageStats("unreadable", e.strerror or str(e))
     if not data:
-        return Look("empty", "0 bytes")
+        return ImageStats("empty", "0 bytes")
     content = hashlib.blake2b(data, digest_size=16).digest()
     try:
         with Image.open(io.BytesIO(data)) as image:
-            known = Look(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
+            known = ImageStats(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
             known = known._replace(content=content)
             if image.width * image.height > preprocess.MAX_PIXELS:
                 return known._replace(trouble="unreadable", detail=f"more than {preprocess.MAX_PIXELS:,} pixels")
             frames = getattr(image, "n_frames", 1)
             grey = preprocess.decode_grey(image)
-            seen = [*_of_format(path, image, frames), *_of_mode(image)]
+            remarks = [*_of_format(path, image, frames), *_of_mode(image)]
     except UnidentifiedImageError:
-        return Look("not-a-picture", _first_line(data), content=content)
+        return ImageStats("not-a-picture", _first_line(data), content=content)
     except (DataError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
         text = e.message.removeprefix("cannot decode the picture: ") if isinstance(e, DataError) else str(e)
         cut = "truncated" in text.lower() or "broken" in text
-        return Look("truncated" if cut else "unreadable", text.replace("the picture", "it"), content=content)
-    return _of_picture(known, grey, seen)
+        return ImageStats("truncated" if cut else "unreadable", text.replace("the picture", "it"), content=content)
+    return _of_picture(known, grey, remarks)
 
 
-def look_at_all(
+def all_image_stats(
     paths: Sequence[str], workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> list[Look]:
-    """`look_at` of each file, in their order, in threads: decoding, hashing and resizing let go of Python's lock.
+) -> list[ImageStats]:
+    """`image_stats` of each file, in their order, in threads: decoding, hashing and resizing let go of Python's lock.
 
     Parameters
     ----------
@@ -103,15 +104,15 @@ def look_at_all(
     workers : threads; by default one a core, 8 at most.
     progress : called with (done, all) in the calling thread.
     """
-    looks: list[Look] = []
+    stats: list[ImageStats] = []
     with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
         # In blocks, so that a stop is heeded and no queue of 100,000 is made.
         for start in range(0, len(paths), 512):
-            for look in pool.map(look_at, paths[start : start + 512]):
-                looks.append(look)
+            for of_one in pool.map(image_stats, paths[start : start + 512]):
+                stats.append(of_one)
                 if progress:
-                    progress(len(looks), len(paths))
-    return looks
+                    progress(len(stats), len(paths))
+    return stats
 
 
 def texture(grey: Image.Image) -> np.ndarray:
@@ -133,40 +134,42 @@ def texture(grey: Image.Image) -> np.ndarray:
     return np.packbits(np.stack([rest > _FLAT, rest < -_FLAT]).reshape(2, -1), axis=1)
 
 
-def _of_picture(known: Look, grey: Image.Image, seen: list[tuple[str, str]]) -> Look:
+def _of_picture(known: ImageStats, grey: Image.Image, remarks: list[tuple[str, str]]) -> ImageStats:
     import imagehash
 
     samples = np.asarray(grey)
     thumb = grey.resize((_THUMB, _THUMB), Image.Resampling.BILINEAR)
     small = np.asarray(thumb)
     border = white_border(small)
-    look = known._replace(brightness=float(samples.mean()), border=border)
+    stats = known._replace(brightness=float(samples.mean()), border=border)
     if small.std() < _BLANK:
-        return look._replace(seen=(*seen, ("blank", f"grey {small.mean():.0f} all over")))
+        return stats._replace(remarks=(*remarks, ("blank", f"grey {small.mean():.0f} all over")))
     brightest = np.percentile(small[small < 250], 99) if (small < 250).any() else 255
     if brightest < _DARK:
-        seen.append(("dark", f"99 of 100 pixels at grey {brightest:.0f} of 255 or below"))
-    text = find_marks(samples)
-    if text and not any(check == "burnt-in" for check, _ in seen):
-        seen.append(("burnt-in", text))
+        remarks.append(("dark", f"99 of 100 pixels at grey {brightest:.0f} of 255 or below"))
+    text = find_annotations(samples)
+    if text and not any(check == "burnt-in" for check, _ in remarks):
+        remarks.append(("burnt-in", text))
     size = f"{grey.width}x{grey.height}:".encode()
-    look = look._replace(pixels=hashlib.blake2b(size + samples.tobytes(), digest_size=16).digest(), seen=tuple(seen))
+    stats = stats._replace(
+        pixels=hashlib.blake2b(size + samples.tobytes(), digest_size=16).digest(), remarks=tuple(remarks)
+    )
     if min(grey.size) < TEXTURE_SIZE:
-        return look
+        return stats
     mirrored = thumb.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     hashes = [imagehash.phash(p, hash_size=HASH_SIZE).hash.ravel() for p in (thumb, mirrored)]
-    return look._replace(hashes=np.packbits(np.stack(hashes), axis=1), texture=texture(grey))
+    return stats._replace(hashes=np.packbits(np.stack(hashes), axis=1), texture=texture(grey))
 
 
 def _of_format(path: Path, image: Image.Image, frames: int) -> list[tuple[str, str]]:
-    seen = []
+    remarks = []
     suffix, kind = path.suffix.lower(), image.format or ""
     if suffix in _FORMATS and kind not in _FORMATS[suffix]:
-        seen.append(("wrong-extension", f"a {kind} named {suffix}"))
+        remarks.append(("wrong-extension", f"a {kind} named {suffix}"))
     # A JPEG with a preview inside counts as two pictures, but the second is not looked for by anything.
     if frames > 1 and kind != "MPO":
-        seen.append(("animated", f"{frames} pictures in one file, the first is read"))
-    return seen
+        remarks.append(("animated", f"{frames} pictures in one file, the first is read"))
+    return remarks
 
 
 def _of_mode(image: Image.Image) -> list[tuple[str, str]]:
@@ -175,19 +178,19 @@ def _of_mode(image: Image.Image) -> list[tuple[str, str]]:
         return [("16-bit", "16 bits a sample, read with 65,535 as white")]
     if mode in ("L", "1"):
         return []
-    seen = []
+    remarks = []
     if mode == "CMYK":
-        seen.append(("cmyk", "CMYK, read as grey"))
+        remarks.append(("cmyk", "CMYK, read as grey"))
     if mode in ("RGBA", "LA", "PA") and (lowest := min(image.convert("RGBA").getchannel("A").tobytes())) < 255:
-        seen.append(("transparent", f"opacity down to {lowest} of 255, read without it"))
+        remarks.append(("transparent", f"opacity down to {lowest} of 255, read without it"))
     if mode == "LA":
-        return seen
+        return remarks
     share, strong = chroma(np.asarray(image.convert("RGB")))
     if share > 0.1:
-        seen.append(("colour", f"{share:.0%} of the pixels are coloured, read as grey"))
+        remarks.append(("colour", f"{share:.0%} of the pixels are coloured, read as grey"))
     elif strong >= 20:
-        seen.append(("burnt-in", f"surely coloured marks, {strong} pixels"))
-    return seen
+        remarks.append(("burnt-in", f"surely coloured marks, {strong} pixels"))
+    return remarks
 
 
 def _first_line(data: bytes) -> str:

@@ -85,7 +85,7 @@ class _Folder:
 
 # Plants one fault of the given name; gives the split and label of a file to be added.
 _Plant = Callable[[_Folder, str], None]
-_Place = Callable[[_Folder, Scan], tuple[str, str]]
+_Target = Callable[[_Folder, Scan], tuple[str, str]]
 
 
 def plant_faults(folder: str | Path, faults: Mapping[str, int], seed: int = 0) -> pd.DataFrame:
@@ -119,7 +119,7 @@ def plant_faults(folder: str | Path, faults: Mapping[str, int], seed: int = 0) -
         Scan(path, path.parts[-3], path.parts[-2], path.stem.rsplit("-", 2)[1])
         for path in sorted(root.glob("*/*/*.jpeg"))
     ]
-    place = _Folder(
+    work = _Folder(
         root,
         rng,
         [scans[i] for i in rng.permutation(len(scans))],
@@ -130,8 +130,8 @@ def plant_faults(folder: str | Path, faults: Mapping[str, int], seed: int = 0) -
     # Those that need a certain split or class go first, before others use such scans up.
     for fault in sorted(faults, key=lambda f: (f not in _NEEDS, list(FAULTS).index(f))):
         for _ in range(faults[fault]):
-            FAULTS[fault](place, fault)
-    table = pd.DataFrame(place.rows, columns=["fault", "path", "of", "detail"]).sort_values(
+            FAULTS[fault](work, fault)
+    table = pd.DataFrame(work.rows, columns=["fault", "path", "of", "detail"]).sort_values(
         ["fault", "path"], ignore_index=True
     )
     write_csv(table, root / LIST)
@@ -195,50 +195,50 @@ def _read_note(root: Path) -> dict[str, str]:
 
 
 def _spoil(make: Spoil, suffix: str = ".jpeg") -> _Plant:
-    """A fault that puts other bytes in the place of a scan's: `make` gives them, and a detail."""
+    """A fault that replaces the bytes of a scan: `make` gives them, and a detail."""
 
-    def plant(place: _Folder, fault: str) -> None:
-        scan = place.take(fault)
+    def plant(folder: _Folder, fault: str) -> None:
+        scan = folder.take(fault)
         data, detail = make(scan)
         scan.path.unlink()
         path = scan.path.with_suffix(suffix)
         path.write_bytes(data)
-        place.note(fault, path, detail=detail)
+        folder.note(fault, path, detail=detail)
 
     return plant
 
 
-def _copy(other: _Place, fits: Callable[[Scan], bool] = lambda scan: True) -> _Plant:
+def _copy(other: _Target, fits: Callable[[Scan], bool] = lambda scan: True) -> _Plant:
     """A fault that copies a scan's bytes to a new patient; `other` gives the split and the label of the copy."""
 
-    def plant(place: _Folder, fault: str) -> None:
-        scan = place.take(fault, fits)
-        _put(place, fault, scan, *other(place, scan), scan.path.read_bytes(), place.new_patient())
+    def plant(folder: _Folder, fault: str) -> None:
+        scan = folder.take(fault, fits)
+        _put(folder, fault, scan, *other(folder, scan), scan.path.read_bytes(), folder.new_patient())
 
     return plant
 
 
-def _near_duplicate(place: _Folder, fault: str) -> None:
-    scan = place.take(fault)
-    data, detail = almost(scan, sum(row["fault"] == fault for row in place.rows))
-    _put(place, fault, scan, scan.split, scan.label, data, place.new_patient(), detail)
+def _near_duplicate(folder: _Folder, fault: str) -> None:
+    scan = folder.take(fault)
+    data, detail = almost(scan, sum(row["fault"] == fault for row in folder.rows))
+    _put(folder, fault, scan, scan.split, scan.label, data, folder.new_patient(), detail)
 
 
-def _same_patient(other: _Place, fits: Callable[[Scan], bool] = lambda scan: True) -> _Plant:
+def _same_patient(other: _Target, fits: Callable[[Scan], bool] = lambda scan: True) -> _Plant:
     """A fault that draws another scan of the same patient, in the split and of the label that `other` gives."""
 
-    def plant(place: _Folder, fault: str) -> None:
-        scan = place.take(fault, fits)
-        place.untouched = [s for s in place.untouched if s.patient != scan.patient]
-        split, label = other(place, scan)
-        data = place.phantom(label, scan.patient, 90)
-        _put(place, fault, scan, split, label, data, scan.patient, f"patient {scan.patient}", image=90)
+    def plant(folder: _Folder, fault: str) -> None:
+        scan = folder.take(fault, fits)
+        folder.untouched = [s for s in folder.untouched if s.patient != scan.patient]
+        split, label = other(folder, scan)
+        data = folder.phantom(label, scan.patient, 90)
+        _put(folder, fault, scan, split, label, data, scan.patient, f"patient {scan.patient}", image=90)
 
     return plant
 
 
 def _put(
-    place: _Folder,
+    folder: _Folder,
     fault: str,
     scan: Scan,
     split: str,
@@ -248,22 +248,22 @@ def _put(
     detail: str = "",
     image: int = 1,
 ) -> None:
-    folder = place.root / split / label
-    if not (place.root / split).is_dir():
+    target = folder.root / split / label
+    if not (folder.root / split).is_dir():
         raise DataError(
             f"the fault {fault} needs phantoms in {split}, of which there are none", "draw some with --test 0.2"
         )
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{label}-{patient}-{image}.jpeg"
+    target.mkdir(exist_ok=True)
+    path = target / f"{label}-{patient}-{image}.jpeg"
     path.write_bytes(data)
-    place.note(fault, path, scan.path, detail)
+    folder.note(fault, path, scan.path, detail)
 
 
-def _other_class(place: _Folder, scan: Scan) -> tuple[str, str]:
-    there = sorted(d.name for d in (place.root / scan.split).iterdir() if d.name != scan.label and d.name in CLASSES)
+def _other_class(folder: _Folder, scan: Scan) -> tuple[str, str]:
+    there = sorted(d.name for d in (folder.root / scan.split).iterdir() if d.name != scan.label and d.name in CLASSES)
     if not there:
         raise DataError(f"there is one class alone in {scan.split}", "draw more phantoms: --scans 80")
-    return scan.split, there[int(place.rng.integers(len(there)))]
+    return scan.split, there[int(folder.rng.integers(len(there)))]
 
 
 def _of_train(scan: Scan) -> bool:
@@ -275,11 +275,11 @@ FAULTS: dict[str, _Plant] = {
     "empty": _spoil(lambda scan: (b"", "0 bytes")),
     "text": _spoil(text),
     "wrong-extension": _spoil(saved("PNG", lambda p: p, "a PNG named .jpeg")),
-    "duplicate": _copy(lambda place, scan: (scan.split, scan.label)),
+    "duplicate": _copy(lambda folder, scan: (scan.split, scan.label)),
     "duplicate-across-classes": _copy(_other_class),
-    "duplicate-across-splits": _copy(lambda place, scan: ("test", scan.label), _of_train),
+    "duplicate-across-splits": _copy(lambda folder, scan: ("test", scan.label), _of_train),
     "near-duplicate": _near_duplicate,
-    "patient-across-splits": _same_patient(lambda place, scan: ("test", scan.label), _of_train),
+    "patient-across-splits": _same_patient(lambda folder, scan: ("test", scan.label), _of_train),
     "patient-two-labels": _same_patient(_other_class),
     "blank": _spoil(flat(235)),
     "black": _spoil(flat(0)),

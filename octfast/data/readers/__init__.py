@@ -1,1 +1,4 @@
-"""Data sets of every kind become a Scans table: folders, tables, MedMNIST files."""
+"""Data sets of every kind become a Scans table: folders, tables, MedMNIST files.
+
+From outside: `read`, `folder`, `table`.
+"""

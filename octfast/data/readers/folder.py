@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from octfast.data.scans import IMAGE_SUFFIXES, SPLIT_WORDS, class_names
+from octfast.data.scans import IMAGE_SUFFIXES, SPLIT_WORDS, check_trainable
 from octfast.errors import DataError
 
 log = logging.getLogger("octfast")
@@ -69,7 +70,7 @@ def read_scans(data: str | Path, *, trainable: bool = True) -> pd.DataFrame:
     scans = pd.DataFrame(rows, columns=["path", "label", "split"]).sort_values("path", ignore_index=True)
     scans.insert(2, "patient", patients_from_names(scans, root))
     if trainable:
-        _check_classes(scans, root)
+        check_trainable(scans, str(root), "a test folder", _LAYOUTS)
     return scans
 
 
@@ -91,7 +92,7 @@ def data_root(data: str | Path) -> Path:
         # Kaggle's archive unpacks to a lone folder "OCT2017 " that people point above.
         if len(inner) != 1 or inner[0].name.lower() in SPLIT_WORDS or _has_images(inner[0], deep=False):
             return root
-        if any(f.suffix.lower() in IMAGE_SUFFIXES for f in root.iterdir() if f.is_file()):
+        if any(_is_image(f.name) for f in root.iterdir() if f.is_file()):
             return root
         root = inner[0]
 
@@ -121,29 +122,40 @@ def patients_from_names(scans: pd.DataFrame, root: Path) -> list[str]:
     return patients
 
 
+def class_folders(root: Path) -> set[str]:
+    """The names of the folders that `read_scans` would take for classes: two or more, or below folders of splits."""
+    inner = _folders(root)
+    splits = [d for d in inner if d.name.lower() in SPLIT_WORDS]
+    holders = [label for split in splits for label in _folders(split)] if splits else inner
+    names = {d.name for d in holders if _has_images(d)}
+    return names if splits or len(names) > 1 else set()
+
+
 def _folders(folder: Path) -> list[Path]:
     return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__MACOSX")))
 
 
-def _images(folder: Path) -> tuple[list[str], int]:
-    """The image files below a folder, and how many files were passed over."""
-    found, other = [], 0
+def _walk(folder: Path) -> Iterator[str]:
+    """The files below a folder, without hidden ones."""
     for at, folders, files in os.walk(folder):
         folders[:] = sorted(d for d in folders if not d.startswith("."))
-        for name in files:
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                found.append(str(Path(at) / name))
-            else:
-                other += 1
-    return found, other
+        yield from (str(Path(at) / name) for name in files if not name.startswith("."))
+
+
+def _is_image(path: str) -> bool:
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _images(folder: Path) -> tuple[list[str], int]:
+    """The image files below a folder, and how many files were passed over."""
+    files = list(_walk(folder))
+    images = [path for path in files if _is_image(path)]
+    return images, len(files) - len(images)
 
 
 def _has_images(folder: Path, deep: bool = True) -> bool:
-    if deep:
-        return bool(_images(folder)[0])
-    return any(f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") for f in folder.iterdir())
+    files = _walk(folder) if deep else (f.name for f in folder.iterdir() if not f.name.startswith("."))
+    return any(map(_is_image, files))
 
 
 def _is_text(name: str) -> bool:
@@ -152,18 +164,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _check_classes(scans: pd.DataFrame, root: Path) -> None:
-    trained = scans[scans["split"] != "test"]
-    if trained.empty:
-        raise DataError(f"no training scans in {root}: only a test folder", _LAYOUTS)
-    classes = class_names(scans)
-    if len(classes) < 2:
-        raise DataError(f"only one class in {root}: {classes[0]}", f"a classifier needs two or more; {_LAYOUTS}")
-    strange = sorted(set(scans.loc[scans["split"] == "test", "label"]) - set(trained["label"]))
-    if strange:
-        raise DataError(
-            f"the test folder of {root} has classes that train lacks: {', '.join(strange)}",
-            f"rename or remove them; train has {', '.join(classes)}",
-        )

@@ -60,7 +60,7 @@ def read_medmnist(file: str | Path, cache: str | Path | None = None) -> pd.DataF
     labels = _labels(file)
     folder = unpack(file, cache)
     rows = [
-        (str(folder / _place(split, label, i)), label, _place(split, label, i), _SPLITS[split])
+        (str(folder / _member_path(split, label, i)), label, _member_path(split, label, i), _SPLITS[split])
         for split, names in labels.items()
         for i, label in enumerate(names)
     ]
@@ -133,8 +133,8 @@ def _unpack(file: Path, folder: Path) -> None:
         for split, names in labels.items():
             start = 0
             for chunk in _pictures(file, split, len(names)):
-                places = [part / _place(split, names[start + i], start + i) for i in range(len(chunk))]
-                size += sum(pool.map(write, zip(places, chunk, strict=True)))
+                paths = [part / _member_path(split, names[start + i], start + i) for i in range(len(chunk))]
+                size += sum(pool.map(write, zip(paths, chunk, strict=True)))
                 start += len(chunk)
                 done += len(chunk)
                 update(done, total)
@@ -145,7 +145,7 @@ def _unpack(file: Path, folder: Path) -> None:
 def _labels(file: Path) -> dict[str, list[str]]:
     """The class of each picture, by MedMNIST's name of the split."""
     arrays = _members(file)
-    found: dict[str, np.ndarray] = {}
+    numbers_of: dict[str, np.ndarray] = {}
     for split in _SPLITS:
         if f"{split}_labels" not in arrays:
             continue
@@ -161,14 +161,14 @@ def _labels(file: Path) -> dict[str, list[str]]:
                 f"{file.name} has labels of shape {numbers.shape} and type {numbers.dtype}",
                 "octfast reads sets with one class a picture",
             )
-        found[split] = numbers
-    highest = max(int(n.max(initial=0)) for n in found.values())
+        numbers_of[split] = numbers
+    highest = max(int(n.max(initial=0)) for n in numbers_of.values())
     names = [str(i).zfill(len(str(highest))) for i in range(highest + 1)]
     if re.search("octmnist", file.stem, re.IGNORECASE) and highest < len(OCTMNIST_CLASSES):
         names = list(OCTMNIST_CLASSES)
     else:
         log.info("%s: its classes are named by their numbers, 0 to %d", file.name, highest)
-    return {split: [names[int(n)] for n in numbers] for split, numbers in found.items()}
+    return {split: [names[int(n)] for n in numbers] for split, numbers in numbers_of.items()}
 
 
 def _pictures(file: Path, split: str, count: int) -> Iterator[np.ndarray]:
@@ -226,7 +226,7 @@ def _content_key(file: Path) -> str:
     return hashlib.sha256(json.dumps(members).encode()).hexdigest()[:16]
 
 
-def _place(split: str, label: str, i: int) -> str:
+def _member_path(split: str, label: str, i: int) -> str:
     return f"{split}/{label}/{split}-{i:06d}.png"
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
-import os
 from pathlib import Path
 
 import pandas as pd
 
-from octfast.data.readers.folder import data_root, read_scans
+from octfast.data.readers.folder import class_folders, data_root, read_scans
 from octfast.data.readers.medmnist import read_medmnist
 from octfast.data.readers.table import (
     TABLE_SUFFIXES,
@@ -20,7 +19,7 @@ from octfast.data.readers.table import (
     looks_like_scans,
     read_table,
 )
-from octfast.data.scans import IMAGE_SUFFIXES, SPLIT_WORDS
+from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
@@ -96,55 +95,33 @@ def data_folder(source: str | Path, scans: pd.DataFrame) -> Path:
 
 
 def _choose(folder: Path, columns_named: bool) -> Path:
-    """What in a folder is meant: a table, a MedMNIST file, or the folder itself, with its class folders."""
-    place = folder
+    """What to read in a folder: a table, a MedMNIST file, or the folder itself with its class folders."""
+    root = folder
     tables, archives = _tables(folder), sorted(folder.glob("*.npz"))
     if not tables and not archives:
-        place = data_root(folder)
-        tables, archives = _tables(place), sorted(place.glob("*.npz"))
-    classes = _class_folders(place)
+        root = data_root(folder)
+        tables, archives = _tables(root), sorted(root.glob("*.npz"))
+    classes = class_folders(root)
     if columns_named and len(tables) == 1:
         return tables[0]
-    found = [*tables, *archives]
-    if not found:
+    files = [*tables, *archives]
+    if not files:
         return folder
     if classes and not archives and all(_same_labels(table, classes) for table in tables):
         names = ", ".join(t.name for t in tables)
-        log.info("the folders of %s give the same classes as %s: the folders are read", place, names)
+        log.info("the folders of %s give the same classes as %s: the folders are read", root, names)
         return folder
-    if len(found) == 1 and not classes:
-        log.info("reading %s", found[0])
-        return found[0]
-    shown = ", ".join(p.name for p in found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+    if len(files) == 1 and not classes:
+        log.info("reading %s", files[0])
+        return files[0]
+    shown = ", ".join(p.name for p in files[:6]) + (f" and {len(files) - 6} more" if len(files) > 6 else "")
     also = f", and folders of scans ({', '.join(sorted(classes)[:4])})" if classes else ""
-    raise DataError(f"{place} could be read in more than one way: {shown}{also}", f"name the one meant: {found[0]}")
+    raise DataError(f"{root} could be read in more than one way: {shown}{also}", f"name the one meant: {files[0]}")
 
 
 def _tables(folder: Path) -> list[Path]:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in TABLE_SUFFIXES and not f.name.startswith("."))
     return [f for f in files if f.is_file() and looks_like_scans(f)]
-
-
-def _class_folders(root: Path) -> set[str]:
-    """The names of the class folders that `read_scans` would find: two or more, or below folders of splits."""
-    inner = _folders(root)
-    splits = [d for d in inner if d.name.lower() in SPLIT_WORDS]
-    holders = [label for split in splits for label in _folders(split)] if splits else inner
-    names = {d.name for d in holders if _holds_images(d)}
-    return names if splits or len(names) > 1 else set()
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__MACOSX"))]
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(
-        Path(name).suffix.lower() in IMAGE_SUFFIXES
-        for _, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".")
-    )
 
 
 def _same_labels(table: Path, classes: set[str]) -> bool:

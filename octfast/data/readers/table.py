@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from octfast.data.readers.folder import patients_from_names
-from octfast.data.scans import SPLIT_WORDS
+from octfast.data.scans import SPLIT_WORDS, check_trainable
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
@@ -87,7 +87,7 @@ def read_table(
     scans = _without_repeats(scans, file).sort_values("path", ignore_index=True)
     scans["patient"] = _patients(scans, file)
     if trainable:
-        check_trainable(scans, file)
+        check_trainable(scans, file.name, "test scans", "name another --label-column or --split-column")
     return scans[[*ROLES, *(c for c in scans.columns if c not in ROLES)]]
 
 
@@ -218,29 +218,11 @@ def resolve_paths(paths: pd.Series, file: Path) -> list[str]:
     def resolve(text: str) -> str:
         ways = [text, text.strip()]
         ways += [way.replace("\\", "/") for way in ways if "\\" in way]
-        places = [os.path.normpath(base / way) for way in ways]
-        found = next((place for place in places if Path(place).is_file()), None)
-        return found or (text if PureWindowsPath(text).drive else places[-1])
+        resolved = [os.path.normpath(base / way) for way in ways]
+        found = next((path for path in resolved if Path(path).is_file()), None)
+        return found or (text if PureWindowsPath(text).drive else resolved[-1])
 
     return [resolve(str(path)) for path in paths]
-
-
-def check_trainable(scans: pd.DataFrame, file: Path) -> None:
-    """Raise a DataError where nothing or one class alone is left to train on, or test has a class that train lacks."""
-    classes = sorted(scans.loc[scans["split"] != "test", "label"].unique())
-    if not classes:
-        raise DataError(f"all scans of {file.name} are test scans, none is for training", "give some another split")
-    if len(classes) < 2:
-        raise DataError(
-            f"only one class in {file.name}: {classes[0]}",
-            "a classifier needs two or more; another column is named with --label-column",
-        )
-    strange = sorted(set(scans.loc[scans["split"] == "test", "label"]) - set(classes))
-    if strange:
-        raise DataError(
-            f"the test scans of {file.name} have classes that train lacks: {', '.join(strange)}",
-            f"rename or remove them; train has {', '.join(classes)}",
-        )
 
 
 def _is_parquet(file: Path) -> bool:

@@ -1,1 +1,4 @@
-"""Patients kept apart: validation held out, folds and splits drawn or read from a file, leaks found and refused."""
+"""Splits that share no patient: validation held out, splits and folds drawn or read from a file, leaks refused.
+
+From outside: `hold_out`, `folds`, `files`, `leaks`.
+"""

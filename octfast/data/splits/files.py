@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from octfast.data.readers.table import as_names, check_trainable, load_table, resolve_paths, split_names
-from octfast.data.scans import write_csv
+from octfast.data.readers.table import as_names, load_table, resolve_paths, split_names
+from octfast.data.scans import check_trainable, write_csv
 from octfast.data.splits.folds import COLUMNS
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError, UsageError
@@ -64,7 +64,7 @@ def apply_splits(scans: pd.DataFrame | None, file: str | Path, fold: int | None 
     Raises
     ------
     UsageError : no such fold.
-    DataError : a column or files are missing, labels differ from those of `scans`, or a patient stands on two sides.
+    DataError : a column or files are missing, labels differ from those of `scans`, or a patient is in two splits.
     """
     file = Path(file).expanduser()
     table = load_table(file)
@@ -95,7 +95,7 @@ def apply_splits(scans: pd.DataFrame | None, file: str | Path, fold: int | None 
             f"({first['splits']})",
             "make it anew: octfast data split DATA --out splits.csv",
         )
-    check_trainable(out, file)
+    check_trainable(out, file.name, "test scans", "make it anew: octfast data split DATA --out splits.csv")
     lead = ["path", "label", "patient", "split"]
     return out[[*lead, *(c for c in out.columns if c not in lead)]]
 

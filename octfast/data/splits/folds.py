@@ -1,4 +1,4 @@
-"""Draws splits and folds in which no patient and no file stands on two sides, each class in its proportion."""
+"""Draws splits and folds that share no patient and no file, each with its proportion of every class."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import numpy as np
 import pandas as pd
 
-from octfast.data.scans import SPLITS
-from octfast.data.splits.assign import share_out
+from octfast.data.scans import describe_scans
+from octfast.data.splits.assign import assign_groups
 from octfast.data.splits.hold_out import shared_patients
 from octfast.data.splits.leaks import drop_leaks, identical_files, linked_groups
 from octfast.errors import DataError, UsageError
@@ -24,10 +24,10 @@ TOLERANCE = 0.05
 def make_splits(
     scans: pd.DataFrame, valid: float = 0.1, test: float | None = None, folds: int = 5, seed: int = 0
 ) -> pd.DataFrame:
-    """Draw splits and folds by whole patients, each class in about its proportion; see `share_out` for how close.
+    """Draw splits and folds by whole patients, each class in about its proportion; see `assign_groups` for how close.
 
-    Scans linked by a patient or by byte-identical files stay on one side. What cannot be had as wanted, as there are
-    too few patients, is said in the log.
+    Scans linked by a patient or by byte-identical files stay in one split. Where too few patients make a wanted share
+    impossible, the log says so.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def make_splits(
     scans["_same"] = identical_files(scans["path"].tolist())
     if keep:
         log.info("the %d test scans are kept as the test split; --test would draw one anew", given.sum())
-        # What was validation is drawn anew, so it goes before no training scan here.
+        # Validation is drawn anew, so the given one keeps no training scan out.
         given = scans["split"] == "test"
         scans, _ = drop_leaks(scans.assign(split=np.where(given, "test", "train")), scans["_same"].to_numpy())
     elif given.any():
@@ -70,15 +70,15 @@ def make_splits(
     counts = np.array(pd.crosstab(group, out["label"].iloc[pool].to_numpy()))
     classes = sorted(out["label"].iloc[pool].unique())
     rng = np.random.default_rng(seed)
-    # Of a kept test, validation still gets its share of all scans.
+    # Where a given test is kept, validation still gets its share of all scans.
     parts = {"train": 0.0, "valid": valid * len(out) / len(pool) if keep else valid, "test": share}
     parts["train"] = 1 - parts["valid"] - parts["test"]
     if parts["train"] <= 0:
         raise UsageError(f"--valid {valid}: that leaves nothing to train on beside the given test", "ask for less")
-    parts = {side: part for side, part in parts.items() if part > 0}
-    side = _share_out(counts, parts, classes, rng)
+    parts = {name: part for name, part in parts.items() if part > 0}
+    assigned = _assign(counts, parts, classes, rng)
     split = out["split"].to_numpy(dtype=object, copy=True)
-    split[pool] = np.array(list(parts), dtype=object)[side][group]
+    split[pool] = np.array(list(parts), dtype=object)[assigned][group]
     out["split"] = split
     out["fold"] = _folds(out, folds, rng)
     leaked = shared_patients(out)
@@ -88,13 +88,8 @@ def make_splits(
 
 def describe_splits(splits: pd.DataFrame, by: str = "split") -> pd.DataFrame:
     """A row a split (or fold): a column a class with its scans, then `scans`, `share` of all, and `patients`."""
-    counts = pd.crosstab(splits[by], splits["label"])
-    if by == "split":
-        counts = counts.reindex([s for s in SPLITS if s in counts.index])
-    counts.columns.name = None
-    counts["scans"] = counts.sum(axis=1)
-    counts["share"] = counts["scans"] / counts["scans"].sum()
-    counts["patients"] = splits.groupby(by)["patient"].nunique()
+    counts = describe_scans(splits, by)
+    counts.insert(len(counts.columns) - 1, "share", counts["scans"] / counts["scans"].sum())
     return counts
 
 
@@ -110,15 +105,15 @@ def _check_numbers(valid: float, test: float, folds: int, seed: int) -> None:
         raise UsageError(f"--seed {seed}: must be 0 or more", "for example --seed 1")
 
 
-def _share_out(counts: np.ndarray, parts: dict[str, float], classes: list[str], rng: np.random.Generator) -> np.ndarray:
-    """The side of each group; what is off is said, what cannot be trained on is refused."""
+def _assign(counts: np.ndarray, parts: dict[str, float], classes: list[str], rng: np.random.Generator) -> np.ndarray:
+    """The split of each group; shares far from those wanted are logged, and what cannot be trained on is refused."""
     if len(counts) < len(parts):
         raise DataError(
             f"{' and '.join(parts)} cannot be drawn from {len(counts)} groups of patients",
             "more patients are needed, or fewer splits: --valid 0, --test 0",
         )
-    side = share_out(counts, np.array(list(parts.values())), rng, main=0)
-    have = np.stack([counts[side == i].sum(0) for i in range(len(parts))])
+    assigned = assign_groups(counts, np.array(list(parts.values())), rng, main=0)
+    have = np.stack([counts[assigned == i].sum(0) for i in range(len(parts))])
     for i, name in enumerate(parts):
         absent = [c for c, n in zip(classes, have[i], strict=True) if n == 0]
         groups = (counts > 0).sum(0)
@@ -130,11 +125,11 @@ def _share_out(counts: np.ndarray, parts: dict[str, float], classes: list[str], 
             )
         if absent:
             log.warning("too few patients: %s has no scan of %s", name, told)
-    _say_off(have, parts, classes, (counts > 0).sum(0))
-    return side
+    _log_far_shares(have, parts, classes, (counts > 0).sum(0))
+    return assigned
 
 
-def _say_off(have: np.ndarray, parts: dict[str, float], classes: list[str], groups: np.ndarray) -> None:
+def _log_far_shares(have: np.ndarray, parts: dict[str, float], classes: list[str], groups: np.ndarray) -> None:
     for i, (name, wanted) in enumerate(parts.items()):
         share = have[i].sum() / have.sum()
         if abs(share - wanted) > TOLERANCE:
@@ -163,10 +158,10 @@ def _folds(out: pd.DataFrame, folds: int, rng: np.random.Generator) -> pd.Series
             f"{folds} folds cannot be made of {len(table)} groups of patients",
             f"ask for fewer: --folds {max(2, len(table))}, or 0 for none",
         )
-    side = share_out(table.to_numpy(), np.full(folds, 1 / folds), rng)
-    fold.iloc[pool] = side[group]
+    assigned = assign_groups(table.to_numpy(), np.full(folds, 1 / folds), rng)
+    fold.iloc[pool] = assigned[group]
     for label in table.columns:
-        holders = np.unique(side[table[label].to_numpy() > 0])
+        holders = np.unique(assigned[table[label].to_numpy() > 0])
         if len(holders) == 1:
             log.warning(
                 "too few patients: %s is in fold %d alone, so --fold %d cannot train it", label, *[holders[0]] * 2

@@ -1,4 +1,4 @@
-"""Splits a Scans table so that no patient stands on two sides and every class keeps its share."""
+"""Holds validation scans out by whole patients, each class in its proportion."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger("octfast")
 def hold_out(scans: pd.DataFrame, share: float, seed: int = 0) -> np.ndarray:
     """Choose about `share` of the scans by whole patients, each class in about its proportion.
 
-    The patients are cut into round(1 / share) groups by scikit-learn's StratifiedGroupKFold and one group is held out,
-    the one whose class proportions lie nearest to those asked for; without the patients whose loss would leave a class
-    with nothing to train on. The order of the rows plays no part.
+    scikit-learn's StratifiedGroupKFold cuts the patients into round(1 / share) groups, and the group whose class
+    proportions are nearest to those asked for is held out. A patient stays in training where a class would have no
+    training scan without them. The order of the rows does not matter.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def hold_out(scans: pd.DataFrame, share: float, seed: int = 0) -> np.ndarray:
 
 
 def _keep_classes(group: np.ndarray, scans_of: np.ndarray) -> list[int]:
-    """The patients of a group, in order, less those without whom a class would have nothing to train on."""
+    """The patients of a group, in order, but for those without whom a class would have no training scan."""
     left = scans_of.sum(0)
     kept = []
     for patient in group:

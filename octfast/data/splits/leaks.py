@@ -1,4 +1,4 @@
-"""Finds patients and identical files that stand in two splits, and keeps them from flattering a model."""
+"""Finds patients and identical files that are in two splits, and drops or refuses them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PRECEDENCE = ("test", "valid", "train")
 def identical_files(paths: Sequence[str]) -> np.ndarray:
     """Which files are the same, byte for byte: an int array of shape (len(paths),), equal for equal files.
 
-    Only files of one size are read. An empty or missing file is like no other: it shows nobody's eye.
+    Only files that share their size with another are read. An empty or missing file equals no other.
     """
     sizes = pd.Series([_size(p) for p in paths], dtype=np.int64)
     alike = np.flatnonzero(sizes.duplicated(keep=False).to_numpy() & (sizes > 0).to_numpy())
@@ -37,7 +37,7 @@ def identical_files(paths: Sequence[str]) -> np.ndarray:
 
 
 def linked_groups(scans: pd.DataFrame, identical: np.ndarray) -> np.ndarray:
-    """The groups that must not be parted: scans linked by a patient, by an identical file, or by a chain of these.
+    """Groups of scans that must stay in one split: linked by a patient, an identical file, or a chain of these.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def linked_groups(scans: pd.DataFrame, identical: np.ndarray) -> np.ndarray:
 
 
 def drop_leaks(scans: pd.DataFrame, identical: np.ndarray | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Leave out the scans that would tell of another split: test keeps all of its own, validation goes before training.
+    """Leave out the scans that leak into another split: test keeps all its scans, and validation goes before training.
 
     A scan is left out whose patient, or a byte-identical copy of which, stands in a split that goes before its own.
     The log says how many are. No file is changed.
@@ -87,7 +87,7 @@ def drop_leaks(scans: pd.DataFrame, identical: np.ndarray | None = None) -> tupl
     rank = scans["split"].map({split: i for i, split in enumerate(_PRECEDENCE)}).to_numpy()
     reason = np.full(len(scans), "", dtype=object)
     for i, split in enumerate(_PRECEDENCE[:-1]):
-        # What was left out for an earlier split holds nothing back from a later one.
+        # A scan that is left out already keeps no other scan out.
         first = (rank == i) & (reason == "")
         later = (rank > i) & (reason == "")
         copied = later & np.isin(identical, identical[first])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from octfast.data.audit.duplicates import Copy, agreement, exact_copies, mirror_textures, near_copies, near_pairs
-from octfast.data.audit.image_stats import look_at_all, texture
+from octfast.data.audit.image_stats import all_image_stats, texture
 from octfast.data.phantom.draw import make_phantom
 from tests.data.audit.samples import again, phantom, save
 
@@ -65,8 +65,8 @@ def test_copies_of_copies_are_linked_to_one_that_they_are_copies_of(tmp_path):
     scan = phantom("CNV", 3).resize((256, 256))
     other = phantom("DME", 8).resize((256, 256))
     chain = [save(again(scan, q), tmp_path / f"{i}.png", "PNG") for i, q in enumerate((95, 70, 45))]
-    looks = look_at_all([str(p) for p in (*chain[:1], save(other, tmp_path / "z.png", "PNG"), *chain[1:])])
-    links = near_copies(looks)
+    stats = all_image_stats([str(p) for p in (*chain[:1], save(other, tmp_path / "z.png", "PNG"), *chain[1:])])
+    links = near_copies(stats)
     assert {link.copy for link in links} == {2, 3}
     assert all(link.of in (0, 2, 3) and link.of != link.copy for link in links)
 
@@ -93,6 +93,6 @@ def test_blank_and_small_scans_are_like_no_other(tmp_path):
         save(
             Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 40), np.uint8)), tmp_path / f"{i}.png", "PNG"
         )
-    looks = look_at_all(sorted(map(str, tmp_path.iterdir())))
-    assert all(look.hashes is None for look in looks)
-    assert near_copies(looks) == []
+    stats = all_image_stats(sorted(map(str, tmp_path.iterdir())))
+    assert all(s.hashes is None for s in stats)
+    assert near_copies(stats) == []

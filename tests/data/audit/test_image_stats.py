@@ -5,24 +5,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from octfast.data.audit.image_stats import Look, look_at
+from octfast.data.audit.image_stats import ImageStats, image_stats
 from tests.data.audit.samples import files, save
 
 
 def test_a_picture_of_nothing_but_near_white_is_looked_at(tmp_path):
     samples = np.full((96, 96), 250, np.uint8)
     samples[:, 48:] = 255
-    look = look_at(save(Image.fromarray(samples), tmp_path / "white.png", "PNG"))
-    assert look.trouble == "" and look.border == 1
+    stats = image_stats(save(Image.fromarray(samples), tmp_path / "white.png", "PNG"))
+    assert stats.trouble == "" and stats.border == 1
 
 
 def test_a_look_never_raises(tmp_path):
-    assert look_at(tmp_path / "gone.png").trouble == "unreadable"
+    assert image_stats(tmp_path / "gone.png").trouble == "unreadable"
     (tmp_path / "a.png").write_bytes(b"PK\x03\x04 something")
-    assert look_at(tmp_path / "a.png")[:2] == ("not-a-picture", "a zip archive")
+    assert image_stats(tmp_path / "a.png")[:2] == ("not-a-picture", "a zip archive")
     save(Image.fromarray(np.zeros((80, 80), np.float32)), tmp_path / "f.tif", "TIFF")
-    assert look_at(tmp_path / "f.tif").trouble == "unreadable"
-    assert Look().hashes is None
+    assert image_stats(tmp_path / "f.tif").trouble == "unreadable"
+    assert ImageStats().hashes is None
 
 
 @given(cut=st.integers(1, 4000), flip=st.integers(0, 3999), value=st.integers(0, 255))
@@ -31,5 +31,5 @@ def test_a_look_at_a_damaged_file_never_raises(clean, tmp_path, cut, flip, value
     data[flip % len(data)] = value
     path = tmp_path / "damaged.jpeg"
     path.write_bytes(data)
-    look = look_at(path)
-    assert look.trouble in ("", "truncated", "not-a-picture", "unreadable")
+    stats = image_stats(path)
+    assert stats.trouble in ("", "truncated", "not-a-picture", "unreadable")
