@@ -30,7 +30,7 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author=cfg["author"],
-    license="Apache-2.0",
+    license=cfg["license"],
     keywords=cfg["keywords"],
     python_requires=f">={cfg['min_python']},<3.14",
     packages=find_packages(include=["octfast", "octfast.*"]),

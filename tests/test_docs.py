@@ -137,6 +137,25 @@ def test_the_projects_files_agree_with_each_other():
     assert json.loads(comments.sub("", (ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8")))["name"]
 
 
+def test_the_metadata_is_read_and_the_package_data_exists():
+    program = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for key in settings():
+        name = key.removesuffix("_requirements")
+        assert f'"{key}"' in program or f"'{key}'" in program or f'"{name}"' in program, key
+    setup = ast.parse(program)
+    (data,) = [
+        k.value for n in ast.walk(setup) if isinstance(n, ast.Call) for k in n.keywords if k.arg == "package_data"
+    ]
+    for pattern in ast.literal_eval(data)["octfast"]:
+        assert list((ROOT / "octfast").glob(pattern)), pattern
+
+
+def test_ruff_is_the_same_everywhere():
+    (pinned,) = re.findall(r"\bruff==([\d.]+)", settings()["dev_requirements"])
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"ruff-pre-commit\n +rev: v([\d.]+)", hooks) == [pinned]
+
+
 def test_the_image_is_given_what_it_is_built_from():
     wanted = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert {"octfast", "setup.py", "settings.ini", "README.md"} <= wanted
