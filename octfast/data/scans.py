@@ -30,14 +30,14 @@ def class_names(scans: pd.DataFrame) -> list[str]:
     return sorted(scans.loc[scans["split"] != "test", "label"].unique())
 
 
-def check_trainable(scans: pd.DataFrame, name: str, only: str, hint: str) -> None:
+def check_trainable(scans: pd.DataFrame, name: str, hint: str, no_training: str = "") -> None:
     """Refuse scans that no classifier can be trained on.
 
     Parameters
     ----------
     name : of the folder or table, for the message.
-    only : what there is where all scans are test scans.
     hint : what to do.
+    no_training : the message where all scans are test scans, if not the usual one.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def check_trainable(scans: pd.DataFrame, name: str, only: str, hint: str) -> Non
     """
     classes = class_names(scans)
     if not classes:
-        raise DataError(f"no training scans in {name}: only {only}", hint)
+        raise DataError(no_training or f"all scans of {name} are test scans, none is for training", hint)
     if len(classes) < 2:
         raise DataError(f"only one class in {name}: {classes[0]}", f"a classifier needs two or more; {hint}")
     unknown = sorted(set(scans["label"]) - set(classes))

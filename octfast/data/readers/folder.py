@@ -70,7 +70,7 @@ def read_scans(data: str | Path, *, trainable: bool = True) -> pd.DataFrame:
     scans = pd.DataFrame(rows, columns=["path", "label", "split"]).sort_values("path", ignore_index=True)
     scans.insert(2, "patient", patients_from_names(scans, root))
     if trainable:
-        check_trainable(scans, str(root), "a test folder", _LAYOUTS)
+        check_trainable(scans, str(root), _LAYOUTS, f"no training scans in {root}: only a test folder")
     return scans
 
 

@@ -87,7 +87,7 @@ def read_table(
     scans = _without_repeats(scans, file).sort_values("path", ignore_index=True)
     scans["patient"] = _patients(scans, file)
     if trainable:
-        check_trainable(scans, file.name, "test scans", "name another --label-column or --split-column")
+        check_trainable(scans, file.name, "name another --label-column or --split-column")
     return scans[[*ROLES, *(c for c in scans.columns if c not in ROLES)]]
 
 

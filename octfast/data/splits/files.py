@@ -95,7 +95,7 @@ def apply_splits(scans: pd.DataFrame | None, file: str | Path, fold: int | None 
             f"({first['splits']})",
             "make it anew: octfast data split DATA --out splits.csv",
         )
-    check_trainable(out, file.name, "test scans", "make it anew: octfast data split DATA --out splits.csv")
+    check_trainable(out, file.name, "make it anew: octfast data split DATA --out splits.csv")
     lead = ["path", "label", "patient", "split"]
     return out[[*lead, *(c for c in out.columns if c not in lead)]]
 
