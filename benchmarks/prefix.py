@@ -92,7 +92,7 @@ def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[
     device = torch.device(dls.device or "cpu")
     learn = oct_learner(dls, args.arch, weights="none")
     prefix, _ = frozen.cut_model(learn.model)
-    source = frozen.Pictures(dls.train, args.views, 0, device, args.workers)
+    source = frozen.Views(dls.train, args.views, 0, device, args.workers)
     engine = engine_of(nn.Sequential(*prefix), args.precision, device, source)
     args.precision_run = engine.precision
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(engine.precision, torch.bfloat16)
@@ -104,8 +104,8 @@ def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[
     plain = plain.to(device)
     noise = torch.randn(source.block, 3, args.size, args.size, device=device)
     fast_noise = noise.to(dtype).contiguous(memory_format=torch.channels_last)
-    read = [source.read(source.rows(b)) for b in blocks]
-    some = source.views_of(read[0], blocks[0])
+    read = [source.decode(source.rows(b)) for b in blocks]
+    some = source.augment(read[0], blocks[0])
     rounds = -(-len(source) * args.views // source.block)
 
     def wait() -> None:
@@ -125,11 +125,11 @@ def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[
 
     def decode() -> None:
         for b in blocks:
-            source.read(source.rows(b))
+            source.decode(source.rows(b))
 
     def views() -> None:
         for b, batch in zip(blocks, read, strict=True):
-            source.views_of(batch, b)
+            source.augment(batch, b)
         wait()
 
     def network() -> None:
@@ -171,7 +171,7 @@ def engine_of(network: Any, precision: str, device: Any, source: Any) -> Any:
 
     if precision != "int8":
         return engine.Engine(network, precision, device)
-    pictures = source.views_of(source.read(source.rows(0)), 0)
+    pictures = source.augment(source.decode(source.rows(0)), 0)
     return engine.make_engine(network, precision="int8", device=device, calibration=lambda: iter(pictures))
 
 

@@ -28,7 +28,7 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.prefetch import decode_picture
 from octfast.model.weights.load import WeightsReport
 from octfast.train.callbacks import FrozenEval
-from octfast.train.learner import NLLLossFlat, oct_splitter
+from octfast.train.learner import NLLLossFlat, OctParts, oct_splitter
 
 
 class TemperedLoss(CrossEntropyLossFlat):
@@ -110,7 +110,7 @@ def make_learner(model: nn.Sequential, info: BundleInfo, dls: DataLoaders | None
         train_bn=False,
         cbs=FrozenEval(),
     )
-    learn.arch_found, learn.head_name, learn.weights_report = find_arch(info.arch), info.head, _report(info)
+    learn.oct = OctParts(find_arch(info.arch), info.head, _report(info))
     learn.freeze()
     return learn
 

@@ -1,16 +1,18 @@
-"""Runs the frozen part of a Learner once a view, and trains the rest on what it gave through fastai's own Learner."""
+"""Runs the frozen part of a Learner once a view, and trains the rest on its stored activations with fastai."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -20,12 +22,30 @@ from torch import Tensor, nn
 
 from octfast.console import track
 from octfast.errors import UsageError
-from octfast.model.engine import make_engine
+from octfast.model.engine import Engine, make_engine
 from octfast.train.store.files import StoreSpec
 from octfast.train.store.store import FeatureStore, open_store
-from octfast.train.views import Pictures
+from octfast.train.views import Views
 
 log = logging.getLogger("octfast")
+
+
+class FrozenLearner(Learner):
+    """A Learner of what is not frozen of a model, which trains on stored activations of what is.
+
+    Attributes
+    ----------
+    stores : the open stores of the training and the validation scans.
+    engine : that ran the frozen part.
+    """
+
+    stores: tuple[FeatureStore, FeatureStore]
+    engine: Engine
+
+    def close(self) -> None:
+        """Close the stores; nothing more can be trained or predicted then."""
+        for store in self.stores:
+            store.close()
 
 
 def frozen_learner(
@@ -38,13 +58,13 @@ def frozen_learner(
     cache: str | Path | None = None,
     workers: int | None = None,
     bs: int | None = None,
-) -> Learner:
-    """A Learner that trains what is not frozen of another, on stored activations of what is.
+) -> FrozenLearner:
+    """A Learner that trains the part of another that is not frozen, on stored activations of the frozen part.
 
-    The frozen prefix of the model is run over the training set once a view, each view an augmented reading of it
-    through the Learner's own DataLoader, and once over the validation set. Epoch e trains on view e mod `views`. The
-    modules that are trained are the Learner's own, so that its model is the finished one. Callbacks belong to the
-    call of `fit`.
+    The frozen part, the prefix of the model, is run over the training set once for each view, which is the set as the
+    Learner's own DataLoader augments it, and once over the validation set. Epoch e trains on view e mod `views`. The
+    modules that are trained, the suffix, are the Learner's own, so that its model is trained when the training ends.
+    On a GPU a suffix with convolutions, as of "block5", is trained in mixed precision. Give callbacks to `fit`.
 
         fast = frozen_learner(learn)
         fast.fit_one_cycle(10, 2e-3)
@@ -59,12 +79,12 @@ def frozen_learner(
     precision : of the frozen prefix: "auto", "fp32", "bf16", "fp16" or, by OpenVINO, "int8". What it gives is stored
         in half precision; with "fp32" in float32.
     cache : folder of the stores; None takes the user's cache folder.
-    workers : threads that decode; None takes one on a CPU, and one a core, to 16, beside a GPU.
+    workers : threads that decode; None takes one on a CPU, and beside a GPU one a core, up to 16.
     bs : batch size of the training; None takes the Learner's.
 
     Returns
     -------
-    The Learner of the suffix; `stores` holds what is open, (training, validation), and `engine` what ran.
+    The Learner of the suffix.
 
     Raises
     ------
@@ -77,7 +97,7 @@ def frozen_learner(
     dls = learn.dls
     device = torch.device(dls.device or "cpu")
     network = nn.Sequential(*prefix).eval()
-    sources = [Pictures(dls.train, views, seed, device, workers), Pictures(dls.valid, 1, seed, device, workers)]
+    sources = [Views(dls.train, views, seed, device, workers), Views(dls.valid, 1, seed, device, workers)]
     runner = make_engine(
         network, engine=engine, precision=precision, device=device, calibration=lambda: _sample(sources[0])
     )
@@ -88,7 +108,7 @@ def frozen_learner(
     )
     dtype = "float32" if precision == "fp32" else "float16"
     with torch.no_grad():
-        shapes = _shapes(network.to(device)(sources[0].views_of(sources[0].read([0]), 0)[0][:1]))
+        shapes = _shapes(network.to(device)(sources[0].augment(sources[0].decode([0]), 0)[0][:1]))
     body = _hash_of_body(prefix)
     stores = []
     for what, source in zip(("training", "validation"), sources, strict=True):
@@ -109,7 +129,7 @@ def frozen_learner(
         device=device,
     )
     loaders.vocab, loaders.c = dls.vocab, len(dls.vocab)
-    fast = Learner(
+    fast = FrozenLearner(
         loaders,
         nn.Sequential(Unpack(shapes), *suffix).to(device),
         loss_func=learn.loss_func,
@@ -125,11 +145,22 @@ def frozen_learner(
         moms=learn.moms,
         cbs=[NextView(), BnFreeze()],
     )
-    fast.stores, fast.engine = stores, runner
+    fast.stores, fast.engine = (stores[0], stores[1]), cast(Engine, runner)  # OpenVINO's has the same attributes
+    if pays_mixed_precision(suffix, device):
+        fast.add_cbs([ChannelsLast(), MixedPrecision()])
     return fast
 
 
-def _stored(what: str, source: Pictures, engine: Callable, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
+def pays_mixed_precision(modules: Iterable[nn.Module], device: torch.device) -> bool:
+    """Whether modules are trained faster in mixed precision: where they convolve on a GPU.
+
+    A head on stored vectors is a few small matrix products, for which casting and scaling cost more than they save.
+    """
+    convolve = any(isinstance(m, nn.modules.conv._ConvNd) for part in modules for m in part.modules())
+    return device.type == "cuda" and convolve
+
+
+def _stored(what: str, source: Views, engine: Callable, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
     total = len(source) * source.views
     with track(f"frozen part over the {what} scans", total, "pictures") as update:
         return open_store(
@@ -140,24 +171,24 @@ def _stored(what: str, source: Pictures, engine: Callable, spec: StoreSpec, cach
         )
 
 
-def _sample(source: Pictures, scans: int = 64) -> Iterator[Tensor]:
-    """Augmented pictures of scans from all over the training set, to calibrate int8 on."""
+def _sample(source: Views, scans: int = 64) -> Iterator[Tensor]:
+    """Batches of augmented scans from all over the training set, to calibrate int8 on."""
     blocks = -(-len(source) // source.block)
     chosen = sorted({round(i * blocks / 16) for i in range(16)} & set(range(blocks)))
     each = -(-scans // len(chosen))
     for block in chosen:
-        x = source.views_of(source.read(source.rows(block)), block)[0]
+        x = source.augment(source.decode(source.rows(block)), block)[0]
         yield x[:: max(1, len(x) // each)][:each]
 
 
 def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     """Cut a Sequential before its first module that has anything to train.
 
-    Dropout just before the cut belongs to what is trained. Everything before the cut is taken to be in eval mode.
+    Dropout just before the cut goes with what is trained. Everything before the cut is assumed to be in eval mode.
 
     Returns
     -------
-    (modules of the frozen prefix, modules of the suffix), which run one after the other are the model.
+    (modules of the frozen prefix, modules of the suffix); one after the other they are the model.
 
     Raises
     ------
@@ -184,7 +215,7 @@ def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 class Unpack(nn.Module):
-    """Stored rows, of shape (B, sum of sizes), as the tensors they were made of: one, or a tuple of several."""
+    """Turns stored rows, of shape (B, sum of sizes), back into the tensors they were made of: one, or a tuple."""
 
     def __init__(self, shapes: Sequence[Sequence[int]]):
         super().__init__()
@@ -204,7 +235,7 @@ class NextView(Callback):
 
 
 class StoreLoader(DataLoader):
-    """Batches of (activations, float32 of shape (bs, dim); class indices of shape (bs,)) out of a FeatureStore."""
+    """Batches from a FeatureStore: activations, float32 of shape (bs, dim), and class indices of shape (bs,)."""
 
     def __init__(self, store: FeatureStore, targets: Tensor, **kwargs):
         kwargs.pop("dataset", None)
@@ -226,10 +257,10 @@ class StoreLoader(DataLoader):
         return made
 
 
-def _activations(source: Pictures, engine: Callable, blocks: Sequence[int]) -> Iterator[np.ndarray]:
+def _activations(source: Views, engine: Callable, blocks: Sequence[int]) -> Iterator[np.ndarray]:
     """For each block an array of shape (scans, views, dim)."""
-    for block, batch in source.blocks(blocks):
-        outs = [_flat(engine(x)) for x in source.views_of(batch, block)]
+    for block, batch in source.prefetch(blocks):
+        outs = [_flat(engine(x)) for x in source.augment(batch, block)]
         yield torch.stack(outs, 1).cpu().numpy()
 
 
@@ -249,7 +280,7 @@ def _shapes(out: Tensor | tuple[Tensor, ...]) -> list[tuple[int, ...]]:
 
 
 def _groups(learn: Learner, suffix: nn.Module) -> list[list[nn.Parameter]]:
-    """The Learner's parameter groups, of what the suffix holds."""
+    """The Learner's parameter groups, reduced to the parameters of the suffix."""
     here = {id(p) for p in suffix.parameters()}
     groups = [[p for p in group if id(p) in here] for group in learn.splitter(learn.model)]
     return [g for g in groups if g]

@@ -42,7 +42,7 @@ from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run, new_run, set_latest
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
-from octfast.train.frozen import frozen_learner
+from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import bundle_info, oct_learner, unfreeze_to
 from octfast.train.plots import plot_history, plot_lr_find
 
@@ -100,7 +100,7 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
                 "synthetic": synthetic,
                 "fingerprint": _fingerprint(scans, root),
             },
-            "weights_report": learn.weights_report.to_dict(),
+            "weights_report": learn.oct.weights.to_dict(),
             "versions": _versions(),
             "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
             "git": _git_state(),
@@ -137,9 +137,9 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
                 table = rescale(table, info.classes, info.temperature)
             run.save_predictions(table, split)
             run.write_json(f"metrics-{split}.json", headline(table))
-        for store in getattr(trainee, "stores", []):
-            store.close()
-        if learn.weights_report.source == "none":
+        if isinstance(trainee, FrozenLearner):
+            trainee.close()
+        if learn.oct.weights.source == "none":
             log.warning("remember: the body of this model is untrained; with pretrained weights it would do better")
         if synthetic:
             log.warning("remember: %s", SYNTHETIC_NOTE)
@@ -242,17 +242,18 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     if whole:
         log.info("the whole network is trained: augmented anew every epoch, after one epoch of the head alone")
         unfreeze_to(learn, "head")
-    trainee, precision = learn, "fp32" if torch.device(learn.dls.device).type == "cpu" else "mixed"
+    trainee: Learner = learn
+    precision = "fp32" if torch.device(learn.dls.device).type == "cpu" else "mixed"
     if config.views and not whole:
-        trainee = frozen_learner(learn, views=config.views, **stored)
-        precision = trainee.engine.precision
+        trainee = fast = frozen_learner(learn, views=config.views, **stored)
+        precision = fast.engine.precision
     lr = config.lr
     if lr is None:
-        finder = trainee if trainee is not learn else frozen_learner(learn, views=1, **stored)
+        # The rate is sought on stored features too where they are not trained on.
+        finder = trainee if isinstance(trainee, FrozenLearner) else frozen_learner(learn, views=1, **stored)
         lr = _find_lr(finder, run, config.unfreeze)
         if finder is not trainee:
-            for store in finder.stores:
-                store.close()
+            finder.close()
     trainee.path, trainee.model_dir = run.path, Path("checkpoints")
     cbs = [
         History(run.path / "history.csv"),

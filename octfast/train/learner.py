@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner fit_one_cycle and lr_find)
@@ -30,6 +32,22 @@ from octfast.model.weights.untrained import calibrate_batch_norm
 from octfast.train.callbacks import FrozenEval
 
 log = logging.getLogger("octfast")
+
+
+@dataclass(frozen=True)
+class OctParts:
+    """What the model of a Learner is made of; a Learner of octfast keeps it as its attribute `oct`.
+
+    Attributes
+    ----------
+    arch : the network that the body was cut from.
+    head : the head's name, see `octfast.model.heads`.
+    weights : where the body's weights came from, and which of them.
+    """
+
+    arch: Arch
+    head: str
+    weights: WeightsReport
 
 
 class NLLLossFlat(BaseLoss):
@@ -60,24 +78,23 @@ def oct_learner(
 ) -> Learner:
     """A fastai Learner that trains a new head on a pretrained body.
 
-    The body is frozen, its batch norms and dropouts in eval mode throughout; on a GPU it runs in mixed precision and
-    channels last. Parameter groups are the body up to its
-    last block, that block, and the head.
+    The body is frozen, its batch norms and dropouts always in eval mode. On a GPU the Learner works in mixed precision
+    and channels last. The parameter groups are the body up to its last block, that block, and the head.
 
     Parameters
     ----------
     dls : from `oct_dataloaders`.
     arch : a torchvision name that fastai knows, or any timm name.
     head : "octfast", "fastai" or "article" (see `octfast.model.heads`).
-    weights : "auto" looks where torch and timm keep theirs, then downloads; a file; or "none", which leaves the body
-        untrained and sets its batch norms to the training scans.
+    weights : "auto" takes those that torch or timm have stored, else downloads them; or a file; or "none", which leaves
+        the body untrained and sets its batch norms to the training scans.
     seed : of the untrained weights.
     unfreeze : "head", "block5" (the last block too) or "all".
     kwargs : for `vision_learner`: loss_func, opt_func, wd, path, model_dir, cbs ...
 
     Returns
     -------
-    The Learner; `learn.arch_found`, `learn.head_name` and `learn.weights_report` say what it is made of.
+    The Learner; `learn.oct` says what its model is made of, see `OctParts`.
 
     Raises
     ------
@@ -100,31 +117,25 @@ def oct_learner(
     body, top = body_and_head(network, found, head, len(dls.vocab))
     loss = NLLLossFlat() if head == "article" else CrossEntropyLossFlat()
     kwargs = {"loss_func": loss, "opt_func": Adam, "metrics": metrics, **kwargs}
-
-    def made(pretrained):
-        return network
-
-    # vision_learner drops its argument `cut`; the table of architectures is where it does look.
-    model_meta[made] = {"cut": lambda _: body, "split": oct_splitter}
-    learn = vision_learner(
-        dls,
-        made,
-        pretrained=False,
-        normalize=False,
-        custom_head=top,
-        # The article's head and fastai's come initialised; fastai would overwrite the last layer's bias alone.
-        init=None if head != "octfast" else nn.init.kaiming_normal_,
-        train_bn=False,
-        **{**kwargs, "cbs": [FrozenEval(), *_listed(kwargs.get("cbs"))]},
-    )
-    del model_meta[made]
+    with _in_model_meta(body) as made:
+        learn = vision_learner(
+            dls,
+            made,
+            pretrained=False,
+            normalize=False,
+            custom_head=top,
+            # The article's head and fastai's come initialised; fastai would only overwrite the bias of the last layer.
+            init=None if head != "octfast" else nn.init.kaiming_normal_,
+            train_bn=False,
+            **{**kwargs, "cbs": [FrozenEval(), *_listed(kwargs.get("cbs"))]},
+        )
     if report.source == "none":
         _calibrate(learn)
     else:
         log.info("%s", report.describe())
     if torch.device(dls.device).type == "cuda":
         learn.add_cbs([ChannelsLast(), MixedPrecision()])
-    learn.arch_found, learn.head_name, learn.weights_report = found, head, report
+    learn.oct = OctParts(found, head, report)
     return unfreeze_to(learn, unfreeze)
 
 
@@ -154,21 +165,38 @@ def unfreeze_to(learn: Learner, what: str) -> Learner:
 
 
 def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool = False) -> BundleInfo:
-    """What a bundle of this Learner's model says of it."""
+    """What a bundle says of this Learner's model."""
     norm = _normalisation(learn.dls)
-    report: WeightsReport = learn.weights_report
+    parts: OctParts = learn.oct
     return BundleInfo(
-        arch=learn.arch_found.name,
-        head=learn.head_name,
+        arch=parts.arch.name,
+        head=parts.head,
         classes=tuple(learn.dls.vocab),
         size=_size(learn.dls),
         mean=tuple(round(v, 6) for v in norm.mean.flatten().tolist()),
         std=tuple(round(v, 6) for v in norm.std.flatten().tolist()),
-        # A bundle is handed on: where a file lay on this machine is nobody else's business.
-        weights={k: v for k, v in report.to_dict().items() if k != "path"},
+        # A bundle is passed on, and a path on this machine means nothing elsewhere.
+        weights={k: v for k, v in parts.weights.to_dict().items() if k != "path"},
         training=training or {},
         synthetic=synthetic,
     )
+
+
+@contextmanager
+def _in_model_meta(body: nn.Module) -> Iterator[Callable]:
+    """An architecture that `vision_learner` makes this body of.
+
+    It ignores its argument `cut` (fastai 2.8.12), but it looks into fastai's table of architectures.
+    """
+
+    def made(pretrained):
+        return body
+
+    model_meta[made] = {"cut": lambda body: body, "split": oct_splitter}
+    try:
+        yield made
+    finally:
+        del model_meta[made]
 
 
 def _size(dls: DataLoaders) -> int:
@@ -183,7 +211,7 @@ def _normalisation(dls: DataLoaders) -> Normalize:
 
 
 def _match_normalisation(dls: DataLoaders, arch: Arch) -> None:
-    """Some timm weights were trained with other statistics than ImageNet's: those are set in the DataLoaders."""
+    """Normalise as the weights were trained: those of some timm architectures have statistics other than ImageNet's."""
     for dl in dls.loaders:
         norm = next((tfm for tfm in dl.after_batch.fs if isinstance(tfm, Normalize)), None)
         if norm is not None:
@@ -192,7 +220,7 @@ def _match_normalisation(dls: DataLoaders, arch: Arch) -> None:
 
 
 def _calibrate(learn: Learner, scans: int = 96) -> None:
-    """Set an untrained body's batch norms to the training scans as they are without augmentation."""
+    """Set the batch norms of an untrained body to the training scans, which are not augmented for it."""
     bs = min(16, len(learn.dls.train_ds))
     n = min(scans, len(learn.dls.train_ds)) // bs * bs
     # Every k-th scan: the table is sorted by path, so the first ones are all of one class.

@@ -1,4 +1,4 @@
-"""The pictures of a fastai DataLoader, block by block and view by view, and a digest of all that determines them."""
+"""The augmented views of the scans of a fastai DataLoader, block by block, and a key of all that determines them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import hashlib
 import inspect
 import json
-import os
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +21,20 @@ from fastai.torch_core import to_device
 from fastai.vision.augment import RandTransform
 from torch import Tensor
 
+from octfast.files import sha256_of, usable_cores
 
-class Pictures:
-    """The pictures of a fastai DataLoader in the order of its data set, block by block and view by view."""
+
+class Views:
+    """The scans of a fastai DataLoader in the order of its data set, block by block, each in several augmented views.
+
+    Parameters
+    ----------
+    dl : its own transforms make the views.
+    views : of each scan.
+    seed : of the augmentation; each view of each block draws from a seed of its own, made of this one.
+    device : that batch transforms run on.
+    workers : threads that decode; None takes one on a CPU, and beside a GPU one a core, up to 16.
+    """
 
     def __init__(self, dl: Any, views: int, seed: int, device: torch.device, workers: int | None):
         self.dl = dl
@@ -32,11 +42,10 @@ class Pictures:
         self.seed = seed
         self.device = device
         self.block = 64 if device.type == "cuda" else 16
-        self.cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.workers = max(1, workers or (min(16, self.cores) if device.type == "cuda" else 1))
-        # fastai tells its transforms which split they are of when a loader is first iterated, and not before.
+        self.workers = max(1, workers or (min(16, usable_cores()) if device.type == "cuda" else 1))
+        # fastai tells its transforms which split they belong to only when a loader is first iterated.
         dl.before_iter()
-        # Transforms of single items that draw at random (fastai's Resize with a crop, say) draw from the global state.
+        # Random transforms of single items, such as fastai's Resize with a crop, draw from the global state.
         self.random_items = any(isinstance(t, RandTransform) for t in dl.after_item.fs) and dl.split_idx == 0
 
     def __len__(self) -> int:
@@ -45,24 +54,24 @@ class Pictures:
     def rows(self, block: int) -> list[int]:
         return list(range(block * self.block, min(len(self), (block + 1) * self.block)))
 
-    def read(self, rows: Sequence[int]) -> Any:
+    def decode(self, rows: Sequence[int]) -> Any:
         """Decode some scans and put them into a batch, before batch transforms."""
         batch = self.dl.do_batch([self.dl.do_item(i) for i in rows])[0]
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
-    def views_of(self, batch: Any, block: int) -> list[Tensor]:
-        """All views of a batch, float32 of shape (B, 3, H, W) each; each drawn from its own seed."""
+    def augment(self, batch: Any, block: int) -> list[Tensor]:
+        """All views of a decoded block, float32 of shape (B, 3, H, W) each, each drawn from its own seed."""
         if isinstance(batch, Tensor):
             batch = to_device(batch, self.device, non_blocking=True)
         out = []
         for view in range(self.views):
             with seeded(self.seed, block, view):
-                x = to_device(self.read(self.rows(block)), self.device) if self.random_items else batch.clone()
+                x = to_device(self.decode(self.rows(block)), self.device) if self.random_items else batch.clone()
                 out.append(self.dl.after_batch((x,))[0].as_subclass(Tensor))
         return out
 
-    def blocks(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """The blocks asked for, decoded ahead by threads while the caller computes."""
+    def prefetch(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """The blocks asked for, decoded by threads while the caller computes; None in place of one that draws anew."""
         if self.random_items:
             yield from ((b, None) for b in wanted)
             return
@@ -72,7 +81,7 @@ class Pictures:
             try:
                 while True:
                     while len(ahead) < self.workers + 1 and (b := next(left, None)) is not None:
-                        ahead.append((b, pool.submit(self.read, self.rows(b))))
+                        ahead.append((b, pool.submit(self.decode, self.rows(b))))
                     if not ahead:
                         return
                     b, future = ahead.popleft()
@@ -82,9 +91,9 @@ class Pictures:
                     future.cancel()
 
     def key(self) -> dict[str, Any]:
-        """What determines the pictures: the files, the transforms (by what they do to the first block), versions."""
-        first = self.views_of(self.read(self.rows(0)), 0)
-        # What a transform does may hang on more than the parameters it was made with; what it makes of scans shows it.
+        """What determines the views: the files, the transforms (by what they make of the first block), versions."""
+        first = self.augment(self.decode(self.rows(0)), 0)
+        # A transform may depend on more than the parameters it was made with, which shows in what it makes of scans.
         made = hashlib.sha256()
         for x in first:
             made.update(x.cpu().numpy().tobytes())
@@ -92,30 +101,30 @@ class Pictures:
             "scans": _hash_of_items(self.dl, self.workers),
             "views": self.views,
             "seed": self.seed if self.dl.split_idx == 0 else 0,
-            "transforms": described([*self.dl.after_item.fs, *self.dl.after_batch.fs]),
+            "transforms": describe([*self.dl.after_item.fs, *self.dl.after_batch.fs]),
             "first_pictures": made.hexdigest()[:20],
             "device": self.device.type,
             "versions": {p: version(p) for p in ("torch", "fastai", "pillow", "numpy")},
         }
 
 
-def described(value: Any) -> Any:
-    """A transform's class and the parameters it was made with, and those of what it holds, as JSON takes them."""
+def describe(value: Any) -> Any:
+    """A transform's class, the parameters it was made with and, likewise, what it contains, as JSON takes them."""
     if value is None or isinstance(value, bool | int | float | str):
         return value if not isinstance(value, float) else repr(float(value))
     if isinstance(value, np.generic):
-        return described(value.item())
+        return describe(value.item())
     if isinstance(value, Tensor | np.ndarray):
-        return described(value.tolist())
+        return describe(value.tolist())
     if isinstance(value, Mapping):
-        return {str(k): described(v) for k, v in value.items()}
+        return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, Sequence):
-        return [described(v) for v in value]
+        return [describe(v) for v in value]
     if isinstance(value, functools.partial):
-        return [described(value.func), described(value.args), described(value.keywords)]
+        return [describe(value.func), describe(value.args), describe(value.keywords)]
     if isinstance(value, type) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
-    # Other attributes are what a transform last drew.
+    # Other attributes hold what a transform last drew.
     names = {
         n
         for c in type(value).__mro__
@@ -123,12 +132,12 @@ def described(value: Any) -> Any:
         for n in inspect.signature(vars(c)["__init__"]).parameters
     }
     given = {n: v for n, v in getattr(value, "__dict__", {}).items() if n in names - {"split_idx"}}
-    return {"class": described(type(value)), **{n: described(given[n]) for n in sorted(given)}}
+    return {"class": describe(type(value)), **{n: describe(given[n]) for n in sorted(given)}}
 
 
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Draw from a seed of these numbers inside, in Python, numpy and torch, and go on as before after."""
+    """Inside, Python, numpy and torch draw from a seed made of these numbers; afterwards they go on as before."""
     words = np.random.SeedSequence(entropy).generate_state(3)
     python, numpy_state = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
@@ -144,15 +153,14 @@ def seeded(*entropy: int) -> Iterator[None]:
 
 
 def _hash_of_items(dl: Any, workers: int) -> str:
-    """A digest of the contents of all scans, in order; where they stand on the disk plays no part."""
+    """A digest of the contents of all scans, in order; where they lie on the disk plays no part."""
     items = dl.items
     if hasattr(items, "columns"):
         items = list(items["path"]) if "path" in items.columns else items.to_json(orient="values").split("],")
 
     def one(item: Any) -> bytes:
         if isinstance(item, str | Path) and Path(item).is_file():
-            with Path(item).open("rb") as f:
-                return hashlib.file_digest(f, "sha256").digest() if hasattr(hashlib, "file_digest") else _digest(f)
+            return bytes.fromhex(sha256_of(Path(item)))
         return hashlib.sha256(json.dumps(item, default=repr).encode()).digest()
 
     digest = hashlib.sha256()
@@ -160,10 +168,3 @@ def _hash_of_items(dl: Any, workers: int) -> str:
         for part in pool.map(one, items):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _digest(file: Any) -> bytes:
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.digest()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
@@ -30,8 +31,7 @@ from octfast.data.readers.folder import read_scans
 from octfast.data.scans import class_names
 from octfast.errors import UsageError
 from octfast.model.engine import Engine, _has_bf16
-from octfast.train import frozen
-from octfast.train import views as pictures
+from octfast.train import frozen, views
 from octfast.train.callbacks import FrozenEval
 from octfast.train.frozen import StoreLoader, Unpack, cut_model, frozen_learner
 from octfast.train.learner import oct_learner, oct_splitter, unfreeze_to
@@ -136,8 +136,8 @@ def test_a_store_of_one_view_trains_as_stock_fastai_does_on_the_same_pictures(sc
     learn = learner(dls, template, dropout=False)
     pictures = {}
     for name, dl in (("train", dls.train), ("valid", dls.valid)):
-        source = frozen.Pictures(dl, 1, 5, torch.device("cpu"), 1)
-        blocks = [source.views_of(source.read(source.rows(b)), b)[0] for b in range(-(-len(source) // source.block))]
+        source = frozen.Views(dl, 1, 5, torch.device("cpu"), 1)
+        blocks = [source.augment(source.decode(source.rows(b)), b)[0] for b in range(-(-len(source) // source.block))]
         labels = [int(y) for y in dl.dataset.tls[-1]]
         pictures[name] = list(zip(torch.cat(blocks), torch.tensor(labels), strict=True))
     stock = Learner(
@@ -500,7 +500,7 @@ class StoppedError(Exception):
 def test_an_interrupted_fill_goes_on_where_it_stopped_and_ends_the_same(
     made, scans, template, tmp_path, monkeypatch, passes
 ):
-    read = pictures.Pictures.read
+    read = views.Views.decode
 
     def dies(self, rows):
         if self.dl.split_idx == 0 and rows[0] >= 16:
@@ -508,7 +508,7 @@ def test_an_interrupted_fill_goes_on_where_it_stopped_and_ends_the_same(
         return read(self, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pictures.Pictures, "read", dies)
+        patched.setattr(views.Views, "decode", dies)
         with pytest.raises(StoppedError):
             again(made, scans, template, tmp_path, workers=2)
     before = len(passes)
@@ -579,3 +579,33 @@ def test_making_a_frozen_learner_leaves_the_global_random_state_alone(scans, tem
     set_seed(1)
     assert torch.equal(after[0][0], torch.get_rng_state())
     assert torch.equal(after[0][0], after[1][0]) and after[0][1:] == after[1][1:]
+
+
+# ---- mixed precision
+
+
+@pytest.mark.parametrize(
+    "device, modules, pays",
+    [
+        ("cuda", [nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Linear(4, 2)], True),
+        ("cuda", [nn.BatchNorm1d(8), nn.Linear(8, 2)], False),
+        ("cpu", [nn.Conv2d(3, 4, 3)], False),
+    ],
+    ids=["a block on a GPU", "a head of vectors on a GPU", "a block on a CPU"],
+)
+def test_mixed_precision_is_for_convolutions_on_a_gpu(device, modules, pays):
+    assert frozen.pays_mixed_precision(modules, torch.device(device)) is pays
+
+
+def test_the_last_block_is_trained_in_mixed_precision_where_it_pays(scans, template, tmp_path, monkeypatch):
+    """On this machine in float32 all the same: it is the Learner's callbacks and its predictions that are looked at."""
+    monkeypatch.setattr(frozen, "pays_mixed_precision", lambda modules, device: True)
+    learn = learner(loaders(scans), template, unfreeze="block5")
+    fast = frozen_learner(learn, views=1, cache=tmp_path)
+    assert fast._grab_cbs(MixedPrecision)
+    fast.remove_cb(MixedPrecision)
+    fit(fast, epochs=1)
+    assert fast.get_preds(ds_idx=1)[0].dtype == torch.float32
+    fast.close()
+    monkeypatch.undo()
+    assert not frozen_learner(learn, views=1, cache=tmp_path)._grab_cbs(MixedPrecision)

@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_weights(dls):
 def test_an_untrained_body_is_set_to_the_training_scans_and_it_is_said(dls, said):
     learn = oct_learner(dls, "resnet18", weights="none")
     assert any("untrained (random weights); its 20 batch norms were set to" in line for line in said())
-    assert learn.weights_report.source == "none"
+    assert learn.oct.weights.source == "none"
     norm = learn.model[0][0][1]
     assert isinstance(norm, nn.BatchNorm2d)
     seen = []
@@ -129,8 +129,7 @@ def test_the_articles_head_learns_from_log_probabilities(dls):
     before = state(learn.model[1])
     fast = frozen_learner(learn, views=1, precision="fp32")
     quietly(fast, lr=0.003)
-    for store in fast.stores:
-        store.close()
+    fast.close()
     assert changed(learn.model[1], before) == set(before)
     with learn.no_bar():
         p, y = learn.get_preds(ds_idx=1)
@@ -150,7 +149,7 @@ def test_weights_of_a_file_are_in_the_body(dls, tmp_path, said):
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
     learn = oct_learner(dls, "resnet18", weights=tmp_path / "mine.safetensors")
     assert torch.equal(learn.model[0][0][0].weight, network.conv1.weight)
-    assert learn.weights_report.source == "file" and any("mine.safetensors" in line for line in said())
+    assert learn.oct.weights.source == "file" and any("mine.safetensors" in line for line in said())
     with pytest.raises(WeightsError, match="does not fit resnet34") as e:
         oct_learner(dls, "resnet34", weights=tmp_path / "mine.safetensors")
     assert "resnet18" in e.value.hint
@@ -180,7 +179,7 @@ def test_the_real_weights_fit(phantoms, said):
         pytest.skip(f"no {file}")
     dls = oct_dataloaders(read_scans(phantoms).head(24), size=64, valid=0.25, num_workers=0, device="cpu", bs=4)
     learn = oct_learner(dls, "vgg16_bn", weights=file)
-    assert learn.weights_report.loaded == len(
+    assert learn.oct.weights.loaded == len(
         [k for k in learn.model[0].state_dict() if not k.endswith("num_batches_tracked")]
     )
     assert not any("untrained" in line for line in said())
