@@ -27,7 +27,10 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(found: Mapping[str, Path]) -> dict[str, set[str]]:
-    """The modules of octfast that each module imports, at its top or inside a function."""
+    """The modules of octfast that each module imports, at its top or inside a function.
+
+    `octfast` itself is nobody's: it gives public names when they are asked for, and its imports are for type checkers.
+    """
     graph: dict[str, set[str]] = {name: set() for name in found}
     for name, file in found.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -39,22 +42,22 @@ def imports(found: Mapping[str, Path]) -> dict[str, set[str]]:
                 wanted = [
                     full if (full := f"{node.module}.{alias.name}") in found else node.module for alias in node.names
                 ]
-            graph[name] |= {target for target in wanted if target in found and target != name}
+            graph[name] |= {target for target in wanted if target in found and target not in (name, "octfast")}
     return graph
 
 
-def box_of(name: str, found: Mapping[str, Path]) -> str:
+def box_of(name: str) -> str:
     """The folder inside its room that a module is in, else the module itself, as room.box."""
     parts = name.split(".")
     return ".".join(parts[1:3]) if len(parts) > 1 else ""
 
 
-def boxed(graph: Graph, found: Mapping[str, Path]) -> dict[str, set[str]]:
+def boxed(graph: Graph) -> dict[str, set[str]]:
     """The arrows between folders; a module that is in no folder stands for itself."""
     boxes: dict[str, set[str]] = defaultdict(set)
     for name, targets in graph.items():
-        box = box_of(name, found)
-        boxes[box] |= {other for target in targets if (other := box_of(target, found)) != box}
+        box = box_of(name)
+        boxes[box] |= {other for target in targets if (other := box_of(target)) != box}
     return dict(boxes)
 
 
@@ -77,7 +80,7 @@ def measure(root: Path) -> str:
     """The numbers of a checkout, as lines of text."""
     found = modules(root)
     graph = imports(found)
-    boxes = boxed(graph, found)
+    boxes = boxed(graph)
     lines = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in found.items()}
     tests = sum(len(f.read_text(encoding="utf-8").splitlines()) for f in (root / "tests").rglob("*.py"))
     own = {n: f for n, f in found.items() if f.name != "__init__.py"}
@@ -124,8 +127,8 @@ def draw(root: Path, file: Path) -> None:
 
     found = modules(root)
     graph = imports(found)
-    boxes = boxed(graph, found)
-    counts = Counter(box_of(n, found) for n, f in found.items() if f.name != "__init__.py")
+    boxes = boxed(graph)
+    counts = Counter(box_of(n) for n, f in found.items() if f.name != "__init__.py")
     colours = dict(
         zip(ROOMS, ("#2a6f97", "#3a7d44", "#8a6d3b", "#b5651d", "#7b4b94", "#b23a48", "#555555"), strict=True)
     )
