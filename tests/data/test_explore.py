@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +12,9 @@ from typer.testing import CliRunner
 
 from octfast.cli.data import app as data_app
 from octfast.data import explore as ex
-from octfast.data import explore_figures as draw
 from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Seven scans of known sizes, greys and formats: four to train on, three to test, one of them in two classes."""
-    scans = {
-        "train/A/A-1-1.png": ((30, 20), 10),
-        "train/A/A-1-2.png": ((30, 20), 30),
-        "train/A/A-2-1.png": ((40, 20), 50),
-        "train/B/B-2-1.png": ((30, 20), 200),
-        "test/A/A-3-1.png": ((30, 20), 90),
-        "test/B/B-4-1.jpeg": ((64, 48), 128),
-        "test/B/B-4-2.jpeg": ((64, 48), 64),
-    }
-    for name, (size, grey) in scans.items():
-        path = tmp_path / "set" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", size, grey).save(path)
-    return tmp_path / "set"
 
 
 def test_counts_and_patients(folder):
@@ -115,35 +94,6 @@ def test_phantoms_are_marked_as_such(phantoms, folder, tmp_path):
     assert "Synthetic" not in ex.explore(folder).figures()["samples"]._supxlabel.get_text()
 
 
-def test_plots_draw_where_they_are_told_and_show_the_counts(folder):
-    scans = ex.measure(read_scans(folder))
-    left, middle, right = Figure().subplots(1, 3)
-    assert draw.plot_counts(scans, left) is left
-    assert sorted(bar.get_height() for bar in left.patches) == [1, 1, 2, 3]
-    assert draw.plot_sizes(scans, middle) is middle
-    assert [t.get_text() for t in middle.get_xticklabels()] == ["30", "40", "64"]
-    assert [t.get_text() for t in middle.texts] == ["4", "1", "2"]
-    assert draw.plot_brightness(scans, right) is right
-    assert [t.get_text() for t in right.get_xticklabels()] == ["A\n(n=4)", "B\n(n=3)"]
-
-
-def test_many_sizes_make_a_histogram_that_counts_all(folder):
-    scans = ex.measure(read_scans(folder))
-    many = pd.concat([scans.assign(width=range(100 + i, 170 + i, 10)) for i in range(5)], ignore_index=True)
-    ax = draw.plot_sizes(many, Figure().subplots())
-    # Stacked, so that the upper edges of the last split are the sums.
-    assert sum(bar.get_height() for bar in ax.patches) == 35
-
-
-def test_samples_are_of_different_patients_first(folder):
-    fig = draw.plot_samples(read_scans(folder), per_class=3)
-    titles = [ax.get_title() for ax in fig.axes]
-    assert {t.split("-")[1] for t in titles[:3]} == {"1", "2", "3"}
-    assert sorted(titles[3:]) == ["B-2-1.png", "B-4-1.jpeg", "B-4-2.jpeg"]
-    assert [ax.get_title() for ax in draw.plot_samples(read_scans(folder), 3, seed=0).axes] == titles
-    assert any([ax.get_title() for ax in draw.plot_samples(read_scans(folder), 3, s).axes] != titles for s in (1, 2, 3))
-
-
 def test_saved_is_all_of_it_and_nothing_is_overwritten(phantoms, tmp_path):
     found = ex.explore(phantoms)
     written = {f.name for f in found.save(tmp_path / "out")}
@@ -160,15 +110,6 @@ def test_saved_is_all_of_it_and_nothing_is_overwritten(phantoms, tmp_path):
 def test_an_empty_table_is_refused():
     with pytest.raises(DataError, match="no scans to explore"):
         ex.explore(pd.DataFrame(columns=["path", "label", "patient", "split"]))
-
-
-def test_names_with_signs_are_drawn_as_they_are(folder, tmp_path):
-    shutil.move(folder / "train" / "A", folder / "train" / "$A_1^{2$")
-    shutil.rmtree(folder / "test")
-    (folder / "train" / "$A_1^{2$" / "A-1-1.png").rename(folder / "train" / "$A_1^{2$" / "a$b$.png")
-    found = ex.explore(folder)
-    assert found.save(tmp_path / "out")
-    assert "a$b$.png" in {ax.get_title() for ax in found.figures()["samples"].axes}
 
 
 def command(*words: object):
