@@ -22,16 +22,16 @@ from octfast.assess.metrics.intervals import (
     choose_interval,
     percentiles,
 )
-from octfast.assess.metrics.referral import urgent_classes
-from octfast.assess.metrics.statistics import Key, Question, Tallies
+from octfast.assess.metrics.statistics import Key, Question, Statistics
 from octfast.assess.metrics.subgroups import units
 from octfast.assess.predictions import run_predictions
 from octfast.errors import DataError, UsageError
+from octfast.model.decide import urgent_classes
 from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 
-_FIGURE = ["section", "of", "metric"]
+_KEY = ["section", "of", "metric"]
 
 
 @dataclass(frozen=True)
@@ -188,14 +188,13 @@ def compare_tables(
             costs=None if cost is None else cost.to_numpy(dtype=float),
             top_k=min(top_k, len(classes)),
         )
-        tallies = Tallies(table, question, owner)
-        own = tallies.values()
-        values[name] = {key: own[key] for key in tallies.in_order(own)}
+        statistics = Statistics(table, question, owner)
+        values[name] = statistics.values()
         # The same seed and patients, so the same resamples for every model.
-        drawn[name] = tallies.resampled(resamples, seed)
+        drawn[name] = statistics.resampled(resamples, seed)
         for key, value in values[name].items():
             interval = choose_interval(
-                value, drawn[name][key], level=level, single=tallies.single, proportion=tallies.proportion(key)
+                value, drawn[name][key], level=level, single=statistics.single, proportion=statistics.proportion(key)
             )
             figures.append([name, *key, value, *interval])
     single = bool(owner.max() + 1 == len(first))
@@ -214,8 +213,8 @@ def compare_tables(
         notes.append("McNemar's test takes scans for independent; that of patients does not need to.")
     head = ["value", "low", "high", "method"]
     return Comparison(
-        figures=pd.DataFrame(figures, columns=["run", *_FIGURE, *head]),
-        differences=pd.DataFrame(rows, columns=["run", "reference", *_FIGURE, "difference", *head[1:]]),
+        figures=pd.DataFrame(figures, columns=["run", *_KEY, *head]),
+        differences=pd.DataFrame(rows, columns=["run", "reference", *_KEY, "difference", *head[1:]]),
         mcnemar=mcnemar,
         split=split,
         scans=len(first),

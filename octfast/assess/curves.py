@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from octfast.assess.metrics.reliability import ece, reliability
 from octfast.assess.metrics.abstain import coverage_risk, risk_area
-from octfast.assess.metrics.referral import urgent_score
+from octfast.assess.metrics.referral import referral_at, urgent_score
+from octfast.assess.metrics.reliability import ece, reliability
 from octfast.figure import Figure
 from octfast.model.temperature import table_temperature
 
@@ -77,8 +77,9 @@ def plot_roc(
             x, y, _ = roc_curve(actual, score)
             ax.plot(x, y, color="black", linewidth=3, label=f"urgent referral: AUC {roc_auc_score(actual, score):.3f}")
             if threshold is not None:
-                at = (score[~actual] >= threshold).mean(), (score[actual] >= threshold).mean()
-                said = f"operating point: {at[1]:.0%} sensitive, {1 - at[0]:.0%} specific"
+                found = referral_at(table, urgent, threshold)
+                at = 1 - found["specificity"], found["sensitivity"]
+                said = f"operating point: {at[1]:.0%} sensitive, {found['specificity']:.0%} specific"
                 star: dict[str, Any] = {"markeredgecolor": "white", "linestyle": "", "zorder": 5, "clip_on": False}
                 ax.plot(*at, marker="*", markersize=17, color="black", label=said, **star)
     _draw(ax, curves, "AUC", len(classes) - len(curves))

@@ -1,4 +1,4 @@
-"""Judge a run on one of its splits, or a trained model on other scans, and keep the figures as metrics-<split>.json."""
+"""Judge a run on one of its splits, or a trained model on other scans, and keep the metrics as metrics-<split>.json."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ from octfast.assess.metrics.referral import (
     check_sensitivity,
     fix_operating_point,
     recorded_operating_point,
-    urgent_classes,
 )
 from octfast.assess.metrics.subgroups import grouped
 from octfast.assess.predictions import run_predictions
-from octfast.run.privacy import without_places
 from octfast.console import track
 from octfast.data.prepare import check_file
 from octfast.data.readers.read import data_folder, read_data
@@ -34,8 +32,11 @@ from octfast.data.scans import SPLITS, load_scans, save_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
+from octfast.model.decide import urgent_classes
 from octfast.model.forward import predict_scans
+from octfast.notices import Note
 from octfast.run.folder import Run, open_run
+from octfast.run.privacy import within
 
 log = logging.getLogger("octfast")
 
@@ -79,7 +80,7 @@ def evaluate_run(
         notes.append(f"{_TRAINED_ON[0].upper()}{_TRAINED_ON[1:]}.")
         log.warning(_TRAINED_ON)
     found = _evaluate(table, info, point, urgent, asked)
-    found = replace(found, notes=[*notes, *found.notes], source=_source(info, split, run=run.path.name))
+    found = _with_notes(found, notes, _source(info, split, run=run.path.name))
     run.write_json(f"metrics-{split}.json", found.to_dict())
     return found
 
@@ -145,13 +146,13 @@ def evaluate_data(
     result = _evaluate(table, info, point, urgent, asked)
     name = run.path.name if run else bundle.resolve().name
     source = _source(info, split, run=name, data=Path(data).resolve().name)
-    result = replace(result, notes=[*notes, *result.notes], source=source)
+    result = _with_notes(result, notes, source)
     try:
         out.mkdir(parents=True, exist_ok=True)
         save_scans(table, out / f"predictions-{split}.csv", root)
         if len(left_out):
             save_scans(left_out, out / "left-out.csv", root)
-        # Apart from the figures, which are passed on.
+        # Apart from the metrics, which are passed on.
         Run(out).write_json(DATA_FILE, {"root": str(root)})
         Run(out).write_json(f"metrics-{split}.json", result.to_dict())
     except OSError as e:
@@ -160,7 +161,7 @@ def evaluate_data(
 
 
 def evaluation_folder(out: str | Path | None, data: str | Path) -> Path:
-    """The folder for the figures on other scans; by default a new evaluations/<data>-<date>-<time>.
+    """The folder for the metrics on other scans; by default a new evaluations/<data>-<date>-<time>.
 
     Raises
     ------
@@ -228,8 +229,7 @@ def operating_point(
     try:
         valid, _ = run_predictions(run, "valid")
     except OctfastError as e:
-        said = without_places(e.message, [run.path, run.root])
-        return None, [f"No operating point, as there are no validation predictions: {said}."]
+        return None, [f"No operating point, as there are no validation predictions: {within(run, e)}."]
     point = fix_operating_point(valid, refer, SENSITIVITY if sensitivity is None else sensitivity)
     if point is None:
         return None, ["No operating point: validation has no urgent scans, or no others."]
@@ -275,6 +275,10 @@ def _evaluate(
 ) -> Evaluation:
     with track("resampling", int(asked.get("resamples", 2000)), "resamples") as update:
         return evaluate_table(table, info.classes, urgent=urgent, operating_threshold=point, progress=update, **asked)
+
+
+def _with_notes(found: Evaluation, notes: Sequence[str], source: dict[str, Any]) -> Evaluation:
+    return replace(found, remarks=[*(Note("", text) for text in notes), *found.remarks], source=source)
 
 
 def _source(info: BundleInfo, split: str, **further: str) -> dict[str, Any]:

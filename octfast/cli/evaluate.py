@@ -172,10 +172,10 @@ def _show(found: Evaluation) -> None:
     few = [r.group for r in found.groups.itertuples() if r.small]
     if few:
         print("(small): fewer than 50 scans or 20 patients; the figures are rough")
-    for note in found.notes:
+    for note in found.remarks:
         # What stands beside the groups already.
-        if not (few and note.endswith("its figures are rough.")):
-            print(plain_text(note))
+        if note.kind != "small group":
+            print(plain_text(note.text))
     if found.source.get("synthetic"):
         print(SYNTHETIC_NOTE)
     print("Not a medical device.")

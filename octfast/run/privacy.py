@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from octfast.errors import OctfastError
+from octfast.run.folder import Run
+
 # A path from the root of a disk, but for its last part. Not the slash in "train/valid" or in an address.
 _ABOVE = re.compile(r"(?<![\w.:/\\~])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",;:()]+[/\\])+")
 
@@ -21,6 +24,11 @@ def without_places(words: str, known: Iterable[str | Path] = ()) -> str:
         for end in ("/", "\\"):
             words = words.replace(f"{folder}{end}", "")
     return _ABOVE.sub("", words)
+
+
+def within(run: Run, error: OctfastError) -> str:
+    """What an error says, with the files of a run by their place in it: it may be read elsewhere."""
+    return without_places(error.message, [run.path, run.root])
 
 
 def named(path: str | Path) -> str:

@@ -7,10 +7,10 @@ import pytest
 from matplotlib.text import Text
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from octfast.assess.metrics.reliability import ece, reliability
 from octfast.assess.curves import plot_coverage_risk, plot_precision_recall, plot_reliability, plot_roc
 from octfast.assess.metrics.abstain import coverage_risk, risk_area
 from octfast.assess.metrics.referral import fix_operating_point
+from octfast.assess.metrics.reliability import ece, reliability
 from octfast.figure import save_figure
 from octfast.model.temperature import rescale
 from tests.assess.simulated import CLASSES, simulated

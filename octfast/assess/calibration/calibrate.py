@@ -18,14 +18,15 @@ from octfast.assess.calibration.conformal import (
     prediction_sets,
     rounded_down,
 )
-from octfast.assess.metrics.reliability import calibration_scores, referral_at
 from octfast.assess.curves import plot_reliability
-from octfast.assess.metrics.referral import check_sensitivity, fix_operating_point, urgent_classes
+from octfast.assess.metrics.referral import check_sensitivity, fix_operating_point, referral_at
+from octfast.assess.metrics.reliability import calibration_scores
 from octfast.assess.predictions import run_predictions
 from octfast.errors import DataError, OctfastError
 from octfast.figure import save_figure
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.write import update_info
+from octfast.model.decide import urgent_classes
 from octfast.model.temperature import fit_table, rescale, too_small
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run

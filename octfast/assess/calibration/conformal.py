@@ -11,6 +11,7 @@ import pandas as pd
 
 from octfast.assess.metrics.intervals import Proportion, choose_interval, resampled_weights
 from octfast.errors import DataError, UsageError
+from octfast.model.decide import Rule, decide
 
 
 def conformal_threshold(table: pd.DataFrame, coverage: float = 0.9) -> float:
@@ -71,9 +72,7 @@ def prediction_sets(
     Booleans, a row a scan with the index of the table, a column a class.
     """
     p = table[[f"p_{c}" for c in classes]].to_numpy(dtype=float)
-    held = p >= threshold
-    if not allow_empty and len(p):
-        held[np.arange(len(p)), p.argmax(1)] = True
+    held = p >= threshold if allow_empty else decide(p, Rule(tuple(classes), set_threshold=threshold)).possible
     return pd.DataFrame(held, index=table.index, columns=list(classes))
 
 

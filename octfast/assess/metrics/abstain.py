@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from octfast.assess.metrics.bootstrap import ratio
-from octfast.assess.metrics.intervals import Proportion, choose_interval, resampled_weights
-from octfast.errors import UsageError
+from octfast.assess.metrics.definitions import ratio
+from octfast.assess.metrics.intervals import Proportion, choose_interval, resampled_weights, wilson
+from octfast.model.decide import Rule, decide
 
 
 def coverage_risk(table: pd.DataFrame) -> pd.DataFrame:
@@ -29,11 +29,7 @@ def coverage_risk(table: pd.DataFrame) -> pd.DataFrame:
     out["coverage"] = out["scans"] / max(1, len(table))
     out["wrong"] = wrong["sum"].to_numpy()
     out["risk"] = out["wrong"] / out["scans"]
-    # Wilson's score interval (Wilson 1927) for all rows at once: scipy takes one at a time, and there may be 100,000.
-    z, n = 1.959963984540054, out["scans"]
-    half = z * np.sqrt(out["wrong"] * (1 - out["risk"]) + z**2 / 4)
-    for name, side in (("risk_low", -1), ("risk_high", 1)):
-        out[name] = np.clip((out["wrong"] + z**2 / 2 + side * half) / (n + z**2), 0, 1)
+    out["risk_low"], out["risk_high"] = wilson(out["wrong"].to_numpy(), out["scans"].to_numpy())
     return out
 
 
@@ -59,22 +55,10 @@ def answered(table: pd.DataFrame, below: float) -> pd.DataFrame:
     ------
     UsageError : no probability.
     """
-    return table[table["probability"] >= check_abstain(below)]
+    return table[_is_answered(table, below)]
 
 
-def check_abstain(below: float) -> float:
-    """The same number, if it is one that can be asked for.
-
-    Raises
-    ------
-    UsageError : no probability.
-    """
-    if not 0 <= below <= 1:
-        raise UsageError(f"--abstain-below {below:g}: not a probability", "between 0 and 1, such as 0.8")
-    return below
-
-
-def abstain_figures(
+def abstain_metrics(
     table: pd.DataFrame, below: float, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> pd.DataFrame:
     """How often a model answers that abstains below a probability, and how often it is then right, with intervals.
@@ -82,20 +66,20 @@ def abstain_figures(
     Returns
     -------
     Two rows, `coverage` (answered of all) and `accuracy` (right of the answered), with `metric`, `value`, `low`,
-    `high`, `method`, by the same resamples of patients as the figures of `evaluate_table`.
+    `high`, `method`, by the same resamples of patients as the metrics of `evaluate_table`.
 
     Raises
     ------
     UsageError : no probability.
     """
-    kept = (table["probability"] >= check_abstain(below)).to_numpy()
+    kept = _is_answered(table, below)
     right = kept & (table["label"] == table["predicted"]).to_numpy()
     owner = pd.factorize(table["patient"])[0]
     patients = int(owner.max()) + 1
-    sums = np.stack([np.bincount(owner, marks, patients) for marks in (np.ones(len(owner)), kept, right)])
+    sums = np.stack([np.bincount(owner, counted, patients) for counted in (np.ones(len(owner)), kept, right)])
     drawn = np.concatenate([sums @ w for w in resampled_weights(patients, resamples, seed, len(owner))], axis=1)
     single = patients == len(owner)
-    rows = []
+    rows: list[list[Any]] = []
     for metric, part, whole in (("coverage", kept, np.ones(len(owner), dtype=bool)), ("accuracy", right, kept)):
         of, among = (1, 0) if metric == "coverage" else (2, 1)
         counted = Proportion(int(part.sum()), int(whole.sum()), len(np.unique(owner[whole])))
@@ -140,6 +124,11 @@ def abstain_summary(table: pd.DataFrame, below: float) -> dict[str, Any]:
         "patients_right": patients_right,
         "patients_accuracy": _share(patients_right, len(by_patient)),
     }
+
+
+def _is_answered(table: pd.DataFrame, below: float) -> np.ndarray:
+    """Which scans are answered, as `decide` has it, which looks at no other probability than the highest."""
+    return ~decide(table["probability"].to_numpy(), Rule(("predicted",), abstain_below=below)).abstained  # type: ignore[operator]
 
 
 def _share(part: float, whole: int) -> float | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.special import ndtri
 
 OVER_PATIENTS = "bootstrap over patients"
 OVER_SCANS = "bootstrap over scans"
@@ -32,12 +32,22 @@ class Proportion(NamedTuple):
     patients: int
 
 
-def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (Wilson 1927), by scipy; NaN without trials."""
-    if not trials:
-        return float("nan"), float("nan")
-    found = binomtest(successes, trials).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
+def wilson(successes: Any, trials: Any, level: float = 0.95) -> tuple[Any, Any]:
+    """Wilson's score interval of a proportion (Wilson 1927), low and high; NaN without trials.
+
+    scipy's `binomtest` gives the same for one proportion at a time, which is too slow for the curves of large tables.
+
+    Parameters
+    ----------
+    successes, trials : whole numbers, or arrays of them of one shape.
+    """
+    k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
+    z = ndtri(0.5 + 0.5 * level)
+    with np.errstate(invalid="ignore"):
+        p = np.where(n > 0, k / n, np.nan)
+    centre, half = (2 * n * p + z**2) / (2 * (n + z**2)), z / (2 * (n + z**2)) * np.sqrt(4 * n * p * (1 - p) + z**2)
+    low, high = np.where(k == 0, 0 * p, centre - half), np.where(k == n, 0 * p + 1, centre + half)
+    return (low, high) if low.ndim else (float(low), float(high))
 
 
 def resampled_weights(patients: int, resamples: int, seed: int, rows: int) -> Iterator[np.ndarray]:
@@ -70,19 +80,19 @@ def choose_interval(
     single: bool = False,
     proportion: Proportion | None = None,
 ) -> Interval:
-    """The interval of a figure and the method that suits it.
+    """The interval of a metric and the method that suits it.
 
     A proportion of independent scans gets Wilson's. Anything else gets the percentile interval of the bootstrap
-    (Efron 1979), without the resamples in which the figure is undefined. Where all resamples are equal, as where
+    (Efron 1979), without the resamples in which the metric is undefined. Where all resamples are equal, as where
     every scan is right, the bootstrap knows nothing: a proportion of 0 or 1 then gets Wilson's on the number of
-    patients, which is the widest that the scans allow, and other figures get none.
+    patients, which is the widest that the scans allow, and other metrics get none.
 
     Parameters
     ----------
-    value : the figure itself.
-    resampled : the figure in each resample, of shape (resamples,).
+    value : the metric itself.
+    resampled : the metric in each resample, of shape (resamples,).
     single : whether each scan is a patient of its own.
-    proportion : what the figure counts, where it is a proportion of scans.
+    proportion : what the metric counts, where it is a proportion of scans.
     """
     nothing = float("nan")
     if np.isnan(value):

@@ -1,4 +1,4 @@
-"""Every figure of a Predictions table with its interval: evaluate_table(table, classes) -> Evaluation."""
+"""Every metric of a Predictions table with its interval: evaluate_table(table, classes) -> Evaluation."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from octfast.assess.metrics.abstain import abstain_figures, abstain_summary, check_abstain
+from octfast.assess.metrics.abstain import abstain_metrics, abstain_summary
 from octfast.assess.metrics.costs import check_costs, check_prevalence, class_shares, kermany_costs
 from octfast.assess.metrics.intervals import ALL_EQUAL, choose_interval
-from octfast.assess.metrics.referral import OperatingPoint, urgent_classes
-from octfast.assess.metrics.statistics import SECTIONS, Question, Tallies
-from octfast.assess.metrics.subgroups import grouped, small_group, units
+from octfast.assess.metrics.referral import OperatingPoint
+from octfast.assess.metrics.statistics import SECTIONS, Question, Statistics
+from octfast.assess.metrics.subgroups import grouped, is_small, small_group_note, units
 from octfast.errors import DataError, UsageError
+from octfast.model.decide import Rule, urgent_classes
+from octfast.notices import NOTICE, Note
 
 log = logging.getLogger("octfast")
 
 SCHEMA = 1
-_FIGURE = ["metric", "value", "low", "high", "method"]
+_ESTIMATE = ["metric", "value", "low", "high", "method"]
 _FEW_PATIENTS = 20
-AT_PREVALENCE = "PPV and NPV at a prevalence are for"
+# Kinds of remarks that stand elsewhere on a page than among the others.
+PREVALENCE, SMALL_GROUP = "prevalence", "small group"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a Predictions table, as tables.
+    """The metrics of a Predictions table, as tables.
 
     Attributes
     ----------
@@ -44,9 +47,9 @@ class Evaluation:
     confusion : scans, actual by predicted.
     counts : `scans`, `patients`, `right`, `patients_right`, `urgent`, `missed_urgent`, and `classes`.
     settings : what was asked: classes, urgent, operating, costs, prevalence, top_k, level, resamples, seed.
-    notes : what a reader should know of the figures.
+    remarks : what a reader should know of the metrics; `notes` gives them as text.
     source : what was judged: split, run, data, arch, temperature, synthetic; empty for a bare table.
-    abstain : what comes of abstaining below a probability, see `abstain_summary`, with its figures and
+    abstain : what comes of abstaining below a probability, see `abstain_summary`, with its metrics and
         intervals under `figures`; None where it was not asked.
     """
 
@@ -58,19 +61,24 @@ class Evaluation:
     confusion: pd.DataFrame
     counts: dict[str, Any]
     settings: dict[str, Any]
-    notes: list[str]
+    remarks: list[Note]
     source: dict[str, Any] = field(default_factory=dict)
     abstain: dict[str, Any] | None = None
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know of the metrics, a sentence each."""
+        return [str(note) for note in self.remarks]
+
     def value(self, metric: str, of: str = "") -> float:
-        """One figure: overall, or of a class, or of a point of referral."""
+        """One metric: overall, or of a class, or of a point of referral."""
         for table, column in ((self.per_class, "class"), (self.referral, "point")):
             found = table[(table[column] == of) & (table["metric"] == metric)]
             if of and len(found):
                 return float(found["value"].iloc[0])
         found = self.overall[self.overall["metric"] == metric]
         if of or found.empty:
-            raise KeyError(f"no figure {metric} {of}".strip())
+            raise KeyError(f"no metric {metric} {of}".strip())
         return float(found["value"].iloc[0])
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +101,7 @@ class Evaluation:
             "abstain": _plain(self.abstain),
             "confusion": {str(a): {str(p): int(n) for p, n in row.items()} for a, row in self.confusion.iterrows()},
             "counts": _plain(self.counts),
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
 
     def _repr_html_(self) -> str:
@@ -104,7 +112,7 @@ class Evaluation:
             f"<h4>{title}</h4>{table.to_html(index=False, float_format=lambda v: f'{v:.3f}', border=0)}"
             for title, table in tables.items()
         ]
-        return "".join([*shown, *(f"<p>{escape(note)}</p>" for note in self.notes), "<p>Not a medical device.</p>"])
+        return "".join([*shown, *(f"<p>{escape(note)}</p>" for note in self.notes), f"<p>{NOTICE}</p>"])
 
 
 def evaluate_table(
@@ -168,30 +176,30 @@ def evaluate_table(
         top_k=min(top_k, len(classes)),
     )
     groups = {column: grouped(table, column) for column in by_group}
-    tallies = Tallies(table, question)
-    figures, notes = _figures(tallies, resamples, seed, level, progress)
+    statistics = Statistics(table, question)
+    estimates, notes = _estimates(statistics, resamples, seed, level, progress)
     if shares:
-        notes.insert(0, _prevalence_note(tallies, shares))
+        notes.insert(0, _prevalence_note(statistics, shares))
     if not refer:
-        notes.append("No referral was judged: none of the classes is urgent, or all are.")
+        notes.append(Note("", "No referral was judged: none of the classes is urgent, or all are."))
     elif point is None:
-        notes.append("No operating point: none was fixed on validation scans.")
+        notes.append(Note("", "No operating point: none was fixed on validation scans."))
     if cost is None:
-        notes.append("No weighted error: Kermany's costs apply to urgent classes beside NORMAL or DRUSEN.")
+        notes.append(Note("", "No weighted error: Kermany's costs apply to urgent classes beside NORMAL or DRUSEN."))
     per_unit, more = _per_unit(table, question, resamples, seed, level)
     per_group, still_more = _per_group(table, question, groups, resamples, seed, level)
-    parts = figures.groupby("section")
-    parts = {name: parts.get_group(name) if name in parts.groups else figures.iloc[:0] for name in SECTIONS}
-    n = pd.Series(tallies.actual).value_counts()
-    per_class = parts["class"].rename(columns={"of": "class"})[["class", *_FIGURE]].reset_index(drop=True)
+    by_section = estimates.groupby("section")
+    parts = {s: by_section.get_group(s) if s in by_section.groups else estimates.iloc[:0] for s in SECTIONS}
+    n = pd.Series(statistics.actual).value_counts()
+    per_class = parts["class"].rename(columns={"of": "class"})[["class", *_ESTIMATE]].reset_index(drop=True)
     return Evaluation(
-        overall=parts["overall"][_FIGURE].reset_index(drop=True),
+        overall=parts["overall"][_ESTIMATE].reset_index(drop=True),
         per_class=per_class.assign(n=[int(n.get(classes.index(c), 0)) for c in per_class["class"]]),
-        referral=parts["referral"].rename(columns={"of": "point"})[["point", *_FIGURE]].reset_index(drop=True),
+        referral=parts["referral"].rename(columns={"of": "point"})[["point", *_ESTIMATE]].reset_index(drop=True),
         units=per_unit,
         groups=per_group,
-        confusion=_confusion(tallies),
-        counts=_counts(table, tallies),
+        confusion=_confusion(statistics),
+        counts=_counts(table, statistics),
         settings={
             "classes": classes,
             "urgent": list(refer),
@@ -203,82 +211,87 @@ def evaluate_table(
             "resamples": resamples,
             "seed": seed,
         },
-        notes=list(dict.fromkeys([*notes, *more, *still_more])),
-        abstain=None if abstain_below is None else _abstaining(table, abstain_below, resamples, seed, level),
+        remarks=list(dict.fromkeys([*notes, *more, *still_more])),
+        abstain=None
+        if abstain_below is None
+        else {
+            **abstain_summary(table, abstain_below),
+            "figures": abstain_metrics(table, abstain_below, resamples, seed, level).to_dict("records"),
+        },
     )
 
 
-def _prevalence_note(tallies: Tallies, given: dict[str, float]) -> str:
-    """The share of every class, those that were not named too: what is called common there may be so in no clinic."""
-    names = tallies.question.classes
-    counts = np.bincount(tallies.actual, minlength=len(names)).astype(float)[:, None]
+def _prevalence_note(statistics: Statistics, given: dict[str, float]) -> Note:
+    """The share of every class, those too that were not named, as these may have a share here that no clinic has."""
+    names = statistics.question.classes
+    counts = np.bincount(statistics.actual, minlength=len(names)).astype(float)[:, None]
     every = class_shares(given, counts, names)[:, 0]
     shown = [f"{c} {share:.3g}%" for c, share in zip(names, 100 * every, strict=True)]
     named = [words for c, words in zip(names, shown, strict=True) if c in given]
     rest = [words for c, words in zip(names, shown, strict=True) if c not in given]
     said = f"; {', '.join(rest)}: not named, they share the rest in proportion to their scans" if rest else ""
-    return f"{AT_PREVALENCE} {', '.join(named)}{said}."
+    return Note(PREVALENCE, f"PPV and NPV at a prevalence are for {', '.join(named)}{said}.")
 
 
-def _figures(
-    tallies: Tallies,
+def _estimates(
+    statistics: Statistics,
     resamples: int,
     seed: int,
     level: float,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[pd.DataFrame, list[str]]:
-    """`section`, `of` and the figure with its interval, a row a figure; and what to know of them."""
-    values = tallies.values()
-    resampled = tallies.resampled(resamples, seed, progress)
+) -> tuple[pd.DataFrame, list[Note]]:
+    """`section`, `of` and the metric with its interval, a row a metric; and what to know of them."""
+    values = statistics.values()
+    resampled = statistics.resampled(resamples, seed, progress)
     rows: list[list[Any]] = []
     most_lost, unbounded = 0, False
-    for key in tallies.in_order(values):
-        value, drawn = values[key], resampled[key]
-        found = choose_interval(value, drawn, level=level, single=tallies.single, proportion=tallies.proportion(key))
+    for key, value in values.items():
+        drawn, counted = resampled[key], statistics.proportion(key)
+        found = choose_interval(value, drawn, level=level, single=statistics.single, proportion=counted)
         if not np.isnan(value):
             most_lost = max(most_lost, int(np.isnan(drawn).sum()))
             unbounded |= bool(np.isinf(value) or np.isinf(found.high))
         rows.append([*key, value, *found])
-    figures = pd.DataFrame(rows, columns=["section", "of", *_FIGURE])
+    estimates = pd.DataFrame(rows, columns=["section", "of", *_ESTIMATE])
     notes = []
     empty = sorted({k[1] for k in values if k[0] == "class" and k[2] == "sensitivity" and np.isnan(values[k])})
     if empty:
         notes.append(f"No scan is of {', '.join(empty)}: what cannot be said of such a class has no value.")
-    if tallies.patients < _FEW_PATIENTS:
-        people = "1 patient" if tallies.patients == 1 else f"{tallies.patients} patients"
+    if statistics.patients < _FEW_PATIENTS:
+        people = "1 patient" if statistics.patients == 1 else f"{statistics.patients} patients"
         notes.append(f"Only {people}: the intervals are rough.")
-    if tallies.single:
+    if statistics.single:
         notes.append("Each scan counts as a patient of its own; proportions have Wilson's intervals.")
     if most_lost > resamples / 100:
         notes.append(
             f"Up to {most_lost:,} of {resamples:,} resamples left a figure undefined (no scan of a class); its "
             "interval is that of the others."
         )
-    if (figures["method"] == ALL_EQUAL).any():
+    if (estimates["method"] == ALL_EQUAL).any():
         notes.append("Where all resamples give the same value, as for a perfect score, the bootstrap has no interval.")
     if unbounded:
         notes.append("A likelihood ratio has no upper bound (∞) where its denominator, a share of mistakes, can be 0.")
-    return figures, notes
+    return estimates, [Note("", text) for text in notes]
 
 
 def _per_unit(
     table: pd.DataFrame, question: Question, resamples: int, seed: int, level: float
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, list[Note]]:
     wanted = [("overall", "", m) for m in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_error")]
     wanted += [("referral", "argmax", m) for m in ("sensitivity", "specificity")]
     rows, notes = [], []
     for unit, rule, part, note in units(table, question.classes):
-        notes += note
+        notes += [Note("", text) for text in note]
         if part.empty:
             continue
         narrow = Question(question.classes, question.urgent, costs=question.costs, ranked=False)
-        figures, _ = _figures(Tallies(part, narrow), resamples, seed, level)
-        for r in figures.itertuples():
+        estimates, _ = _estimates(Statistics(part, narrow), resamples, seed, level)
+        for r in estimates.itertuples():
             if (r.section, r.of, r.metric) in wanted:
                 name = f"urgent_{r.metric}" if r.section == "referral" else r.metric
                 method = r.method.replace("over scans", f"over {unit}s")
                 rows.append([unit, rule, name, r.value, r.low, r.high, method, len(part)])
-    return pd.DataFrame(rows, columns=["unit", "rule", *_FIGURE, "n"]), notes
+    return pd.DataFrame(rows, columns=["unit", "rule", *_ESTIMATE, "n"]), notes
 
 
 def _per_group(
@@ -288,54 +301,52 @@ def _per_group(
     resamples: int,
     seed: int,
     level: float,
-) -> tuple[pd.DataFrame, list[str]]:
+) -> tuple[pd.DataFrame, list[Note]]:
     head = ["by", "group", "scans", "patients", "small"]
     found, notes = [], []
     for column, names in groups.items():
         for group, rows in table.groupby(names, sort=True, observed=True):
-            figures, _ = _figures(Tallies(rows, question), resamples, seed, level)
+            estimates, _ = _estimates(Statistics(rows, question), resamples, seed, level)
             patients = rows["patient"].nunique()
-            warning = small_group(column, str(group), len(rows), patients)
-            notes += warning
-            values = (column, str(group), len(rows), patients, bool(warning))
-            found.append(figures.assign(**dict(zip(head, values, strict=True))))
-    columns = [*head, "section", "of", *_FIGURE]
+            small = is_small(len(rows), patients)
+            if small:
+                notes.append(Note(SMALL_GROUP, small_group_note(column, str(group), len(rows), patients)))
+                log.warning(notes[-1].text.removesuffix("."))
+            values = (column, str(group), len(rows), patients, small)
+            found.append(estimates.assign(**dict(zip(head, values, strict=True))))
+    columns = [*head, "section", "of", *_ESTIMATE]
     return (pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)), notes
 
 
-def _abstaining(table: pd.DataFrame, below: float, resamples: int, seed: int, level: float) -> dict[str, Any]:
-    figures = abstain_figures(table, below, resamples, seed, level)
-    return {**abstain_summary(table, below), "figures": figures.to_dict("records")}
-
-
-def _confusion(tallies: Tallies) -> pd.DataFrame:
-    classes = list(tallies.question.classes)
+def _confusion(statistics: Statistics) -> pd.DataFrame:
+    classes = list(statistics.question.classes)
     counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (tallies.actual, tallies.predicted), 1)
+    np.add.at(counts, (statistics.actual, statistics.predicted), 1)
     out = pd.DataFrame(counts, index=classes, columns=classes)
     out.index.name, out.columns.name = "actual", "predicted"
     return out
 
 
-def _counts(table: pd.DataFrame, tallies: Tallies) -> dict[str, Any]:
-    right = tallies.actual == tallies.predicted
-    share = np.bincount(tallies.owner, right) / np.bincount(tallies.owner)
+def _counts(table: pd.DataFrame, statistics: Statistics) -> dict[str, Any]:
+    right = statistics.actual == statistics.predicted
+    referrals = {point: parts.total() for point, parts in statistics.referrals.items()}
+    share = np.bincount(statistics.owner, right) / np.bincount(statistics.owner)
     classes = {}
-    for i, c in enumerate(tallies.question.classes):
-        own = tallies.actual == i
+    for i, c in enumerate(statistics.question.classes):
+        own = statistics.actual == i
         classes[c] = {
             "scans": int(own.sum()),
-            "patients": len(np.unique(tallies.owner[own])),
-            "predicted": int((tallies.predicted == i).sum()),
+            "patients": len(np.unique(statistics.owner[own])),
+            "predicted": int((statistics.predicted == i).sum()),
             "right": int((own & right).sum()),
         }
     return {
         "scans": len(table),
-        "patients": tallies.patients,
+        "patients": statistics.patients,
         "right": int(right.sum()),
         "patients_right": int((share > 0.5).sum()),
-        "urgent": int(tallies.urgent.sum()),
-        "missed_urgent": {point: int((tallies.urgent & ~r).sum()) for point, r in tallies.referrals.items()},
+        "urgent": int(np.isin(statistics.question.classes, statistics.question.urgent)[statistics.actual].sum()),
+        "missed_urgent": {point: n.fn for point, n in referrals.items()},
         "classes": classes,
     }
 
@@ -355,8 +366,7 @@ def check_question(
         raise UsageError(f"level {level}: not from 0.5 to 1", "0.95 is usual")
     if top_k < 1:
         raise UsageError(f"top_k {top_k}: less than 1", "2 is usual")
-    if abstain_below is not None:
-        check_abstain(abstain_below)
+    Rule((), abstain_below=abstain_below)
 
 
 def _check(table: pd.DataFrame, classes: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Urgent referral: which classes are urgent, a scan's score, and the operating point fixed on validation."""
+"""Urgent referral: a scan's score, who is referred and who should be, and the operating point fixed on validation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from octfast.assess.metrics.definitions import TwoByTwo, ratio
 from octfast.errors import UsageError
+from octfast.model.decide import Rule, decide
 
 log = logging.getLogger("octfast")
 
-URGENT = ("CNV", "DME")
 SENSITIVITY = 0.95
 # With fewer urgent scans than this, one scan moves the sensitivity that was asked for by more than two points.
 _FEW = 50
@@ -47,31 +48,52 @@ class OperatingPoint:
         return asdict(self)
 
 
-def urgent_classes(classes: Sequence[str], urgent: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The urgent classes in the order of `classes`: those given, else CNV and DME where they exist.
+def urgent_score(table: pd.DataFrame, urgent: Sequence[str]) -> np.ndarray:
+    """The score of each scan: the probability that it is of an urgent class, the sum of theirs; of shape (n,)."""
+    return _decide(table, urgent).urgent_score
+
+
+def is_referred(table: pd.DataFrame, urgent: Sequence[str], threshold: float | None = None) -> np.ndarray:
+    """Whether each scan is referred, as `octfast.model.decide.decide` has it; bool of shape (n,).
+
+    Parameters
+    ----------
+    threshold : of the urgent score; None refers where the predicted class is urgent.
+    """
+    if threshold is None:
+        return table["predicted"].isin(list(urgent)).to_numpy()
+    return _decide(table, urgent, threshold).referred
+
+
+def referral_table(table: pd.DataFrame, urgent: Sequence[str], threshold: float | None = None) -> TwoByTwo:
+    """How many scans are urgent and referred, urgent and missed, referred needlessly, and rightly not referred."""
+    actual = table["label"].isin(list(urgent)).to_numpy()
+    return TwoByTwo.of(actual, is_referred(table, urgent, threshold)).total()
+
+
+def referral_at(table: pd.DataFrame, urgent: Sequence[str], threshold: float) -> dict[str, Any]:
+    """Urgent referral at a threshold: how many of the urgent are caught and of the others spared.
 
     Returns
     -------
-    Empty where there is no referral to judge: none is urgent, or by default all are.
-
-    Raises
-    ------
-    UsageError : a class that the model has not, or all of its classes.
+    `urgent`, `caught`, `sensitivity`, `others`, `spared`, `specificity`; a share of nothing is NaN.
     """
-    if urgent is None:
-        found = tuple(c for c in classes if c in URGENT)
-        return found if len(found) < len(classes) else ()
-    unknown = [c for c in urgent if c not in classes]
-    if unknown:
-        raise UsageError(f"urgent: no class {unknown[0]!r}", f"the model has {', '.join(classes)}")
-    if set(urgent) == set(classes):
-        raise UsageError("urgent: all classes are urgent, so there is nothing to tell apart", "name fewer")
-    return tuple(c for c in classes if c in urgent)
+    n = referral_table(table, urgent, threshold)
+    yes, no = n.tp + n.fn, n.fp + n.tn
+    return {
+        "urgent": yes,
+        "caught": n.tp,
+        "sensitivity": float(ratio(n.tp, yes)),
+        "others": no,
+        "spared": n.tn,
+        "specificity": float(ratio(n.tn, no)),
+    }
 
 
-def urgent_score(table: pd.DataFrame, urgent: Sequence[str]) -> np.ndarray:
-    """The score of each scan: the probability that it is of an urgent class, the sum of theirs; of shape (n,)."""
-    return table[[f"p_{c}" for c in urgent]].to_numpy(dtype=float).sum(1)
+def _decide(table: pd.DataFrame, urgent: Sequence[str], threshold: float | None = None) -> Any:
+    """The decision on each scan by its urgent classes alone, which is all that a threshold of their sum asks for."""
+    p = table[[f"p_{c}" for c in urgent]].to_numpy(dtype=float)
+    return decide(p, Rule(tuple(urgent), tuple(urgent), threshold))
 
 
 def fix_operating_point(
@@ -85,7 +107,6 @@ def fix_operating_point(
     sensitivity : between 0 and 1.
     """
     sensitivity = check_sensitivity(sensitivity)
-    score = urgent_score(table, urgent)
     positive = table["label"].isin(list(urgent)).to_numpy()
     n = int(positive.sum())
     if n == 0 or n == len(table):
@@ -95,18 +116,10 @@ def fix_operating_point(
             "the operating point hangs on %d urgent scans of %s: the sensitivity elsewhere may be another", n, fixed_on
         )
     # The small allowance keeps 0.95 x 20 at 19, whatever its last bit.
-    most = np.sort(score[positive])[::-1]
+    most = np.sort(urgent_score(table, urgent)[positive])[::-1]
     threshold = float(most[min(n, max(1, math.ceil(sensitivity * n - 1e-9))) - 1])
-    referred = score >= threshold
-    return OperatingPoint(
-        threshold,
-        sensitivity,
-        fixed_on,
-        len(table),
-        n,
-        float(referred[positive].mean()),
-        float((~referred[~positive]).mean()),
-    )
+    found = referral_at(table, urgent, threshold)
+    return OperatingPoint(threshold, sensitivity, fixed_on, len(table), n, found["sensitivity"], found["specificity"])
 
 
 def recorded_operating_point(

@@ -1,15 +1,14 @@
-"""How honest a table's probabilities are, and what comes of referring at a threshold of the urgent score."""
+"""How honest a table's probabilities are: calibration error, reliability by bins, log-loss and Brier score."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from octfast.assess.metrics.definitions import ratio
 from octfast.assess.metrics.intervals import wilson
-from octfast.assess.metrics.referral import urgent_score
 from octfast.model.temperature import bin_of, calibration_error
 
 
@@ -46,18 +45,14 @@ def reliability(table: pd.DataFrame, classes: Sequence[str], bins: int = 15) -> 
     count = np.bincount(at, minlength=bins)
     hits = np.bincount(at, right, bins).astype(int)
     edges = np.linspace(0, 1, bins + 1)
-    nothing = np.full(bins, np.nan)
-    low, high = nothing.copy(), nothing.copy()
-    for i in np.flatnonzero(count):
-        low[i], high[i] = wilson(int(hits[i]), int(count[i]))
-    full = count > 0
+    low, high = wilson(hits, count)
     return pd.DataFrame(
         {
             "low": edges[:-1],
             "high": edges[1:],
             "count": count,
-            "confidence": np.divide(np.bincount(at, confidence, bins), count, out=nothing.copy(), where=full),
-            "accuracy": np.divide(hits, count, out=nothing.copy(), where=full),
+            "confidence": ratio(np.bincount(at, confidence, bins), count),
+            "accuracy": ratio(hits, count),
             "accuracy_low": low,
             "accuracy_high": high,
         }
@@ -73,27 +68,6 @@ def calibration_scores(table: pd.DataFrame, classes: Sequence[str]) -> dict[str,
         "brier": float(((p - actual) ** 2).sum(1).mean()),
         "ece": ece(table, classes),
         "ece_by_chance": ece_by_chance(table, classes),
-    }
-
-
-def referral_at(table: pd.DataFrame, urgent: Sequence[str], threshold: float) -> dict[str, Any]:
-    """Urgent referral at a threshold: how many of the urgent are caught and of the others spared.
-
-    Returns
-    -------
-    `urgent`, `caught`, `sensitivity`, `others`, `spared`, `specificity`; a share of nothing is NaN.
-    """
-    actual = table["label"].isin(urgent).to_numpy()
-    refer = urgent_score(table, urgent) >= threshold
-    yes, no = int(actual.sum()), int((~actual).sum())
-    caught, spared = int((actual & refer).sum()), int((~actual & ~refer).sum())
-    return {
-        "urgent": yes,
-        "caught": caught,
-        "sensitivity": caught / yes if yes else float("nan"),
-        "others": no,
-        "spared": spared,
-        "specificity": spared / no if no else float("nan"),
     }
 
 

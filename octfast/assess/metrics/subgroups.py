@@ -15,7 +15,7 @@ from octfast.errors import UsageError
 
 log = logging.getLogger("octfast")
 
-# Below this many patients an interval says little; below this many scans a figure hangs on single ones.
+# Below this many patients an interval says little; below this many scans a metric hangs on single ones.
 _FEW_PATIENTS, _FEW_SCANS = 20, 50
 _MOST_GROUPS = 30
 _NUMBERS_AS_GROUPS = 10
@@ -71,14 +71,15 @@ def _value_name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def small_group(column: str, group: str, scans: int, patients: int) -> list[str]:
-    """A warning where a group is too small to be told from chance, said in the log too; else nothing."""
-    if scans >= _FEW_SCANS and patients >= _FEW_PATIENTS:
-        return []
+def is_small(scans: int, patients: int) -> bool:
+    """Whether a group is too small for its metrics to be told from chance."""
+    return scans < _FEW_SCANS or patients < _FEW_PATIENTS
+
+
+def small_group_note(column: str, group: str, scans: int, patients: int) -> str:
+    """The warning that a group is too small."""
     of = f"{scans:,} scan{'s' * (scans != 1)} of {patients:,} patient{'s' * (patients != 1)}"
-    note = f"{column} {group}: only {of}; its figures are rough."
-    log.warning(note.removesuffix("."))
-    return [note]
+    return f"{column} {group}: only {of}; its figures are rough."
 
 
 def units(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame, list[str]]]:

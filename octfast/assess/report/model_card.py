@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from octfast.assess.metrics.definitions import metric
 from octfast.assess.metrics.metrics import Evaluation
 from octfast.assess.report.provenance import (
     SPLIT_NAMES,
@@ -21,7 +22,7 @@ from octfast.assess.report.provenance import (
     training_rows,
 )
 from octfast.assess.report.render import TEMPLATES
-from octfast.assess.report.tables import estimate_grid, estimate_rows, find, methods_in_words, metric_name
+from octfast.assess.report.tables import estimate_grid, estimate_rows, find, methods_in_words
 from octfast.notices import SYNTHETIC_NOTE
 
 # What Markdown, or HTML within it, would read as more than a letter: anywhere, and at the start of a line.
@@ -77,7 +78,7 @@ def model_card(
         referral=[
             {
                 "point": points[r.point],
-                "name": metric_name(r.metric),
+                "name": metric(r.metric).name,
                 "cell": find(evaluation.referral, r.metric, point=r.point),
             }
             for r in evaluation.referral.itertuples()

@@ -15,7 +15,6 @@ import pandas as pd
 from PIL import Image
 
 from octfast.assess.interpret.heatmap import HeatMaps, overlay
-from octfast.assess.report.provenance import within
 from octfast.console import track
 from octfast.data.preprocess import decode_grey
 from octfast.errors import OctfastError
@@ -23,6 +22,7 @@ from octfast.figure import Figure
 from octfast.model.bundle.read import load_bundle
 from octfast.notices import CAUTION
 from octfast.run.folder import Run
+from octfast.run.privacy import within, without_places
 
 log = logging.getLogger("octfast")
 
@@ -154,7 +154,7 @@ def _shot(row: dict[Any, Any], heat_maps: HeatPictures | None) -> Shot:
         drawn = heat_maps.overlay(path, predicted, grey) if heat_maps else None
         heat = scan_picture(drawn, f"Heat map over the {taken}") if drawn is not None else None
     except OctfastError as e:
-        problem = e.message.replace(path, Path(path).name)
+        problem = without_places(e.message, [Path(path).parent])
     return Shot(
         name=Path(path).name,
         patient=str(row["patient"]),

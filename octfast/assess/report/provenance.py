@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from octfast.run.privacy import named, without_places
 from octfast.data.audit.releases import find_release
 from octfast.data.scans import describe_scans, load_scans
 from octfast.data.splits.hold_out import shared_patients
@@ -18,6 +17,7 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import read_info
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run
+from octfast.run.privacy import named, within, without_places
 from octfast.train.config import TrainConfig
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
@@ -118,10 +118,10 @@ def run_provenance(run: Run) -> Provenance:
             found["left_out"] = load_scans(left_out, run.root)
         except OctfastError as e:
             missing["left_out"] = f"Files were left out, but which is not known: {within(run, e)}."
-    notes = config.get("notes")
     own = [run.path, run.root, config["data"]["root"]]
-    said = [str(n) for n in notes if not str(n).startswith("remember:")] if isinstance(notes, list) else []
-    found["notes"] = tuple(without_places(n, own) for n in said)
+    # What a training says of its model at its end is said elsewhere on the page; older runs have it without a kind.
+    said = [n.text for n in run.notes if n.kind != "remember" and not n.text.startswith("remember:")]
+    found["notes"] = tuple(without_places(text, own) for text in said)
     data = config["data"]
     name = "synthetic phantoms" if info.synthetic else Path(config["data"]["root"]).name or str(data["root"])
     return Provenance(run.path.name, name, config, info, missing=missing, **found)
@@ -132,11 +132,6 @@ def _release(scans: pd.DataFrame) -> str:
     drawn = scans.assign(split=scans["split"].replace("valid", "train"))
     release = find_release(scans) or find_release(drawn)
     return str(release) if release else ""
-
-
-def within(run: Run, error: OctfastError) -> str:
-    """What an error says, with the files of the run by their place in it: a report may be read elsewhere."""
-    return without_places(error.message, [run.path, run.root])
 
 
 def _own_patients(scans: pd.DataFrame) -> pd.Series:

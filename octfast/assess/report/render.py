@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from octfast import __version__
+from octfast.assess.report.page import SECTIONS, Page
 from octfast.errors import OctfastError
+from octfast.files import write_text
+from octfast.notices import SYNTHETIC_NOTE
 
 TEMPLATES = Path(str(files("octfast.assess.report") / "templates"))
 
 
-def render_page(context: dict[str, Any]) -> str:
+def render_page(page: Page) -> str:
     """The page, with its style sheet in it."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -29,7 +33,14 @@ def render_page(context: dict[str, Any]) -> str:
     env.filters["short"] = _short
     # The style sheet is octfast's own and holds nothing of the user's.
     css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
-    return env.get_template("report.html.j2").render(**context, css=css)
+    return env.get_template("report.html.j2").render(
+        **vars(page),
+        section_names=SECTIONS,
+        made=f"{datetime.now():%d %B %Y}",
+        octfast_version=__version__,
+        synthetic_note=SYNTHETIC_NOTE,
+        css=css,
+    )
 
 
 def write_whole(file: Path, text: str) -> Path:
@@ -39,24 +50,12 @@ def write_whole(file: Path, text: str) -> Path:
     ------
     OctfastError : it cannot be written.
     """
-    part = file.with_name(f".{file.name}.part")
     try:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        part.replace(file)
+        return write_text(file, text, errors="backslashreplace")
     except OSError as e:
-        part.unlink(missing_ok=True)
         raise OctfastError(
             f"cannot write {file}: {e.strerror or e}", "is the run folder yours, and room left?"
         ) from None
-    return file
-
-
-def octfast_version() -> str:
-    """The version that is installed."""
-    try:
-        return version("octfast")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _short(text: object, most: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,27 @@ import pandas as pd
 
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.interpret.heatmap import check_method
-from octfast.assess.interpret.rows import missed_urgent, most_confused, top_losses
-from octfast.assess.metrics.metrics import AT_PREVALENCE, Evaluation
+from octfast.assess.interpret.rows import missed_urgent, top_losses
+from octfast.assess.metrics.metrics import Evaluation
 from octfast.assess.predictions import run_predictions
 from octfast.assess.report import results
 from octfast.assess.report import sections as parts
-from octfast.assess.report.claim import ClaimFacts, claim_answers
+from octfast.assess.report.claim import NO, NOT_APPLICABLE, PARTLY, YES, ClaimFacts, claim_answers
 from octfast.assess.report.model_card import model_card
+from octfast.assess.report.page import (
+    Claim,
+    Data,
+    Errors,
+    Groups,
+    Head,
+    Page,
+    Plot,
+    Published,
+    Referral,
+    Repeat,
+    Summary,
+    Training,
+)
 from octfast.assess.report.pictures import HeatPictures, figure_picture
 from octfast.assess.report.provenance import (
     SPLIT_NAMES,
@@ -33,30 +46,15 @@ from octfast.assess.report.provenance import (
     train_command,
     training_rows,
 )
-from octfast.assess.report.render import octfast_version, render_page, write_whole
-from octfast.assess.report.tables import confusion_rows, estimate_grid, estimate_rows, find, methods_in_words
+from octfast.assess.report.render import render_page, write_whole
+from octfast.assess.report.tables import find
 from octfast.errors import OctfastError
-from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run
 from octfast.train.plots import plot_history
 
 log = logging.getLogger("octfast")
 
 REPORT, CARD = "report.html", "MODEL_CARD.md"
-_MOST_CLASSES = 20
-_SECTIONS = (
-    ("summary", "Summary"),
-    ("data", "Data"),
-    ("training", "Training"),
-    ("results", "Results"),
-    ("referral", "Urgent referral"),
-    ("calibration", "Calibration"),
-    ("errors", "Errors"),
-    ("groups", "Patients and groups"),
-    ("repeat", "How to repeat it"),
-    ("limits", "Limits"),
-    ("claim", "CLAIM checklist"),
-)
 
 
 def write_report(
@@ -99,9 +97,9 @@ def write_report(
     split = split or _chosen_split(run, known)
     table, _ = run_predictions(run, split)
     evaluation = evaluate_run(run, split, by_group=by, **asked)
-    context = _context(run, known, split, table, evaluation, by, k, HeatPictures(run, method, heatmaps), asked)
-    write_whole(run.path / CARD, model_card(known, split, evaluation, context["cautions"], context["limits"]))
-    return write_whole(run.path / REPORT, render_page(context))
+    page = _page(run, known, split, table, evaluation, by, k, HeatPictures(run, method, heatmaps), asked)
+    write_whole(run.path / CARD, model_card(known, split, evaluation, page.summary.cautions, page.limits))
+    return write_whole(run.path / REPORT, render_page(page))
 
 
 def _chosen_split(run: Run, known: Provenance) -> str:
@@ -111,7 +109,7 @@ def _chosen_split(run: Run, known: Provenance) -> str:
     return "valid"
 
 
-def _context(
+def _page(
     run: Run,
     known: Provenance,
     split: str,
@@ -121,26 +119,22 @@ def _context(
     k: int,
     heat: HeatPictures,
     given: dict[str, Any],
-) -> dict[str, Any]:
-    """Everything the template shows."""
+) -> Page:
+    """Everything that the page shows."""
     info, asked = known.info, evaluation.settings
-    classes, urgent = list(info.classes), list(asked["urgent"])
-    referral = None
+    classes, urgent, operating = list(info.classes), list(asked["urgent"]), asked["operating"]
     missed = missed_urgent(table, urgent) if urgent else table.iloc[:0]
-    if urgent:
-        referral = results.referral_section(evaluation.referral, table, urgent, asked["operating"])
-    incomparable = results.why_not_published(known, urgent)
-    judged = f"{len(table):,} {SPLIT_NAMES[split]} scans of {known.data}"
     top = top_losses(table, k)
     above = missed.head(parts.MOST_MISSED)
     below = top[~top["path"].isin(above["path"])]
     heat.prepare(above, below)
-    problems: list[str] = []
-    point = (asked["operating"] or {}).get("threshold")
-    curves = results.curve_figures(table, classes, evaluation.per_class, problems, urgent, point)
-    doubts = parts.doubt_section(table, classes, split)
-    patients = parts.patient_section(table)
-    patients["tables"] = parts.unit_tables(evaluation.units, len(table))
+    history, no_history = _history(known)
+    # The heat maps are drawn with the galleries, so the words on them come after.
+    missed_shots, top_shots = parts.missed_section(missed, heat), parts.top_section(below, len(top), heat)
+    errors = Errors(
+        missed_shots if urgent else None, top_shots, parts.doubt_section(table, classes, split), heat.bar(), heat.words
+    )
+    referral = results.referral_section(evaluation.referral, table, urgent, operating) if urgent else None
     facts = ClaimFacts(
         split=split,
         synthetic=info.synthetic,
@@ -153,97 +147,72 @@ def _context(
         history=known.history is not None,
         heat_maps=not heat.problem and len(top) > 0,
         referral=bool(urgent),
-        operating=asked["operating"] is not None,
+        operating=operating is not None,
         calibrated=info.temperature != 1,
-        label_errors=bool(doubts["rows"]),
+        label_errors=bool(errors.doubts["rows"]),
         groups=tuple(by),
     )
-    history = _history(known)
-    own = {name for name, value in given.items() if value is not None}
+    own_costs = given.get("costs") is not None
+    incomparable = results.why_not_published(known, urgent)
+    judged = f"{len(table):,} {SPLIT_NAMES[split]} scans of {known.data}"
+    compared = results.published_rows(evaluation.overall, evaluation.referral, judged, own_costs)
+    return Page(
+        Head(
+            title=f"{info.arch} on {known.data}: results on {SPLIT_NAMES[split]} scans",
+            run_name=known.name,
+            split=split,
+            split_name=SPLIT_NAMES[split],
+            synthetic=info.synthetic,
+            classes=classes,
+            counts=evaluation.counts,
+        ),
+        Summary(_tiles(evaluation, referral), cautions(known, split, len(table))),
+        Data(
+            split_counts=parts.count_rows(known),
+            patients=patients_in_words(known),
+            shared=shared_in_words(known),
+            splits=splits_in_words(known),
+            release=known.release,
+            notes=known.notes,
+            left_out=parts.left_out_rows(known),
+            missing=known.missing.get("counts", ""),
+            left_out_missing=known.missing.get("left_out", ""),
+        ),
+        Training(training_rows(known), history, no_history),
+        results.results_section(table, evaluation),
+        referral,
+        Published([] if incomparable else compared, incomparable, results.cost_words(asked["costs"], own_costs)),
+        results.calibration_section(table, info, split, _validation(run)),
+        errors,
+        Groups(
+            parts.patient_section(table, evaluation.units),
+            parts.group_tables(evaluation.groups),
+            _no_groups(known, by),
+        ),
+        Repeat(_commands(known, split, by, heat.method, given), repeat_rows(known)),
+        parts.limits(known, split),
+        _claim(facts),
+    )
+
+
+def _claim(facts: ClaimFacts) -> Claim:
     answers = claim_answers(facts)
-    counted = {s: sum(a.status == s for a in answers) for s in ("yes", "partly", "no", "does not apply")}
-    at_prevalence = evaluation.per_class["metric"].str.endswith("_at_prevalence")
-    return {
-        "octfast_version": octfast_version(),
-        "made": f"{datetime.now():%d %B %Y}",
-        "title": f"{info.arch} on {known.data}: results on {SPLIT_NAMES[split]} scans",
-        "sections": _SECTIONS,
-        "section_names": dict(_SECTIONS),
-        "run_name": known.name,
-        "gone": {"counts": "", "history": "", "left_out": "", **known.missing},
-        "split": split,
-        "split_name": SPLIT_NAMES[split],
-        "synthetic": info.synthetic,
-        "synthetic_note": SYNTHETIC_NOTE,
-        "classes": classes,
-        "counts": evaluation.counts,
-        "tiles": _tiles(evaluation, referral),
-        "cautions": cautions(known, split, len(table)),
-        "split_counts": parts.count_rows(known),
-        "patients_words": patients_in_words(known),
-        "shared_words": shared_in_words(known),
-        "splits_words": splits_in_words(known),
-        "release": known.release,
-        "notes": known.notes,
-        "left_out": parts.left_out_rows(known),
-        "training_rows": training_rows(known),
-        "history": history,
-        "overall": estimate_rows(evaluation.overall),
-        "overall_methods": methods_in_words(evaluation.overall),
-        "resampled": f"The bootstrap draws patients {asked['resamples']:,} times (seed {asked['seed']}).",
-        "evaluation_notes": _general_notes(evaluation, by),
-        "per_class": estimate_grid(evaluation.per_class[~at_prevalence], "class"),
-        "at_prevalence": estimate_grid(evaluation.per_class[at_prevalence], "class") if asked["prevalence"] else None,
-        "prevalence_words": next((n for n in evaluation.notes if n.startswith(AT_PREVALENCE)), ""),
-        "confusion": confusion_rows(evaluation.confusion) if len(classes) <= _MOST_CLASSES else None,
-        "confused": most_confused(table).head(10).to_dict("records"),
-        "curves": curves,
-        "curve_problems": problems,
-        "referral": referral,
-        "referral_missing": "No class is named as urgent, so there is no referral to judge; --urgent CLASS names some.",
-        "published": []
-        if incomparable
-        else results.published_rows(evaluation.overall, evaluation.referral, judged, own_costs="costs" in own),
-        "published_missing": incomparable,
-        "cost_words": results.cost_words(asked["costs"], own="costs" in own),
-        "calibration": results.calibration_section(table, info, split, _validation(run), []),
-        "abstain": results.abstain_rows(table),
-        "sets": results.sets_section(table, info, split),
-        "sets_missing": "None were fitted on validation; octfast calibrate fits them.",
-        "missed": parts.missed_section(missed, heat) if urgent else None,
-        "top": parts.top_section(below, len(top), heat),
-        "heat_bar": heat.bar(),
-        "heat_words": heat.words,
-        "doubts": doubts,
-        "patients": patients,
-        "groups": {
-            "tables": parts.group_tables(evaluation.groups, evaluation.notes),
-            "missing": _no_groups(known, by),
-        },
-        "commands": _commands(known, split, by, heat.method, given),
-        "repeat_rows": repeat_rows(known),
-        "limits": parts.limits(known, split),
-        "claim": [(name, list(items)) for name, items in groupby(answers, key=lambda a: a.section)],
-        "claim_counts": _counted(counted),
-    }
+    n = {s: sum(a.status == s for a in answers) for s in (YES, PARTLY, NO, NOT_APPLICABLE)}
+    words = f"Of 44, {n[YES]} are answered, {n[PARTLY]} in part, {n[NO]} are not"
+    if idle := n[NOT_APPLICABLE]:
+        words += f", and {idle} {'does' if idle == 1 else 'do'} not apply"
+    return Claim([(name, list(items)) for name, items in groupby(answers, key=lambda a: a.section)], words)
 
 
-def _counted(answers: dict[str, int]) -> str:
-    """How many items of CLAIM are answered, in words."""
-    words = f"Of 44, {answers['yes']} are answered, {answers['partly']} in part, {answers['no']} are not"
-    idle = answers["does not apply"]
-    return words if not idle else f"{words}, and {idle} {'does' if idle == 1 else 'do'} not apply"
-
-
-def _tiles(evaluation: Evaluation, referral: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _tiles(evaluation: Evaluation, referral: Referral | None) -> list[dict[str, Any]]:
     counts = evaluation.counts
     right = f"{counts['right']:,} of {counts['scans']:,} scans right"
     tiles = [{"what": "Accuracy", "cell": find(evaluation.overall, "accuracy"), "of": right}]
     if referral:
-        n = referral["argmax"]
+        n = referral.by_class
         for metric, of in (
-            ("sensitivity", f"{n['found']:,} of {n['urgent']:,} urgent scans referred"),
-            ("specificity", f"{n['let_go']:,} of {n['others']:,} other scans not referred"),
+            ("sensitivity", f"{n.tp:,} of {n.tp + n.fn:,} urgent scans referred"),
+            ("specificity", f"{n.tn:,} of {n.fp + n.tn:,} other scans not referred"),
         ):
             shown = find(evaluation.referral, metric, point="argmax")
             tiles.append({"what": f"Urgent referral: {metric}", "cell": shown, "of": of})
@@ -253,20 +222,20 @@ def _tiles(evaluation: Evaluation, referral: dict[str, Any] | None) -> list[dict
     return tiles
 
 
-def _history(known: Provenance) -> dict[str, Any] | None:
+def _history(known: Provenance) -> tuple[Plot | None, str]:
+    """The curves of training, or why there are none."""
     if known.history is None:
-        return None
+        return None, known.missing.get("history", "")
     rows = known.history.apply(pd.to_numeric, errors="coerce").dropna(subset=["epoch", "train_loss", "valid_loss"])
     if rows.empty:
-        known.missing["history"] = "The history cannot be drawn: history.csv holds what is no number."
-        return None
+        return None, "The history cannot be drawn: history.csv holds what is no number."
     best = rows.loc[rows["valid_loss"].idxmin()]
     alt = (
         f"Loss and accuracy over {len(rows)} epochs. The lowest validation loss, {best['valid_loss']:.3f}, is that of "
         f"epoch {best['epoch']:.0f}."
     )
     caption = "Loss and accuracy by epoch: dashed training, solid validation, a star at the epoch that was kept."
-    return {"picture": figure_picture(plot_history(rows.astype({"epoch": int})), alt), "caption": caption}
+    return Plot(figure_picture(plot_history(rows.astype({"epoch": int})), alt), caption), ""
 
 
 def _validation(run: Run) -> pd.DataFrame | None:
@@ -275,12 +244,6 @@ def _validation(run: Run) -> pd.DataFrame | None:
         return run_predictions(run, "valid")[0] if run.predictions_file("valid").exists() else None
     except OctfastError:
         return None
-
-
-def _general_notes(evaluation: Evaluation, by: Sequence[str]) -> list[str]:
-    """The notes of an evaluation less those that stand elsewhere on the page."""
-    elsewhere = (AT_PREVALENCE, *(f"{column} " for column in by))
-    return [note for note in evaluation.notes if not note.startswith(elsewhere)]
 
 
 def _no_groups(known: Provenance, by: Sequence[str]) -> str:

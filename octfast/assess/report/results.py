@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from octfast.assess.calibration.conformal import coverage_intervals, coverage_of_sets, prediction_sets
-from octfast.assess.metrics.reliability import calibration_scores
 from octfast.assess.curves import plot_coverage_risk, plot_precision_recall, plot_reliability, plot_roc
+from octfast.assess.interpret.rows import most_confused
 from octfast.assess.metrics.abstain import coverage_risk
+from octfast.assess.metrics.definitions import metric
+from octfast.assess.metrics.metrics import PREVALENCE, SMALL_GROUP, Evaluation
+from octfast.assess.metrics.referral import referral_table
+from octfast.assess.metrics.reliability import calibration_scores
+from octfast.assess.report.page import Calibration, Plot, Referral, Results
 from octfast.assess.report.pictures import figure_picture
 from octfast.assess.report.provenance import SPLIT_NAMES, Provenance
-from octfast.assess.report.tables import EMPTY, cell, find, methods_in_words, metric_meaning, metric_name
+from octfast.assess.report.tables import (
+    EMPTY,
+    cell,
+    confusion_rows,
+    estimate_grid,
+    estimate_rows,
+    find,
+    methods_in_words,
+)
 from octfast.errors import DataError, OctfastError
 from octfast.figure import Figure
 from octfast.model.bundle.info import BundleInfo
@@ -26,13 +38,35 @@ _PUBLISHED = (
     ("Kermany et al., trained on 1,000 a class", (0.934, 0.966, 0.940, 0.127, 0.988), (None,) * 5),
     ("six experts, mean (range)", (None, None, None, 0.048, None), (*[None] * 3, (0.004, 0.105), None)),
 )
+_MOST_CLASSES = 20
 _COMPARED = ("accuracy", "sensitivity", "specificity", "weighted_error", "roc_auc")
 
 
-def drawn(problems: list[str], what: str, make: Callable[[], Figure], alt: str, caption: str) -> list[dict[str, Any]]:
+def results_section(table: pd.DataFrame, evaluation: Evaluation) -> Results:
+    """The metrics over all classes and of each class, the confusion matrix and the curves."""
+    asked, per_class = evaluation.settings, evaluation.per_class
+    at_prevalence = per_class["metric"].str.endswith("_at_prevalence")
+    problems: list[str] = []
+    threshold = (asked["operating"] or {}).get("threshold")
+    return Results(
+        overall=estimate_rows(evaluation.overall),
+        overall_methods=methods_in_words(evaluation.overall),
+        resampled=f"The bootstrap draws patients {asked['resamples']:,} times (seed {asked['seed']}).",
+        per_class=estimate_grid(per_class[~at_prevalence], "class"),
+        at_prevalence=estimate_grid(per_class[at_prevalence], "class") if asked["prevalence"] else None,
+        prevalence=next((n.text for n in evaluation.remarks if n.kind == PREVALENCE), ""),
+        confusion=confusion_rows(evaluation.confusion) if len(asked["classes"]) <= _MOST_CLASSES else None,
+        confused=most_confused(table).head(10).to_dict("records"),
+        curves=curve_figures(table, asked["classes"], per_class, problems, asked["urgent"], threshold),
+        problems=problems,
+        notes=[n.text for n in evaluation.remarks if n.kind not in (PREVALENCE, SMALL_GROUP)],
+    )
+
+
+def drawn(problems: list[str], what: str, make: Callable[[], Figure], alt: str, caption: str) -> list[Plot]:
     """A figure with its caption in a list; an empty list, and a sentence among the problems, if it cannot be drawn."""
     try:
-        return [{"picture": figure_picture(make(), alt), "caption": caption}]
+        return [Plot(figure_picture(make(), alt), caption)]
     except (OctfastError, ValueError) as e:
         problems.append(f"{what} cannot be drawn: {str(e).splitlines()[0]}.")
         return []
@@ -45,7 +79,7 @@ def curve_figures(
     problems: list[str],
     urgent: Sequence[str] = (),
     threshold: float | None = None,
-) -> list[dict]:
+) -> list[Plot]:
     """ROC and precision-recall curves of the classes, with the areas under them as their alternative text.
 
     Parameters
@@ -55,8 +89,8 @@ def curve_figures(
     also = "; the thick line is urgent referral" if urgent else ""
     also += ", the star its operating point" if urgent and threshold is not None else ""
 
-    def areas(metric: str) -> str:
-        return "; ".join(f"{c} {find(per_class, metric, **{'class': c}).text}" for c in list(classes)[:12])
+    def areas(key: str) -> str:
+        return "; ".join(f"{c} {find(per_class, key, **{'class': c}).text}" for c in list(classes)[:12])
 
     return [
         *drawn(
@@ -78,7 +112,7 @@ def curve_figures(
 
 def referral_section(
     referral: pd.DataFrame, table: pd.DataFrame, urgent: Sequence[str], operating: dict[str, Any] | None
-) -> dict[str, Any]:
+) -> Referral:
     """Urgent referral at the highest probability and at the operating point.
 
     Parameters
@@ -91,27 +125,21 @@ def referral_section(
     points = {"argmax": "by the predicted class", "operating": "at the operating point"}
     there = [p for p in points if (referral["point"] == p).any()]
     rows = []
-    for metric in dict.fromkeys(referral["metric"]):
-        cells = [find(referral, metric, point=p) for p in there]
-        if (referral[referral["metric"] == metric]["point"] == "score").any():
-            cells = [find(referral, metric, point="score")]
-        rows.append({"name": metric_name(metric), "meaning": metric_meaning(metric), "cells": cells})
-    actual = table["label"].isin(list(urgent)).to_numpy()
-    score = table[[f"p_{c}" for c in urgent]].to_numpy(dtype=float).sum(1)
-    referred = {"argmax": table["predicted"].isin(list(urgent)).to_numpy()}
-    if threshold is not None:
-        referred["operating"] = score >= threshold
-    counts = {p: _two_by_two(actual, referred[p]) for p in there if p in referred}
-    return {
-        "classes": list(urgent),
-        "points": [points[p] for p in there],
-        "rows": rows,
-        "argmax": counts["argmax"],
-        "counts": [(points[p], c) for p, c in counts.items()],
-        "threshold": threshold,
-        "fixed": _fixed(point),
-        "methods": methods_in_words(referral, "point", points),
-    }
+    for key in dict.fromkeys(referral["metric"]):
+        cells = [find(referral, key, point=p) for p in there]
+        if (referral[referral["metric"] == key]["point"] == "score").any():
+            cells = [find(referral, key, point="score")]
+        rows.append({"name": metric(key).name, "meaning": metric(key).meaning, "cells": cells})
+    counts = {p: referral_table(table, urgent, threshold if p == "operating" else None) for p in there}
+    return Referral(
+        list(urgent),
+        [points[p] for p in there],
+        rows,
+        [(points[p], c) for p, c in counts.items()],
+        threshold,
+        _fixed(point),
+        methods_in_words(referral, "point", points),
+    )
 
 
 def _fixed(point: dict[str, Any]) -> str:
@@ -120,18 +148,6 @@ def _fixed(point: dict[str, Any]) -> str:
     aim = f" for a sensitivity of {100 * wanted:.4g}%" if wanted is not None and wanted == wanted else ""
     of = f" ({point['urgent_scans']:,} urgent scans)" if point.get("urgent_scans") else ""
     return f"fixed on {point.get('fixed_on', 'validation')}{of}{aim}"
-
-
-def _two_by_two(actual: np.ndarray, referred: np.ndarray) -> dict[str, int]:
-    parts = {
-        "urgent": actual,
-        "found": actual & referred,
-        "missed": actual & ~referred,
-        "others": ~actual,
-        "needless": ~actual & referred,
-        "let_go": ~actual & ~referred,
-    }
-    return {name: int(rows.sum()) for name, rows in parts.items()}
 
 
 def published_rows(
@@ -182,10 +198,9 @@ def cost_words(costs: dict[str, Any] | None, own: bool = False) -> str:
     )
 
 
-def calibration_section(
-    table: pd.DataFrame, info: BundleInfo, split: str, valid: pd.DataFrame | None, problems: list[str]
-) -> dict[str, Any]:
-    """What the temperature is or why there is none, and the reliability before and after."""
+def calibration_section(table: pd.DataFrame, info: BundleInfo, split: str, valid: pd.DataFrame | None) -> Calibration:
+    """What the temperature is or why there is none, the reliability before and after, abstention and sets."""
+    problems: list[str] = []
     classes = info.classes
     fitted = info.temperature != 1
     before = rescale(table, classes, 1.0) if fitted else table
@@ -228,13 +243,15 @@ def calibration_section(
         f"Share of wrong answers on {on} if only the surest scans are answered.",
         "Coverage and risk: the share of wrong answers if the model answers only where it is surest.",
     )
-    return {
-        "words": words,
-        "columns": ["before", "after"] if fitted else ["as it is"],
-        "rows": rows,
-        "figures": figures,
-        "problems": problems,
-    }
+    return Calibration(
+        words,
+        ["before", "after"] if fitted else ["as it is"],
+        rows,
+        figures,
+        problems,
+        abstain_rows(table),
+        sets_section(table, info, split),
+    )
 
 
 def _why_not(valid: pd.DataFrame | None, info: BundleInfo) -> str:

@@ -9,15 +9,18 @@ from typing import Any
 import pandas as pd
 
 from octfast.assess.interpret.label_errors import find_label_errors
+from octfast.assess.metrics.subgroups import small_group_note
+from octfast.assess.report.page import Gallery
 from octfast.assess.report.pictures import HeatPictures, shots
 from octfast.assess.report.provenance import SPLIT_NAMES, Provenance
 from octfast.assess.report.tables import estimate_grid
 from octfast.errors import OctfastError
+from octfast.run.privacy import without_places
 
 MOST_MISSED, _DOUBTS, _PATIENTS = 12, 20, 20
 
 
-def missed_section(rows: pd.DataFrame, heat: HeatPictures) -> dict[str, Any]:
+def missed_section(rows: pd.DataFrame, heat: HeatPictures) -> Gallery:
     """The urgent scans that were taken for another class, the surest misses first.
 
     Parameters
@@ -26,13 +29,13 @@ def missed_section(rows: pd.DataFrame, heat: HeatPictures) -> dict[str, Any]:
     """
     n = len(rows)
     if not n:
-        return {"words": "None: every urgent scan was taken for an urgent class.", "shots": []}
+        return Gallery("None: every urgent scan was taken for an urgent class.", [])
     words = f"{n:,} urgent scan{'s were' if n > 1 else ' was'} taken for a class that is not urgent"
     words += f"; the {MOST_MISSED} surest misses are shown." if n > MOST_MISSED else "."
-    return {"words": words, "shots": shots(rows.head(MOST_MISSED), heat)}
+    return Gallery(words, shots(rows.head(MOST_MISSED), heat))
 
 
-def top_section(rows: pd.DataFrame, k: int, heat: HeatPictures) -> dict[str, Any]:
+def top_section(rows: pd.DataFrame, k: int, heat: HeatPictures) -> Gallery:
     """The scans with the largest losses that were not shown before.
 
     Parameters
@@ -44,7 +47,7 @@ def top_section(rows: pd.DataFrame, k: int, heat: HeatPictures) -> dict[str, Any
     if again:
         words += f" Of the {k} largest, {again if again < k else 'all'} {'is' if again == 1 else 'are'} shown above, "
         words += "among the urgent scans that were missed."
-    return {"words": words, "shots": shots(rows, heat)}
+    return Gallery(words, shots(rows, heat))
 
 
 def doubt_section(table: pd.DataFrame, classes: Sequence[str], split: str) -> dict[str, Any]:
@@ -80,8 +83,9 @@ def doubt_section(table: pd.DataFrame, classes: Sequence[str], split: str) -> di
     return {"rows": rows, "words": words}
 
 
-def patient_section(table: pd.DataFrame) -> dict[str, Any]:
-    """How many patients were right, and those that were not, the worst first."""
+def patient_section(table: pd.DataFrame, units: pd.DataFrame) -> dict[str, Any]:
+    """How many patients were right, those that were not, the worst first, and results for whole patients."""
+    tables = unit_tables(units, len(table))
     right = table["label"] == table["predicted"]
     grouped = table.assign(right=right).groupby("patient", sort=True)
     share = grouped["right"].mean()
@@ -91,7 +95,11 @@ def patient_section(table: pd.DataFrame) -> dict[str, Any]:
         "all of them."
     )
     if n == len(table):
-        return {"words": "Each scan is a patient of its own, so results by patient are those by scan.", "rows": []}
+        return {
+            "words": "Each scan is a patient of its own, so results by patient are those by scan.",
+            "rows": [],
+            "tables": tables,
+        }
     rows: list[dict[str, Any]] = []
     for who, part in grouped:
         if part["right"].all():
@@ -108,7 +116,7 @@ def patient_section(table: pd.DataFrame) -> dict[str, Any]:
         )
     rows.sort(key=lambda r: (r["right"] - r["scans"], r["patient"]))
     caption = f"Patients with a wrong answer{f', {_PATIENTS} of {len(rows)}' if len(rows) > _PATIENTS else ''}"
-    return {"words": words, "rows": rows[:_PATIENTS], "caption": caption}
+    return {"words": words, "rows": rows[:_PATIENTS], "caption": caption, "tables": tables}
 
 
 def count_rows(known: Provenance) -> dict[str, Any] | None:
@@ -133,7 +141,7 @@ def left_out_rows(known: Provenance, most: int = 30) -> dict[str, Any] | None:
             "name": Path(str(r["path"])).name,
             "label": str(r["label"]),
             "split": SPLIT_NAMES.get(str(r["split"]), str(r["split"])),
-            "reason": str(r.get("reason", "")).replace(str(r["path"]), Path(str(r["path"])).name),
+            "reason": without_places(str(r.get("reason", "")), [Path(str(r["path"])).parent]),
         }
         for r in records
     ]
@@ -169,7 +177,7 @@ def unit_tables(units: pd.DataFrame, scans: int) -> list[dict[str, Any]]:
     return [{"grid": estimate_grid(rows, "rule"), "first": "judged by", "of": "number", "caption": caption}]
 
 
-def group_tables(groups: pd.DataFrame, notes: Sequence[str]) -> list[dict[str, Any]]:
+def group_tables(groups: pd.DataFrame) -> list[dict[str, Any]]:
     """Results by the values of columns, a table a column, with a caution where a group is small."""
     tables = []
     shown = groups["section"].eq("overall") & groups["metric"].isin(["accuracy", "balanced_accuracy", "macro_roc_auc"])
@@ -179,12 +187,13 @@ def group_tables(groups: pd.DataFrame, notes: Sequence[str]) -> list[dict[str, A
     frame = groups.assign(metric=named, n=groups["scans"])[shown | urgent]
     for column, part in frame.groupby("by", sort=False):
         name = str(column)
+        small = part[part["small"]].drop_duplicates("group")
         tables.append(
             {
                 "column": name,
                 "grid": estimate_grid(part, "group", "patients"),
                 "caption": f"Results by {name}, with 95% intervals",
-                "notes": [note for note in notes if note.startswith(f"{name} ")],
+                "notes": [small_group_note(name, str(r.group), r.scans, r.patients) for r in small.itertuples()],
             }
         )
     return tables

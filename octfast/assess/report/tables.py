@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-# Of each metric: its name, whether it is a percentage, its scale (0 to 1, or None), and what it says.
-_METRICS: dict[str, tuple[str, bool, bool, str]] = {
-    "accuracy": ("accuracy", True, True, "scans whose class was right"),
-    "balanced_accuracy": ("balanced accuracy", True, True, "mean of the sensitivities of the classes"),
-    "macro_f1": ("macro F1", False, True, "mean of the F1 of the classes"),
-    "cohen_kappa": ("Cohen's kappa", False, True, "agreement beyond chance; 1 is perfect, 0 is chance"),
-    "matthews": ("Matthews correlation", False, True, "correlation of true and predicted class; 0 is chance"),
-    "nll": ("log-loss", False, False, "mean cross entropy in nats; lower is better"),
-    "brier": (
-        "Brier score",
-        False,
-        False,
-        "mean squared error of the probabilities, summed over classes; lower is better",
-    ),
-    "weighted_error": ("weighted error", False, False, "mean cost of a scan; lower is better"),
-    "ece": ("calibration error (ECE)", False, False, "how far the probabilities lie from what came true"),
-    "sensitivity": ("sensitivity", True, True, "of urgent scans, how many are referred"),
-    "specificity": ("specificity", True, True, "of the others, how many are not referred"),
-    "ppv": ("PPV", True, True, "of those referred, how many are urgent"),
-    "npv": ("NPV", True, True, "of those not referred, how many are not urgent"),
-    "f1": ("F1", False, True, "harmonic mean of sensitivity and PPV"),
-    "macro_roc_auc": ("macro ROC AUC", False, True, "mean of the ROC AUC of the classes"),
-    "roc_auc": ("ROC AUC", False, True, "chance that an urgent scan scores above another"),
-    "average_precision": ("average precision", False, True, "area under precision and recall"),
-    "lr_positive": ("positive likelihood ratio", False, False, "how far a referral raises the odds"),
-    "lr_negative": ("negative likelihood ratio", False, False, "how far no referral lowers the odds"),
-}
+from octfast.assess.metrics.definitions import metric
 
 
 @dataclass(frozen=True)
@@ -52,49 +25,40 @@ class Cell:
 EMPTY = Cell("–")
 
 
-def metric_name(metric: str) -> str:
-    """A metric's name in words."""
-    return _about(metric)[0]
-
-
-def metric_meaning(metric: str) -> str:
-    """What a metric says, or ""."""
-    return _about(metric)[3]
-
-
-def cell(metric: str, value: Any, low: Any = None, high: Any = None) -> Cell:
+def cell(key: str, value: Any, low: Any = None, high: Any = None) -> Cell:
     """An estimate and its interval as a cell; "–" where it is not defined."""
     numbers = [_float(v) for v in (value, low, high)]
     if math.isnan(numbers[0]):
         return EMPTY
-    _, percent, scaled, _ = _about(metric)
+    about = metric(key)
+    percent = about.percent
     text = _shown(numbers[0], percent) + ("%" if percent else "")
     interval = (
         "" if any(map(math.isnan, numbers[1:])) else f"{_shown(numbers[1], percent)} to {_shown(numbers[2], percent)}"
     )
-    if not scaled:
+    if not about.unit:
         return Cell(text, interval)
     at, lower, upper = (None if math.isnan(v) else 100 * min(max(v, 0.0), 1.0) for v in numbers)
     return Cell(text, interval, at, lower, upper)
 
 
-def find(frame: pd.DataFrame, metric: str, **where: Any) -> Cell:
+def find(frame: pd.DataFrame, key: str, **where: Any) -> Cell:
     """The cell of a metric in a table of estimates, with the given values in other columns; "–" where it has none."""
-    rows = frame[frame["metric"] == metric]
+    rows = frame[frame["metric"] == key]
     for column, value in where.items():
         rows = rows[rows[column] == value]
     if rows.empty:
         return EMPTY
     row = rows.iloc[0]
-    return cell(metric, row["value"], row["low"], row["high"])
+    return cell(key, row["value"], row["low"], row["high"])
 
 
 def estimate_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A row a metric: its name, what it says, its cell, and how the interval was made."""
     return [
         {
-            "name": metric_name(row.metric),
-            "meaning": metric_meaning(row.metric),
+            "name": metric(row.metric).name,
+            "meaning": metric(row.metric).meaning,
             "cell": cell(row.metric, row.value, row.low, row.high),
             "method": str(row.method),
         }
@@ -114,7 +78,7 @@ def estimate_grid(frame: pd.DataFrame, by: str, extra: str = "") -> dict[str, An
     -------
     `metrics` (names), `rows` (each with `name`, `n`, `extra` and `cells`), `methods` (sentences on the intervals).
     """
-    metrics = list(dict.fromkeys(frame["metric"]))
+    keys = list(dict.fromkeys(frame["metric"]))
     rows = []
     for name, part in frame.groupby(by, sort=False, dropna=False):
         shown = {r.metric: cell(r.metric, r.value, r.low, r.high) for r in part.itertuples()}
@@ -124,10 +88,10 @@ def estimate_grid(frame: pd.DataFrame, by: str, extra: str = "") -> dict[str, An
                 "name": str(name),
                 "n": int(first["n"]),
                 "extra": int(first[extra]) if extra else None,
-                "cells": [shown.get(m, EMPTY) for m in metrics],
+                "cells": [shown.get(k, EMPTY) for k in keys],
             }
         )
-    return {"metrics": [metric_name(m) for m in metrics], "rows": rows, "methods": methods_in_words(frame, by)}
+    return {"metrics": [metric(k).name for k in keys], "rows": rows, "methods": methods_in_words(frame, by)}
 
 
 def methods_in_words(frame: pd.DataFrame, by: str = "", names: dict[str, str] | None = None) -> list[str]:
@@ -145,11 +109,11 @@ def methods_in_words(frame: pd.DataFrame, by: str = "", names: dict[str, str] | 
     said = [f"Intervals by {usual}{', unless said otherwise' if others else ''}."]
     for method in others:
         parts = []
-        for metric, rows in known[known["method"] == method].groupby("metric", sort=False):
+        for key, rows in known[known["method"] == method].groupby("metric", sort=False):
             # What holds for every row of a metric needs no list of the rows.
-            whole = not by or len(rows) == (known["metric"] == metric).sum()
+            whole = not by or len(rows) == (known["metric"] == key).sum()
             of = ", ".join(_brief((names or {}).get(str(v), str(v))) for v in rows[by]) if not whole else ""
-            parts.append(f"{metric_name(str(metric))}{f' ({of})' if of else ''}")
+            parts.append(f"{metric(str(key)).name}{f' ({of})' if of else ''}")
         how = f"No interval{method.removeprefix('none')}" if method.startswith("none") else f"By {method}"
         said.append(f"{how}: {'; '.join(parts)}.")
     return said
@@ -176,20 +140,6 @@ def confusion_rows(counts: pd.DataFrame) -> list[dict[str, Any]]:
 def _brief(name: str, most: int = 40) -> str:
     name = name[1:-1] if name.startswith("(") and name.endswith(")") else name
     return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _about(metric: str) -> tuple[str, bool, bool, str]:
-    if metric in _METRICS:
-        return _METRICS[metric]
-    if metric.endswith("_at_prevalence"):
-        name, percent, scaled, says = _about(metric.removesuffix("_at_prevalence"))
-        return f"{name} at that prevalence", percent, scaled, says
-    if metric.startswith("urgent_"):
-        name, percent, scaled, says = _about(metric.removeprefix("urgent_"))
-        return f"{name}, urgent", percent, scaled, says
-    if top := re.fullmatch(r"top(\d+)_accuracy", metric):
-        return f"top-{top[1]} accuracy", True, True, f"the true class is among the {top[1]} most probable"
-    return metric.replace("_", " "), False, False, ""
 
 
 def _float(value: Any) -> float:

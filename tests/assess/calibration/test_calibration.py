@@ -14,15 +14,14 @@ from sklearn.metrics import log_loss
 
 from octfast.assess.calibration.calibrate import calibrate_run
 from octfast.assess.calibration.conformal import prediction_sets, rounded_down
+from octfast.assess.metrics.abstain import abstain_summary, answered, coverage_risk, risk_area
+from octfast.assess.metrics.referral import fix_operating_point, referral_at
 from octfast.assess.metrics.reliability import (
     calibration_scores,
     ece,
     ece_by_chance,
-    referral_at,
     reliability,
 )
-from octfast.assess.metrics.abstain import abstain_summary, answered, coverage_risk, risk_area
-from octfast.assess.metrics.referral import fix_operating_point
 from octfast.assess.predictions import run_predictions
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.read import read_info

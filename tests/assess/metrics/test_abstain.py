@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import binomtest
 
-from octfast.assess.metrics.abstain import abstain_figures, abstain_summary, coverage_risk, risk_area
+from octfast.assess.metrics.abstain import abstain_metrics, abstain_summary, coverage_risk, risk_area
 from octfast.assess.metrics.metrics import evaluate_table
 from octfast.errors import UsageError
 from tests.assess.tables import CLASSES, clustered, tables
@@ -36,7 +36,7 @@ def test_what_comes_of_abstaining_is_what_the_answered_scans_say(table):
     right = (kept["label"] == kept["predicted"]).sum()
     assert (found["answered"], found["right"]) == (len(kept), right)
     assert found["wrong_avoided"] + found["right_lost"] == found["abstained"] == len(table) - len(kept)
-    figures = abstain_figures(table, 0.6, resamples=200).set_index("metric")
+    figures = abstain_metrics(table, 0.6, resamples=200).set_index("metric")
     assert figures.loc["coverage", "value"] == pytest.approx(found["coverage"])
     if len(kept):
         assert figures.loc["accuracy", "value"] == pytest.approx(found["accuracy"])
@@ -50,13 +50,13 @@ def test_what_comes_of_abstaining_is_what_the_answered_scans_say(table):
 
 def test_intervals_are_over_patients_or_wilsons_where_each_scan_is_one():
     table = clustered(100)
-    over = abstain_figures(table, 0.5, resamples=500).set_index("metric")
+    over = abstain_metrics(table, 0.5, resamples=500).set_index("metric")
     assert set(over["method"]) == {"bootstrap over patients"}
     # Nothing is left out below 0, so it is the accuracy of all, on the same resamples.
     alone = evaluate_table(table, CLASSES, resamples=500).overall.set_index("metric").loc["accuracy"]
-    every = abstain_figures(table, 0, resamples=500).set_index("metric").loc["accuracy"]
+    every = abstain_metrics(table, 0, resamples=500).set_index("metric").loc["accuracy"]
     assert list(every[["value", "low", "high"]]) == pytest.approx(list(alone[["value", "low", "high"]]))
-    single = abstain_figures(table.assign(patient=table["path"]), 0.5, resamples=200).set_index("metric")
+    single = abstain_metrics(table.assign(patient=table["path"]), 0.5, resamples=200).set_index("metric")
     ends = binomtest(int((table["probability"] >= 0.5).sum()), len(table)).proportion_ci(method="wilson")
     assert list(single.loc["coverage", ["low", "high"]]) == pytest.approx([ends.low, ends.high])
 

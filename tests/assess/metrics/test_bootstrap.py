@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from octfast.assess.metrics.bootstrap import Ranked, confusion_figures, one_versus_rest, two_by_two
+from octfast.assess.metrics.bootstrap import Ranked
+from octfast.assess.metrics.definitions import Sums, TwoByTwo, binary_metrics, one_versus_rest, overall_metrics
 
 BLOCK = 3
 
@@ -28,7 +29,7 @@ def weighted_scores(draw):
 @settings(max_examples=150)
 def test_areas_are_scikit_learns_with_the_same_weights(drawn):
     scores, positive, owner, weights = drawn
-    auc, precision = Ranked(scores, positive, owner).figures(weights)
+    auc, precision = Ranked(scores, positive, owner).areas(weights)
     for b in range(BLOCK):
         w = weights[owner, b]
         if not (w[positive].sum() and w[~positive].sum()):
@@ -43,7 +44,7 @@ def test_areas_are_scikit_learns_with_the_same_weights(drawn):
 
 def test_areas_of_a_golden_example():
     # From scikit-learn's documentation of roc_auc_score and average_precision_score.
-    auc, precision = Ranked(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1], bool), np.arange(4)).figures(
+    auc, precision = Ranked(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1], bool), np.arange(4)).areas(
         np.ones((4, 1))
     )
     assert auc[0] == 0.75 and precision[0] == pytest.approx(0.8333, abs=1e-4)
@@ -65,7 +66,7 @@ def test_figures_of_confusion_matrices_are_scikit_learns(drawn):
     actual, predicted, weights, k = drawn
     counts = np.zeros((k, k, BLOCK))
     np.add.at(counts, (actual, predicted), weights)
-    ours = confusion_figures(counts)
+    ours = overall_metrics(Sums(counts))
     for b in range(BLOCK):
         args, w = (actual, predicted), weights[:, b]
         with warnings.catch_warnings():
@@ -91,7 +92,7 @@ def test_one_against_the_rest_is_scikit_learns(drawn):
     actual, predicted, weights, k = drawn
     counts = np.zeros((k, k, BLOCK))
     np.add.at(counts, (actual, predicted), weights)
-    ours = one_versus_rest(counts)
+    ours = binary_metrics(one_versus_rest(counts))
     w = weights[:, 0]
     for c in range(k):
         args = (actual == c, predicted == c)
@@ -118,9 +119,9 @@ def test_one_against_the_rest_is_scikit_learns(drawn):
 def test_nothing_warns_of_what_is_undefined():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = two_by_two(*np.zeros((4, 2)))
-        confusion_figures(np.zeros((3, 3, 2))), one_versus_rest(np.zeros((3, 3, 2)))
-        Ranked(np.zeros(2), np.zeros(2, bool), np.arange(2)).figures(np.zeros((2, 1)))
+        found = binary_metrics(TwoByTwo(*np.zeros((4, 2))))
+        overall_metrics(Sums(np.zeros((3, 3, 2)))), binary_metrics(one_versus_rest(np.zeros((3, 3, 2))))
+        Ranked(np.zeros(2), np.zeros(2, bool), np.arange(2)).areas(np.zeros((2, 1)))
     assert all(np.isnan(v).all() for v in found.values())
-    found = two_by_two(*np.array([[3.0], [1.0], [0.0], [5.0]]))
+    found = binary_metrics(TwoByTwo(*np.array([[3.0], [1.0], [0.0], [5.0]])))
     assert found["lr_positive"][0] == np.inf and found["lr_negative"][0] == 0.25

@@ -13,7 +13,7 @@ from sklearn import metrics
 
 from octfast.assess.metrics.intervals import resampled_weights, wilson
 from octfast.assess.metrics.metrics import evaluate_table
-from octfast.assess.metrics.statistics import Question, Tallies
+from octfast.assess.metrics.statistics import Question, Statistics
 from octfast.errors import DataError, UsageError
 from octfast.train.job import headline
 from tests.assess.tables import CLASSES, clustered, table_of, tables
@@ -90,11 +90,11 @@ QUESTION = Question(
 
 @given(tables())
 @settings(max_examples=40)
-def test_every_figure_agrees_with_scikit_learn(table):
+def test_every_metric_agrees_with_scikit_learn(table):
     theirs = quiet(scikit_learns, table)
-    tallies = Tallies(table, QUESTION)
-    own = {key: v[0] for key, v in tallies.figures(np.ones((tallies.patients, 1))).items()}
-    told = tallies.values()
+    statistics = Statistics(table, QUESTION)
+    own = {key: v[0] for key, v in statistics.metrics(np.ones((statistics.patients, 1))).items()}
+    told = statistics.values()
     assert set(theirs) | {k for k in own if k[2].startswith("top")} == set(own) == set(told)
     for key, value in theirs.items():
         if np.isfinite(own[key]):
@@ -108,9 +108,9 @@ def test_every_figure_agrees_with_scikit_learn(table):
 @given(tables(least=2), st.integers(0, 1000))
 @settings(max_examples=10)
 def test_a_resample_is_the_table_with_its_patients_repeated(table, seed):
-    tallies = Tallies(table, QUESTION)
-    drawn = tallies.resampled(100, seed)
-    (weights, *_) = resampled_weights(tallies.patients, 100, seed, len(table))
+    statistics = Statistics(table, QUESTION)
+    drawn = statistics.resampled(100, seed)
+    (weights, *_) = resampled_weights(statistics.patients, 100, seed, len(table))
     patients = pd.factorize(table["patient"])[1]
     for r in (0, 99):
         rows = [
@@ -130,7 +130,7 @@ def test_a_resample_is_the_table_with_its_patients_repeated(table, seed):
 @settings(max_examples=30)
 def test_top_k_accuracy(table, k):
     p = table[[f"p_{c}" for c in CLASSES]].to_numpy()
-    found = Tallies(table, Question(tuple(CLASSES), top_k=k)).values()
+    found = Statistics(table, Question(tuple(CLASSES), top_k=k)).values()
     hit = []
     for label, row in zip(table["label"], p, strict=True):
         # Of equal probabilities the first class counts as the higher, as in the predicted class itself.

@@ -9,10 +9,10 @@ from octfast.assess.metrics.costs import kermany_costs, parse_prevalence, read_c
 from octfast.assess.metrics.referral import (
     fix_operating_point,
     recorded_operating_point,
-    urgent_classes,
     urgent_score,
 )
 from octfast.errors import DataError, OctfastError, UsageError
+from octfast.model.decide import urgent_classes
 from tests.assess.tables import CLASSES, table_of, tables
 
 URGENT = ["CNV", "DME"]
