@@ -10,26 +10,15 @@ from typing import Any
 
 import pandas as pd
 
-from octfast.assess.interpret.heatmap import HeatMaps, check_method
-from octfast.assess.interpret.label_errors import find_label_errors
-from octfast.assess.interpret.plots import Heat, plot_confusion_matrix, plot_montage, plot_top_losses
-from octfast.assess.interpret.rows import (
-    confusion_matrix,
-    easiest_right,
-    hardest_wrong,
-    missed_urgent,
-    montage_rows,
-    most_confused,
-    top_losses,
-)
-from octfast.assess.metrics.referral import urgent_classes
-from octfast.assess.predictions import out_of_fold, run_predictions
+from octfast.assess.interpret.heatmap import check_method
+from octfast.assess.interpret.interpretation import ClassificationInterpretation
+from octfast.assess.predictions import out_of_fold
 from octfast.console import track
 from octfast.data.scans import save_scans
 from octfast.errors import UsageError
-from octfast.figure import save_figure
-from octfast.model.bundle.info import BundleInfo
-from octfast.model.bundle.read import load_bundle
+from octfast.figure import Figure, save_figure
+from octfast.model.bundle.read import read_info
+from octfast.model.decide import urgent_classes
 from octfast.model.forward import headline
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run
@@ -122,52 +111,49 @@ def interpret_run(
     Raises
     ------
     OctfastError : see `octfast.assess.predictions.run_predictions`,
-        `octfast.assess.metrics.referral.urgent_classes` and `octfast.assess.predictions.out_of_fold`.
+        `octfast.model.decide.urgent_classes` and `octfast.assess.predictions.out_of_fold`.
     """
     if method != "gradcam":
         check_method(method)
     run = run if isinstance(run, Run) else open_run(run)
-    table, info = run_predictions(run, split)
-    named = urgent_classes(info.classes, urgent)
-    missed = missed_urgent(table, named) if named else None
-    suspects, basis = _suspects(run, split, table, info, label_errors, folds)
-    note = SYNTHETIC_NOTE if info.synthetic else ""
-    counts = confusion_matrix(table, info.classes)
+    interp = ClassificationInterpretation.from_run(run, split)
+    table, synthetic = interp.table, read_info(run.bundle).synthetic
+    named = urgent_classes(interp.classes, urgent)
+    missed = interp.missed_urgent(named) if named else None
+    suspects, basis = _suspects(interp, split, label_errors, folds)
+    top = interp.top_scans(k, largest)
+    easiest, hardest = interp.easiest_right(k), interp.hardest_wrong(k)
     right = int((table["label"] == table["predicted"]).sum())
     said = f"{split}: {right} of {len(table)} scans right"
-    top = top_losses(table, k, largest=largest)
-    easiest, hardest = easiest_right(table, k), hardest_wrong(table, k)
+    first = "top_losses" if largest else "smallest_losses"
     shown = {
-        "top_losses" if largest else "smallest_losses": (top, f"{'Top' if largest else 'Smallest'} losses, {said}"),
+        first: (top, f"{'Top' if largest else 'Smallest'} losses, {said}"),
         "hardest_wrong": (hardest, f"Hardest of {len(table) - right} wrong, {split}"),
         "easiest_right": (easiest, f"Easiest of {right} right, {split}"),
     }
     if missed is not None:
-        all_urgent = table[table["label"].isin(named)]["path"].nunique()
-        title = f"Urgent scans ({', '.join(named)}) taken for another class: {len(missed)} of {all_urgent}, {split}"
+        of = table[table["label"].isin(named)]["path"].nunique()
+        title = f"Urgent scans ({', '.join(named)}) taken for another class: {len(missed)} of {of}, {split}"
         shown["missed_urgent"] = (missed.head(k), f"{title}{_shown(missed, k)}")
     if suspects is not None:
         title = f"Suspected label errors by {basis}: {len(suspects)}{_shown(suspects, k)}"
         shown["label_errors"] = (suspects.head(k), title)
     notes: list[str] = []
-    heat = _heat(run, method, [rows for rows, _ in shown.values()], notes) if heatmaps else None
+    heat = heatmaps and _compute_heat_maps(interp, method, [scans for scans, _ in shown.values()], notes)
+    note = SYNTHETIC_NOTE if synthetic else ""
     suffix = "" if split == "valid" else f"-{split}"
     figures: dict[str, Path] = {}
 
-    def keep(name: str, figure: Any) -> None:
+    def keep(name: str, figure: Figure) -> None:
         figures[name] = save_figure(figure, run.figures / f"{name}{suffix}.png")
 
-    first, *others = shown
-    keep(first, plot_top_losses(shown[first][0], shown[first][1], note, heat=heat))
-    keep("confusion_matrix", plot_confusion_matrix(counts, f"Confusion, {said}", note))
-    normalised = plot_confusion_matrix(
-        counts, f"Confusion, share of each actual class, {split}", note, text=lambda count, share: f"{share:.2f}"
-    )
-    keep("confusion_matrix_normalised", normalised)
-    for name in others:
-        keep(name, plot_top_losses(shown[name][0], shown[name][1], note, heat=heat))
-    typical = montage_rows(table, info.classes)
-    keep("montage", plot_montage(typical, f"Montage of the classes, {said}", note, classes=info.classes))
+    for name, (scans, title) in shown.items():
+        keep(name, interp.plot_scans(scans, title, heatmaps=heat and method, note=note))
+        if name == first:
+            keep("confusion_matrix", interp.plot_confusion_matrix(title=f"Confusion, {said}", note=note))
+            title = f"Confusion, share of each actual class, {split}"
+            keep("confusion_matrix_normalised", interp.plot_confusion_matrix(True, title, note=note))
+    keep("montage", interp.plot_montage(title=f"Montage of the classes, {said}", note=note))
     files = [*figures.values(), run.predictions_file(split)]
     if missed is not None:
         files.append(_save(missed, run, f"missed-urgent{suffix}.csv"))
@@ -176,8 +162,8 @@ def interpret_run(
     return Findings(
         split=split,
         headline=headline(table),
-        confusion=counts,
-        confused=most_confused(table),
+        confusion=interp.confusion(),
+        confused=interp.confused_pairs(),
         top=top,
         easiest=easiest,
         hardest=hardest,
@@ -187,42 +173,44 @@ def interpret_run(
         label_errors_from=basis,
         files=files,
         figures=figures,
-        synthetic=info.synthetic,
+        synthetic=synthetic,
         notes=notes,
     )
 
 
-def _heat(run: Run, method: str, parts: list[pd.DataFrame], notes: list[str]) -> Heat | None:
-    """The heat maps of all rows that will be drawn; None, and a note that says why, where the network has none."""
-    rows = pd.concat(parts, ignore_index=True).drop_duplicates(["path", "predicted"])
-    if rows.empty:
-        return None
+def _compute_heat_maps(
+    interp: ClassificationInterpretation, method: str, parts: list[pd.DataFrame], notes: list[str]
+) -> bool:
+    """Compute the heat maps of all scans that will be drawn; False, and a note that says why, where there are none."""
+    scans = pd.concat(parts, ignore_index=True).drop_duplicates(["path", "predicted"])
+    if scans.empty:
+        return False
     try:
-        maps = HeatMaps(*load_bundle(run.bundle), method)
+        maps = interp.heat_maps(method)
     except UsageError as e:
         notes.append(f"no heat maps: {e.message}; {e.hint}")
         log.warning("%s", notes[-1])
-        return None
-    with track("heat maps", len(rows)) as update:
-        maps.compute(rows["path"], rows["predicted"], update)
-    if len(maps) < len(rows):
-        notes.append(f"no heat maps of {len(rows) - len(maps)} scans, which cannot be read now")
+        return False
+    with track("heat maps", len(scans)) as update:
+        maps.compute(scans["path"], scans["predicted"], update)
+    if len(maps) < len(scans):
+        notes.append(f"no heat maps of {len(scans) - len(maps)} scans, which cannot be read now")
         log.warning("%s", notes[-1])
-    return maps.get
+    return True
 
 
 def _suspects(
-    run: Run, split: str, table: pd.DataFrame, info: BundleInfo, wanted: bool, folds: Sequence[Run | str | Path]
+    interp: ClassificationInterpretation, split: str, wanted: bool, folds: Sequence[Run | str | Path]
 ) -> tuple[pd.DataFrame | None, str]:
     """The suspected label errors, and on which predictions they were found."""
     if folds:
         held_out, classes, n = out_of_fold(folds)
-        return find_label_errors(held_out, classes), f"out-of-fold predictions of {n} runs"
+        return ClassificationInterpretation(held_out, classes).label_errors(), f"out-of-fold predictions of {n} runs"
     if not wanted:
         return None, ""
     if split == "train":
         log.warning("label errors among scans that the model was trained on: it has learned some, which do not show")
-    return find_label_errors(table, info.classes), f"this run's {split} predictions"
+    return interp.label_errors(), f"this run's {split} predictions"
 
 
 def _shown(rows: pd.DataFrame, k: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from fastai.data.transforms import CategoryMap
@@ -14,9 +15,9 @@ from fastai.interpret import ClassificationInterpretation as _FastaiInterpretati
 from fastai.learner import Learner
 from torch import nn
 
+from octfast.assess.interpret import plots, rows
 from octfast.assess.interpret.heatmap import HeatMaps
-from octfast.assess.interpret.plots import plot_confusion_matrix, plot_montage, plot_top_losses
-from octfast.assess.interpret.rows import confusion_matrix, montage_rows, most_confused, top_losses, with_p_actual
+from octfast.assess.interpret.label_errors import find_label_errors
 from octfast.assess.predictions import run_predictions
 from octfast.errors import UsageError
 from octfast.figure import Figure
@@ -24,9 +25,6 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predictions_table
 from octfast.run.folder import Run, open_run
-from octfast.train.learner import bundle_info
-
-__all__ = ["ClassificationInterpretation", "confusion_matrix", "most_confused", "top_losses"]
 
 
 class ClassificationInterpretation(_FastaiInterpretation):
@@ -37,12 +35,16 @@ class ClassificationInterpretation(_FastaiInterpretation):
     once, with the probability of its own class and of the predicted one, and beside it with `heatmaps=True` what
     raised the score of that one. The plots give back their Figure.
 
+    Further methods give tables: `confusion`, `confused_pairs`, `top_scans`, `easiest_right`, `hardest_wrong`,
+    `missed_urgent`, `label_errors`. `octfast interpret` asks nothing but this class.
+
         interp = ClassificationInterpretation.from_learner(learn)
         interp = ClassificationInterpretation.from_run("runs/latest", "test")
 
     Attributes
     ----------
     table : the Predictions table.
+    classes : in the order of their index.
     """
 
     def __init__(
@@ -53,27 +55,35 @@ class ClassificationInterpretation(_FastaiInterpretation):
     ):
         self._model = model
         self._heat: dict[str, HeatMaps] = {}
-        self.table = table.reset_index(drop=True)
-        vocab = CategoryMap(list(classes), sort=False)
+        self.table, self.classes = table.reset_index(drop=True), list(classes)
+        vocab = CategoryMap(self.classes, sort=False)
         losses = torch.tensor(self.table["loss"].to_numpy(dtype=float))
-        recorded: Any = _Recorded(self.table, list(classes))
+        recorded: Any = _Recorded(self.table, self.classes)
         super().__init__(recorded, SimpleNamespace(items=self.table, vocab=vocab), losses)
 
     @classmethod
     def from_learner(cls, learn: Learner, ds_idx: int = 1, dl=None, act=None) -> ClassificationInterpretation:
         """Run a Learner's model once over one of its DataLoaders (1: validation) whose items are a Scans table."""
+        # It takes seconds to import, and a run is interpreted without it.
+        from octfast.train.learner import bundle_info
+
         if dl is None:
             dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
         probabilities, _ = learn.get_preds(dl=dl, act=act)
         logits = torch.log(probabilities.double().clamp_min(1e-30)).numpy()
         scans = dl.items.drop(columns="is_valid", errors="ignore")
         table = predictions_table(scans, logits, list(learn.dls.vocab))
-        known = hasattr(learn, "arch_found")
+        known = hasattr(learn, "oct")
         return cls(table, list(learn.dls.vocab), (lambda: (learn.model, bundle_info(learn))) if known else None)
 
     @classmethod
     def from_run(cls, run: Run | str | Path | None = None, split: str = "valid") -> ClassificationInterpretation:
-        """The predictions of a run's split; None takes the newest run."""
+        """The predictions of a run's split; None takes the newest run.
+
+        Raises
+        ------
+        OctfastError : see `octfast.assess.predictions.run_predictions`.
+        """
         run = run if isinstance(run, Run) else open_run(run)
         table, info = run_predictions(run, split)
         return cls(table, info.classes, lambda: load_bundle(run.bundle))
@@ -82,35 +92,41 @@ class ClassificationInterpretation(_FastaiInterpretation):
         """Rows of the Predictions table."""
         return self.table.iloc[idxs.tolist() if hasattr(idxs, "tolist") else idxs]
 
+    def confusion(self) -> pd.DataFrame:
+        """Counts of actual (rows) against predicted (columns)."""
+        return rows.confusion_matrix(self.table, self.classes)
+
+    def confusion_matrix(self) -> np.ndarray:
+        """The counts of `confusion`, of shape (classes, classes), as fastai gives them."""
+        return self.confusion().to_numpy(copy=True)
+
+    def confused_pairs(self) -> pd.DataFrame:
+        """What fastai's `most_confused` lists, with the number of patients; see `rows.most_confused`."""
+        return rows.most_confused(self.table)
+
     def top_losses(self, k: int | None = None, largest: bool = True, items: bool = False) -> tuple:
         """The k largest (or smallest) losses and their rows, all by default; with `items` the rows of the table too."""
         return super().top_losses(None if k is None else min(k, len(self.losses)), largest, items)
 
-    def plot_top_losses(
-        self,
-        k: int | Sequence[int] = 9,
-        largest: bool = True,
-        nrows: int | None = None,
-        heatmaps: bool | str = False,
-        **kwargs,
-    ) -> Figure:
-        """The k scans with the largest (or smallest) loss, or those at the places `k`, in `nrows` lines.
+    def top_scans(self, k: int = 9, largest: bool = True) -> pd.DataFrame:
+        """The k scans with the largest (or smallest) loss, each once; see `rows.top_losses`."""
+        return rows.top_losses(self.table, k, largest=largest)
 
-        With `heatmaps` (True, "gradcam" or "occlusion") each stands beside what raised its predicted class's score.
-        See `octfast.assess.interpret.plots.plot_top_losses` for what else can be given.
-        """
-        if isinstance(k, int):
-            rows = top_losses(self.table, k, largest=largest)
-        else:
-            rows = top_losses(self.table, len(self.table), largest=largest)
-            rows = rows.iloc[[place for place in k if place < len(rows)]]
-        if nrows:
-            kwargs.setdefault("ncols", max(1, -(-len(rows) // nrows)))
-        if heatmaps:
-            maps = self.heat_maps("gradcam" if heatmaps is True else heatmaps)
-            maps.compute(rows["path"], rows["predicted"])
-            kwargs.setdefault("heat", maps.get)
-        return plot_top_losses(rows, **kwargs)
+    def easiest_right(self, k: int = 9) -> pd.DataFrame:
+        """The k rightly classified scans with the smallest loss."""
+        return rows.easiest_right(self.table, k)
+
+    def hardest_wrong(self, k: int = 9) -> pd.DataFrame:
+        """The k wrongly classified scans with the largest loss."""
+        return rows.hardest_wrong(self.table, k)
+
+    def missed_urgent(self, urgent: Sequence[str]) -> pd.DataFrame:
+        """The scans of urgent classes whose predicted class is not urgent; see `rows.missed_urgent`."""
+        return rows.missed_urgent(self.table, urgent)
+
+    def label_errors(self) -> pd.DataFrame:
+        """The scans whose label is suspected; see `octfast.assess.interpret.label_errors.find_label_errors`."""
+        return find_label_errors(self.table, self.classes)
 
     def heat_maps(self, method: str = "gradcam") -> HeatMaps:
         """The heat maps of this model, each computed once: `heat_maps().get(path, class)`.
@@ -125,10 +141,44 @@ class ClassificationInterpretation(_FastaiInterpretation):
             self._heat[method] = HeatMaps(*self._model(), method)
         return self._heat[method]
 
+    def plot_scans(self, scans: pd.DataFrame, title: str, *, heatmaps: bool | str = False, **kwargs) -> Figure:
+        """Scans in a grid, each with its actual and its predicted class, their probabilities and its loss.
+
+        Parameters
+        ----------
+        scans : rows of one of this class's tables.
+        heatmaps : True, "gradcam", "hirescam" or "occlusion" to show beside each what raised its predicted class's
+            score.
+        kwargs : see `octfast.assess.interpret.plots.plot_top_losses`.
+        """
+        if heatmaps:
+            maps = self.heat_maps("gradcam" if heatmaps is True else heatmaps)
+            maps.compute(scans["path"], scans["predicted"])
+            kwargs.setdefault("heat", maps.get)
+        return plots.plot_top_losses(scans, title, **kwargs)
+
+    def plot_top_losses(
+        self, k: int | Sequence[int] = 9, largest: bool = True, nrows: int | None = None, **kwargs
+    ) -> Figure:
+        """The k scans with the largest (or smallest) loss, or those at the ranks `k`, in `nrows` lines.
+
+        See `plot_scans` for what else can be given.
+        """
+        scans = self.top_scans(k if isinstance(k, int) else len(self.table), largest)
+        if not isinstance(k, int):
+            scans = scans.iloc[[rank for rank in k if rank < len(scans)]]
+        if nrows:
+            kwargs.setdefault("ncols", max(1, -(-len(scans) // nrows)))
+        return self.plot_scans(scans, **{"title": "Top losses", **kwargs})
+
+    def show_results(self, idxs: Sequence[int], **kwargs) -> Figure:
+        """The scans in the given rows of the table, as `plot_scans` shows them."""
+        return self.plot_scans(rows.with_p_actual(self[idxs]), **{"title": "Results", **kwargs})
+
     def plot_montage(self, per_class: int = 6, **kwargs) -> Figure:
         """A line of scans a class, from its smallest loss to its largest; see `plot_montage` in `plots`."""
-        rows = montage_rows(self.table, list(self.vocab), per_class)
-        return plot_montage(rows, **{"classes": list(self.vocab), **kwargs})
+        scans = rows.montage_rows(self.table, self.classes, per_class)
+        return plots.plot_montage(scans, **{"classes": self.classes, **kwargs})
 
     def plot_confusion_matrix(
         self,
@@ -139,7 +189,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
         plot_txt: bool = True,
         **kwargs,
     ) -> Figure:
-        """Counts and the share of each actual class; shares alone, to `norm_dec` places, if `normalize`.
+        """Counts and the share of each actual class; shares alone, with `norm_dec` decimals, if `normalize`.
 
         See `octfast.assess.interpret.plots.plot_confusion_matrix` for what else can be given.
         """
@@ -147,11 +197,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
             kwargs["text"] = lambda count, share: f"{share:.{norm_dec}f}"
         if not plot_txt:
             kwargs["text"] = lambda count, share: ""
-        return plot_confusion_matrix(confusion_matrix(self.table, list(self.vocab)), title, cmap=cmap, **kwargs)
-
-    def show_results(self, idxs: Sequence[int], **kwargs) -> Figure:
-        """The scans in the given rows of the table, as `plot_top_losses` shows them."""
-        return plot_top_losses(with_p_actual(self[idxs]), **{"title": "Results", **kwargs})
+        return plots.plot_confusion_matrix(self.confusion(), title, cmap=cmap, **kwargs)
 
 
 class _Recorded:

@@ -4,13 +4,16 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
+from fastai.interpret import ClassificationInterpretation as FastaiInterpretation
 from PIL import Image
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from octfast.assess.interpret.interpret import interpret_run
+from octfast.assess.interpret.interpretation import ClassificationInterpretation
 from octfast.assess.predictions import run_predictions
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.run.folder import open_run
@@ -54,6 +57,18 @@ def test_what_interpret_finds_and_leaves_behind(own_run):
     assert found.urgent == ("CNV", "DME") and found.label_errors is None
     said = json.loads(json.dumps(found.to_dict(), default=str))
     assert {"split", "accuracy", "confusion", "most_confused", "top_losses", "missed_urgent", "files"} <= set(said)
+
+
+def test_every_answer_is_that_of_fastais_class(own_run, monkeypatch):
+    asked = []
+    from_run = ClassificationInterpretation.from_run
+    monkeypatch.setattr(ClassificationInterpretation, "from_run", lambda *a: asked.append(from_run(*a)) or asked[-1])
+    found = interpret_run(own_run, "test", k=3, heatmaps=False)
+    (interp,) = asked
+    fastais = FastaiInterpretation(interp.learn, interp.dl, interp.losses)
+    np.testing.assert_array_equal(found.confusion, fastais.confusion_matrix())
+    assert {(r.actual, r.predicted, r.scans) for r in found.confused.itertuples()} == {*fastais.most_confused()}
+    np.testing.assert_allclose(found.top["loss"], fastais.top_losses(3)[0])
 
 
 def test_more_than_there_are(own_run):
@@ -188,12 +203,12 @@ def test_label_errors_out_of_fold(own_run, trained, tmp_path):
 
 
 def test_a_network_without_a_map_is_interpreted_without_heat_maps(own_run, monkeypatch, said):
-    from octfast.assess.interpret import interpret as findings
+    from octfast.assess.interpret import interpretation
 
     def refuse(*a, **k):
         raise UsageError("Grad-CAM needs a network that ends in a map", "use occlusion: --method occlusion")
 
-    monkeypatch.setattr(findings, "HeatMaps", refuse)
+    monkeypatch.setattr(interpretation, "HeatMaps", refuse)
     found = interpret_run(own_run, k=2)
     assert "occlusion" in found.notes[0] and any("no heat maps" in line for line in said())
     assert all(f.exists() for f in found.files)

@@ -9,12 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from octfast.assess.interpret.interpretation import (
-    ClassificationInterpretation,
-    confusion_matrix,
-    most_confused,
-    top_losses,
-)
+from octfast.assess.interpret.interpretation import ClassificationInterpretation
+from octfast.assess.interpret.rows import confusion_matrix, most_confused, top_losses
 from octfast.data.loaders import oct_dataloaders
 from octfast.errors import UsageError
 from octfast.model.forward import predictions_table
@@ -36,13 +32,20 @@ def tables(draw):
     return predictions(labels, rng.normal(0, 3, (len(labels), 4)))
 
 
+def fastais(interp: ClassificationInterpretation) -> FastaiInterpretation:
+    """fastai's own class on the same data."""
+    return FastaiInterpretation(interp.learn, interp.dl, interp.losses)
+
+
 @given(tables())
 @settings(max_examples=60)
 def test_the_confusion_matrix_is_scikit_learns(found):
     ours = confusion_matrix(found, CLASSES)
     theirs = metrics.confusion_matrix(found["label"], found["predicted"], labels=CLASSES)
     np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(ClassificationInterpretation(found, CLASSES).confusion_matrix(), theirs)
+    interp = ClassificationInterpretation(found, CLASSES)
+    np.testing.assert_array_equal(interp.confusion_matrix(), theirs)
+    np.testing.assert_array_equal(fastais(interp).confusion_matrix(), theirs)
     assert list(ours.index) == list(ours.columns) == CLASSES
 
 
@@ -50,7 +53,10 @@ def test_the_confusion_matrix_is_scikit_learns(found):
 @settings(max_examples=60)
 def test_most_confused_is_fastais(found):
     ours = most_confused(found)
-    theirs = FastaiInterpretation.most_confused(ClassificationInterpretation(found, CLASSES))
+    interp = ClassificationInterpretation(found, CLASSES)
+    theirs = fastais(interp).most_confused()
+    assert interp.most_confused() == theirs
+    pd.testing.assert_frame_equal(interp.confused_pairs(), ours)
     assert {(r.actual, r.predicted, r.scans) for r in ours.itertuples()} == {(a, p, int(n)) for a, p, n in theirs}
     assert list(ours["scans"]) == sorted(ours["scans"], reverse=True)
     assert ours["scans"].sum() == (found["label"] != found["predicted"]).sum()
@@ -66,6 +72,9 @@ def test_top_losses_show_each_scan_once(found, k, largest):
     rows = top_losses(twice, k, largest=largest)
     assert len(rows) == min(k, len(found)) and rows["path"].is_unique
     assert list(rows["loss"]) == sorted(found["loss"], reverse=largest)[:k]
+    np.testing.assert_allclose(
+        fastais(ClassificationInterpretation(found, CLASSES)).top_losses(len(rows), largest)[0], rows["loss"]
+    )
     for row in rows.to_dict("records"):
         assert row["p_actual"] == pytest.approx(row[f"p_{row['label']}"])
 
