@@ -52,8 +52,8 @@ def export(
       octfast export model/ --format torch --check my-scans/
     """
     from octfast.console import print_json
-    from octfast.deploy.export.export import NOTICE, export_bundle
-    from octfast.notices import SYNTHETIC_NOTE
+    from octfast.deploy.export.export import export_bundle
+    from octfast.notices import NOTICE, SYNTHETIC_NOTE
 
     done = export_bundle(
         bundle,
@@ -84,8 +84,4 @@ def export(
     if done.synthetic:
         print(SYNTHETIC_NOTE)
     print(NOTICE)
-    if done.format == "onnx":
-        from octfast.deploy.export.onnx import usage
-    else:
-        from octfast.deploy.export.torch_export import usage
-    print(f"\nTo run it in its folder, without octfast:\n\n{usage(done.file, done.classes)}")
+    print(f"\nTo run it in its folder, without octfast:\n\n{done.usage()}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from octfast.cli import options
+
 if TYPE_CHECKING:
     from octfast.deploy.predict.predict import Prediction
     from octfast.deploy.predict.rows import Row
@@ -46,18 +48,18 @@ def predict(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     bs: Annotated[int, typer.Option(min=1, help="Pictures a batch.")] = 16,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default the GPU where there is one.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Stock weights of a slim bundle.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    precision: options.Precision = "auto",
+    device: options.Device = None,
+    weights: options.StockWeights = None,
+    as_json: options.Json = False,
 ) -> None:
     """Ask a trained model about pictures and volumes of B-scans.
 
     Reads JPEG, PNG, TIFF and other pictures, DICOM, Heidelberg .vol and .e2e, Topcon .fda and .fds and Zeiss .img
     (volumes need pip install 'octfast[oct]'). Each scan is a row, written as it comes, in the order of the inputs; a
-    file that cannot be read is a row with its error. Probabilities have the model's temperature applied; urgent is
-    the sum over the urgent classes, referred whether it reaches the operating point of octfast calibrate. Nothing of a
-    patient is taken from a volume but which eye it is.
+    file that cannot be read is a row with its error. Probabilities have the model's temperature applied; urgent_score
+    is the sum over the urgent classes, referred whether it reaches the operating point of octfast calibrate, or without
+    one whether the predicted class is urgent. Nothing of a patient is taken from a volume but which eye it is.
 
     Without --out, a terminal shows a table and a pipe gets CSV; --format asks for rows in both. Nothing is overwritten
     but with --force. Exit code 0: all was read; 1: something was not, and the rest is written.
@@ -180,8 +182,12 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
     from octfast.console import print_table
 
     if kept:
-        names = ["path", "predicted", "probability", *(["urgent"] if "urgent" in found.columns else [])]
-        names += [n for n in ("abstained", "referred") if n in found.columns]
+        names = [
+            "path",
+            "predicted",
+            "probability",
+        ]
+        names += [n for n in ("abstained", "urgent_score", "referred") if n in found.columns]
         rows = [
             [_place(row), *("" if row[n] is None else _word(row[n]) for n in names[1:]), row["error"]] for row in kept
         ]
@@ -190,7 +196,7 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
         if more:
             print(f"... and {more:,} more; --out FILE writes them all")
     if found.volumes:
-        urgent = [n for n in ("urgent", "urgent_frame", "referred") if n in found.volume_columns]
+        urgent = [n for n in ("urgent_score", "urgent_frame", "referred") if n in found.volume_columns]
         names = ["path", "eye", "frames", "unread", *urgent]
         rows = [
             [*("" if row[n] is None else _word(row[n]) for n in names), _counts(row, found.classes), row["error"]]

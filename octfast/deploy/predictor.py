@@ -15,6 +15,7 @@ from torch import nn
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
+from octfast.model.decide import Rule, decide, rule_of
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
 from octfast.model.prefetch import Picture, decode_picture, display_name
@@ -61,9 +62,9 @@ def load(
     BundleError : see `octfast.model.bundle.read.load_bundle`.
     UsageError : an unknown precision or device, or two that do not go together.
     """
-    place = _device(device)
+    on = _device(device)
     model, info = load_bundle(find_bundle(bundle), weights=weights)
-    return Predictor(model, info, precision=precision, device=place)
+    return Predictor(model, info, precision=precision, device=on)
 
 
 class Predictor:
@@ -171,74 +172,37 @@ class Predictor:
         Parameters
         ----------
         k : also name the classes up to the k-th most probable: columns `predicted_2`, `probability_2` and so on.
-        abstain_below : add a column `abstained`, true where the probability of the predicted class is below this.
+        abstain_below : least probability of the predicted class at which the model answers; see `Rule`.
         errors : "raise" stops at a picture that cannot be read; "keep" gives it a row with no answer, and its error in
             a column `error`, which is empty for the others.
 
         Returns
         -------
-        `path` (empty for a picture that is no file), `predicted`, `probability`, what was asked for, `urgent` and
-        `referred` where the bundle has an operating point (see `referral`), and `p_<class>` a class.
+        `path` (empty for a picture that is no file), then the columns of `answer_columns`.
 
         Raises
         ------
         DataError : a picture cannot be read, unless errors is "keep".
         UsageError : k is not between 1 and the number of classes; abstain_below is not between 0 and 1.
         """
+        rule = rule_of(self.classes, self.info.calibration, abstain_below=abstain_below)
         if k is not None and not 1 <= k <= len(self.classes):
             raise UsageError(f"k is {k}: it must lie between 1 and the {len(self.classes)} classes")
-        if abstain_below is not None and not 0 <= abstain_below <= 1:
-            raise UsageError(f"abstain_below is {abstain_below}: it must lie between 0 and 1")
         if errors not in ("raise", "keep"):
             raise UsageError(f"errors is {errors!r}", 'one of "raise", "keep"')
-        paths, rows, said = [], [], []
+        paths, rows, messages = [], [], []
         for answer in self.stream(pictures, bs):
             if answer.error is not None and errors == "raise":
                 raise answer.error
             row = answer.probabilities
             paths.append(str(answer.picture) if isinstance(answer.picture, str | Path) else "")
             rows.append(np.full(len(self.classes), np.nan) if row is None else row)
-            said.append("" if answer.error is None else answer.error.message)
+            messages.append("" if answer.error is None else answer.error.message)
         p = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
-        answered = np.array([not s for s in said], dtype=bool)
-        # A stable sort, so that of two equally probable classes the first is named, as argmax would.
-        order = np.argsort(-p, axis=1, kind="stable")
-        names = np.asarray(self.classes, dtype=object)
-        columns: dict[str, Any] = {"path": paths}
-        for place in range(k or 1):
-            end = f"_{place + 1}" if place else ""
-            columns[f"predicted{end}"] = [
-                n if a else None for n, a in zip(names[order[:, place]], answered, strict=True)
-            ]
-            columns[f"probability{end}"] = np.take_along_axis(p, order[:, place : place + 1], 1)[:, 0]
-        if abstain_below is not None:
-            columns["abstained"] = answered & (columns["probability"] < abstain_below)
-        referral = self.referral(p)
-        if referral is not None:
-            columns["urgent"], columns["referred"] = referral
-        columns |= {f"p_{c}": p[:, i] for i, c in enumerate(self.classes)}
+        columns = {"path": paths, **answer_columns(p, rule, k or 1)}
         if errors == "keep":
-            columns["error"] = said
+            columns["error"] = messages
         return as_table(columns)
-
-    def referral(self, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Scores of urgent referral and whether each reaches the bundle's operating point.
-
-        Parameters
-        ----------
-        probabilities : of shape (n, classes).
-
-        Returns
-        -------
-        (score, float64 of shape (n,): the sum over the urgent classes; bool of shape (n,)), or None where the bundle
-        has no operating point.
-        """
-        operating = self.info.calibration.get("operating")
-        if not operating:
-            return None
-        urgent = [self.classes.index(c) for c in operating["urgent"]]
-        score = probabilities[:, urgent].sum(axis=1)
-        return score, score >= operating["threshold"]
 
     def heat_map(self, picture: Picture, target: int | None = None, method: str = "gradcam") -> np.ndarray:
         """Where the model looked: float32 of the picture's own (H, W), in 0..1 (see `heat_map`).
@@ -270,6 +234,36 @@ class Predictor:
             return make_learner(self.model, self.info, dls)
 
 
+def answer_columns(probabilities: np.ndarray, rule: Rule, k: int = 1) -> dict[str, list[Any]]:
+    """The columns of a table of answers, as `Predictor.predict`, `octfast predict` and the web page give them.
+
+    Parameters
+    ----------
+    probabilities : of shape (n, classes); a row of NaN is a picture that could not be read.
+    rule : see `octfast.model.decide`.
+    k : how many classes are named, from the most probable down.
+
+    Returns
+    -------
+    `predicted`, `probability`, then `predicted_2`, `probability_2` and so on; `abstained` where the rule abstains;
+    `urgent_score` and `referred` where it has urgent classes; `p_<class>` a class.
+    """
+    decision = decide(probabilities, rule)
+    # A stable sort, so that of equally probable classes the first is named, as `decide` does.
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    read = ~np.isnan(decision.probability)
+    columns: dict[str, list[Any]] = {}
+    for n in range(k):
+        end = f"_{n + 1}" if n else ""
+        columns[f"predicted{end}"] = [rule.classes[i] if r else None for i, r in zip(order[:, n], read, strict=True)]
+        columns[f"probability{end}"] = np.take_along_axis(probabilities, order[:, n : n + 1], 1)[:, 0].tolist()
+    for name in ("abstained", "urgent_score", "referred"):
+        values = getattr(decision, name)
+        if values is not None:
+            columns[name] = values.tolist()
+    return columns | {f"p_{c}": probabilities[:, i].tolist() for i, c in enumerate(rule.classes)}
+
+
 def as_table(columns: dict[str, Any]) -> pd.DataFrame:
     """A DataFrame of columns; names of files that are no text, which pandas' strings cannot hold, stay as they are."""
     import pandas as pd
@@ -287,10 +281,10 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
+        found = torch.device(device)
         # To and fro, as there are devices, such as meta, that take numbers and give none.
-        torch.zeros(1, device=place).item()
+        torch.zeros(1, device=found).item()
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         reason = " ".join(str(e).split())[:120]
         raise UsageError(f"cannot run on {str(device)!r}: {reason}", "use cpu, or cuda where there is a GPU") from None
-    return place
+    return found

@@ -32,7 +32,9 @@ def test_a_pipe_gets_csv_and_a_file_that_cannot_be_read_is_told_by_the_exit_code
     rows = list(csv.DictReader(io.StringIO(ended.out)))
     assert ended.code == 1 and [r["path"] for r in rows] == ["0.png", "9.jpeg", "1.png"]
     assert [bool(r["error"]) for r in rows] == [False, True, False]
-    assert "2 scans read, 1 could not be read" in ended.err and "Not a medical device." in ended.err
+    assert (
+        "2 scans read, " in ended.err and ", 1 could not be read" in ended.err and "Not a medical device." in ended.err
+    )
     assert here("0.png", "1.png").code == 0
 
 
@@ -86,7 +88,7 @@ def test_a_terminal_gets_a_table(here, monkeypatch):
         (["0.png", "--top-k", 9], "4 classes"),
         (["0.png", "--format", "xml"], "no format named 'xml'"),
         (["0.png", "--resume"], "--resume"),
-        (["0.png", "--abstain-below", 2], "no probability"),
+        (["0.png", "--abstain-below", 2], "not a probability"),
     ],
 )
 def test_usage_errors(here, words, said):

@@ -94,7 +94,7 @@ print(sorted({m.split(".")[0] for m in sys.modules} & {"fastai", "fastcore", "ma
 """
     words = [sys.executable, "-c", code, tmp_path]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
-    assert ended.stdout.splitlines() == ["(1, 6)", "(1, 6)", "[]"]
+    assert ended.stdout.splitlines() == ["(1, 8)", "(1, 8)", "[]"]
 
 
 @pytest.mark.parametrize("pool", [True, False])
@@ -272,7 +272,7 @@ class TestPredict:
             "path",
             "predicted",
             "probability",
-            "urgent",
+            "urgent_score",
             "referred",
             "p_CNV",
             "p_DME",
@@ -281,8 +281,8 @@ class TestPredict:
         assert list(table["path"]) == paths
         assert list(table["predicted"]) == [predictor.classes[i] for i in p.argmax(1)]
         assert table["probability"].to_numpy() == pytest.approx(p.max(1))
-        assert table["urgent"].to_numpy() == pytest.approx(p[:, :2].sum(1))
-        assert list(table["referred"]) == list(table["urgent"] >= 0.5)
+        assert table["urgent_score"].to_numpy() == pytest.approx(p[:, :2].sum(1))
+        assert list(table["referred"]) == list(table["urgent_score"] >= 0.5)
 
     def test_the_next_best_and_abstentions(self, predictor):
         table = predictor.predict([scan(), scan(seed=1)], k=3, abstain_below=0.9)
@@ -309,9 +309,10 @@ class TestPredict:
         with pytest.raises(UsageError):
             predictor.predict([scan()], **wrong)
 
-    def test_no_operating_point(self, trained):
-        cold = load(trained.path, precision="fp32", device="cpu")
-        assert cold.referral(np.ones((1, 4)) / 4) is None and "urgent" not in cold.predict([scan()])
+    def test_without_an_operating_point_the_predicted_class_decides(self, trained):
+        table = load(trained.path, precision="fp32", device="cpu").predict([scan(seed=n) for n in range(5)])
+        assert list(table["referred"]) == [c in ("CNV", "DME") for c in table["predicted"]]
+        assert table["urgent_score"].to_numpy() == pytest.approx(table["p_CNV"] + table["p_DME"])
 
     def test_the_heat_map_is_as_large_as_the_picture(self, predictor):
         pytest.importorskip("captum")

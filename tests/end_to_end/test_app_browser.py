@@ -169,7 +169,7 @@ def test_bad_files_have_a_sentence_each(open_page, scans, tmp_path):
     page.set_input_files("#files", [str(tmp_path / n) for n in names])
     settled(page, 6)
     said = dict(zip(names, page.locator("#results .card").all_inner_texts(), strict=True))
-    assert "cannot decode" in said["broken.png"] and "no picture" in said["notes.txt"]
+    assert "cannot decode" in said["broken.png"] and "unsupported file type" in said["notes.txt"]
     assert "400,000,000 pixels" in said["huge.png"] and "empty" in said["empty.png"] and "21 MB" in said["large.png"]
     assert all("What to do:" in said[n] for n in names[:5])
     assert hostile.name in said[hostile.name] and page.locator("#results img").count() == 1
@@ -182,6 +182,8 @@ def test_bad_files_have_a_sentence_each(open_page, scans, tmp_path):
     assert all("Not a medical device" in r["notice"] for r in rows)
     assert rows[2]["error"] and not rows[2]["predicted"] and rows[5]["predicted"] in CLASSES
     assert sum(float(rows[5][f"p_{c}"]) for c in CLASSES) == pytest.approx(1, abs=1e-6)
+    assert rows[5]["referred"] == str(rows[5]["predicted"] in ("CNV", "DME")).lower() and "urgent" not in rows[5]
+    assert float(rows[5]["urgent_score"]) == pytest.approx(float(rows[5]["p_CNV"]) + float(rows[5]["p_DME"]))
 
 
 def test_ten_at_once_and_urgent_first(open_page, scans):

@@ -14,15 +14,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from octfast.assess.interpret.heatmap import overlay
-from octfast.assess.metrics.referral import urgent_classes
 from octfast.data.preprocess import decode_grey
 from octfast.deploy.predictor import Predictor
 from octfast.deploy.volumes.kinds import kind_of_bytes
-from octfast.errors import OctfastError, UsageError
+from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
-from octfast.notices import CAUTION, SYNTHETIC_NOTE
+from octfast.model.decide import decide, rule_of
+from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 
-NOTICE = "Not a medical device. For research and teaching; it has not been validated for diagnosis."
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
 # The longer side of the pictures that are sent back to look at, in pixels.
 SHOWN = 1024
@@ -66,10 +65,9 @@ class Answers:
     ----------
     predictor : a loaded model.
     limits : see `Limits`.
-    urgent : classes to mark as urgent; None takes those of the bundle's operating point, else CNV and DME where the
-        model has them.
-    abstain_below : the least probability of the predicted class at which the model is sure. Beside it a scan is marked
-        as unsure where the bundle has prediction sets and its set holds several classes.
+    urgent : urgent classes instead of the bundle's; see `octfast.model.decide.rule_of`.
+    abstain_below : least probability of the predicted class at which the model answers; None goes by the bundle's
+        prediction sets, where it has them.
 
     Raises
     ------
@@ -83,32 +81,20 @@ class Answers:
         urgent: Sequence[str] | None = None,
         abstain_below: float | None = None,
     ):
-        if abstain_below is not None and not 0 <= abstain_below <= 1:
-            raise UsageError(f"--abstain-below {abstain_below:g}: not a probability", "between 0 and 1, such as 0.8")
-        self.abstain_below = abstain_below
         self.predictor = predictor
         self.limits = limits or Limits()
-        info = predictor.info
-        operating = info.calibration.get("operating") if urgent is None else None
-        self.urgent = urgent_classes(info.classes, operating["urgent"] if operating else urgent)
-        self.threshold: float | None = operating["threshold"] if operating else None
-        self.sets = info.calibration.get("conformal")
-
-    @property
-    def abstains(self) -> bool:
-        """Whether there is anything by which a scan can be marked as unsure."""
-        return self.sets is not None or self.abstain_below is not None
+        self.rule = rule_of(predictor.classes, predictor.info.calibration, urgent, abstain_below)
 
     def about(self) -> dict[str, Any]:
         """The model and the limits, as JSON takes them."""
         info, limits = self.predictor.info, self.limits
         return {
-            "notice": NOTICE,
+            "notice": LONG_NOTICE,
             "synthetic": SYNTHETIC_NOTE if info.synthetic else None,
             "classes": list(info.classes),
-            "urgent_classes": list(self.urgent),
-            "urgent_threshold": self.threshold,
-            "abstains": self.abstains,
+            "urgent_classes": list(self.rule.urgent),
+            "urgent_threshold": self.rule.threshold,
+            "abstains": self.rule.abstains,
             "calibrated": is_calibrated(info),
             "calibration": calibration_words(info),
             "arch": info.arch,
@@ -138,26 +124,21 @@ class Answers:
             p = self.predictor.probabilities([grey])[0]
         except OctfastError as e:
             raise Refused(422, e.message, e.hint) from None
-        classes = self.predictor.classes
-        best = int(p.argmax())
-        score = float(sum(p[classes.index(c)] for c in self.urgent))
-        urgent = score >= self.threshold if self.threshold is not None else classes[best] in self.urgent
-        possible = None
-        if self.sets:
-            possible = [c for c, q in zip(classes, p, strict=True) if q >= self.sets["threshold"]] or [classes[best]]
-        unsure = self.abstain_below is not None and p[best] < self.abstain_below
+        d = decide(p[None], self.rule)
+        best = int(d.predicted[0])
+        classes = self.rule.classes
         found = {
             "predicted": classes[best],
-            "probability": float(p[best]),
+            "probability": float(d.probability[0]),
             "probabilities": {c: float(q) for c, q in zip(classes, p, strict=True)},
-            "urgent": urgent if self.urgent else None,
-            "urgent_score": score if self.urgent else None,
-            "abstained": bool(unsure or len(possible or ()) > 1) if self.abstains else None,
-            "possible": possible,
+            "abstained": None if d.abstained is None else bool(d.abstained[0]),
+            "possible": None if d.possible is None else [classes[i] for i in np.flatnonzero(d.possible[0])],
+            "urgent_score": None if d.urgent_score is None else float(d.urgent_score[0]),
+            "referred": None if d.referred is None else bool(d.referred[0]),
             "calibrated": is_calibrated(self.predictor.info),
             "width": grey.width,
             "height": grey.height,
-            "notice": NOTICE,
+            "notice": LONG_NOTICE,
         }
         if self.predictor.info.synthetic:
             found["synthetic"] = SYNTHETIC_NOTE
@@ -205,9 +186,9 @@ def read_picture(content: bytes, limits: Limits) -> Image.Image:
     except UnidentifiedImageError:
         if kind_of_bytes(content[:132]) not in ("", "picture"):
             raise Refused(
-                415, "the file is a volume, and pictures are read here", "octfast predict reads volumes"
+                415, "the file is an OCT volume, and the page reads pictures", "octfast predict reads volumes"
             ) from None
-        raise Refused(415, "the file is no picture of a kind that is read here", f"choose one of {kinds}") from None
+        raise Refused(415, "unsupported file type", f"choose one of {kinds}") from None
     except OctfastError as e:
         raise Refused(422, e.message, e.hint) from None
     except Exception as e:  # decoders raise many kinds over damaged files

@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octfast.deploy.app.answers import NOTICE, Answers, Limits, Refused, is_calibrated
+from octfast.deploy.app.answers import Answers, Limits, Refused, is_calibrated
 from octfast.deploy.app.guard import Guard, discard, own_names, picture_of, refusal
 from octfast.errors import UsageError
-from octfast.notices import SYNTHETIC_NOTE
+from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -170,18 +170,18 @@ def serve(
 
     from octfast.deploy.predictor import load
 
-    place = bind(host, port)
-    with contextlib.closing(place):
+    listener = bind(host, port)
+    with contextlib.closing(listener):
         answers = Answers(load(bundle, precision, device, weights), limits, urgent, abstain_below)
-        address = url(place)
+        address = url(listener)
         log.info("%s, %s", answers.predictor.info.arch, answers.predictor.engine.description)
-        if not is_loopback(place):
+        if not is_loopback(listener):
             log.warning(
                 "bound to %s: whoever reaches this machine can use the page, with no password and unencrypted", host
             )
         if not is_calibrated(answers.predictor.info):
             log.info("the model's probabilities are not calibrated; see octfast calibrate")
-        log.info("%s", NOTICE)
+        log.info("%s", LONG_NOTICE)
         if answers.predictor.info.synthetic:
             log.info("%s", SYNTHETIC_NOTE)
         if ready:
@@ -207,7 +207,7 @@ def serve(
             # The socket listens already, so that the browser waits until the server answers.
             webbrowser.open(address)
         with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[place])
+            server.run(sockets=[listener])
         log.info("stopped")
 
 
@@ -236,34 +236,34 @@ def bind(host: str, port: int | None) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(host, port or PORT, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as e:
         raise UsageError(f"--host {host}: no such address: {e}", "leave --host out, or use 127.0.0.1") from None
-    place = socket.socket(family, kind, proto)
+    listener = socket.socket(family, kind, proto)
     # On Windows this would let two programs listen on one port; there the default is what it brings elsewhere.
     if os.name == "posix":
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         try:
-            place.bind(address)
+            listener.bind(address)
         except OSError:
             if port is not None:
                 raise
-            place.bind((address[0], 0, *address[2:]))
+            listener.bind((address[0], 0, *address[2:]))
             log.info("port %d is taken; a free one is used", PORT)
-        place.listen(2048)
+        listener.listen(2048)
     except OSError as e:
-        place.close()
+        listener.close()
         where = f"{host}, port {port or PORT}"
         raise UsageError(f"cannot listen on {where}: {e.strerror or e}", "give another --host or --port") from None
-    return place
+    return listener
 
 
-def is_loopback(place: socket.socket) -> bool:
+def is_loopback(listener: socket.socket) -> bool:
     """Whether a bound socket is reached from this machine alone."""
-    return ipaddress.ip_address(place.getsockname()[0].partition("%")[0]).is_loopback
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def url(place: socket.socket) -> str:
+def url(listener: socket.socket) -> str:
     """The address of the page, as a browser on this machine takes it."""
-    host, port = place.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
@@ -273,7 +273,7 @@ def _page(answers: Answers) -> str:
     text = (STATIC / "index.html").read_text(encoding="utf-8")
     urgent = ", ".join(about["urgent_classes"])
     if about["urgent_threshold"] is not None:
-        urgent = f"{urgent} (marked from a summed probability of {about['urgent_threshold']:.2f} on)"
+        urgent = f"{urgent} (referred from a summed probability of {about['urgent_threshold']:.2f} on)"
     words = {
         "notice": about["notice"],
         "synthetic": about["synthetic"] or "",

@@ -1,1 +1,4 @@
-"""A trained model as one file with its preprocessing inside."""
+"""A trained model as one file with its preprocessing inside.
+
+From outside: `export`.
+"""

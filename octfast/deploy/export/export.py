@@ -18,9 +18,11 @@ import numpy as np
 from octfast.console import track
 from octfast.deploy.export.scans import Sample, calibration_sample, check_sample
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle.info import BundleInfo
+from octfast.files import sha256_of, whole_file
+from octfast.model.bundle.info import MODEL_FILE, BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
-from octfast.notices import SYNTHETIC_NOTE
+from octfast.model.decide import Rule, rule_of
+from octfast.notices import NOTICE, notice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +32,6 @@ log = logging.getLogger("octfast")
 FORMATS = ("onnx", "torch")
 # How far a probability may lie from torch's in float32, and how often the predicted class must be the same.
 LIMITS = {"fp32": (1e-3, 0.0), "fp16": (0.02, 0.0), "int8": (1.0, 0.9)}
-NOTICE = "Not a medical device."
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,46 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file: where, of which `format` and `precision`, how large, how it agrees, what was calibrated on."""
+    """An exported file: where, of which `format` and `precision`, how large, how it agrees, what was calibrated on.
+
+    `rule` says how an answer is made of its probabilities, as octfast makes it.
+    """
 
     file: Path
     format: str
     precision: str
     bytes: int
-    classes: tuple[str, ...]
+    rule: Rule
     synthetic: bool
     agreement: Agreement
     calibration: str | None = None
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.rule.classes
+
+    def usage(self) -> str:
+        """Python lines that run the file without octfast and answer as octfast does."""
+        from octfast.deploy.export import onnx, torch_export
+
+        def text(value: object) -> str:
+            return json.dumps(value, ensure_ascii=False)
+
+        rule = self.rule
+        run = onnx.usage if self.format == "onnx" else torch_export.usage
+        lines = [run(text(self.file.name)), f"classes = {text(rule.classes)}", "print(dict(zip(classes, p)))"]
+        if rule.urgent:
+            lines += [f"urgent = {text(rule.urgent)}", "urgent_score = sum(p[classes.index(c)] for c in urgent)"]
+            at_argmax, at_point = "classes[p.index(max(p))] in urgent", f"urgent_score >= {rule.threshold}"
+            lines += [f"referred = {at_argmax if rule.threshold is None else at_point}"]
+            lines += ['print("urgent_score", urgent_score, "referred", referred)']
+        if rule.set_threshold is not None:
+            lines += [f'print("abstained", sum(q >= {rule.set_threshold} for q in p) > 1)']
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
-        return {**asdict(self), "file": str(self.file), "notice": NOTICE}
+        return {**asdict(self), "classes": self.classes, "file": str(self.file), "notice": NOTICE}
 
 
 def export_bundle(
@@ -120,23 +147,19 @@ def export_bundle(
     compared = check_sample(folder, info, check, scans)
     calibrated = calibration_sample(folder, info, calibration, scans) if int8 else None
     metadata = describe(info, folder, precision, calibrated)
-    part = file.with_name(f".{file.name}.part")
     try:
-        run = _WRITERS[format](model, info, part, metadata, half, opset, calibrated)
-        agreement = compare(run, model, info, compared)
-        _refuse(agreement, precision)
-        part.replace(file)
+        with whole_file(file) as part:
+            run = _WRITERS[format](model, info, part, metadata, half, opset, calibrated)
+            agreement = compare(run, model, info, compared)
+            _refuse(agreement, precision)
     except OSError as e:
         raise UsageError(f"cannot write {file}: {e.strerror or e}", "give another --out") from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return Exported(
         file.resolve(),
         format,
         precision,
         file.stat().st_size,
-        info.classes,
+        rule_of(info.classes, info.calibration),
         info.synthetic,
         agreement,
         calibrated.source if calibrated else None,
@@ -149,6 +172,7 @@ def describe(info: BundleInfo, folder: Path, precision: str, calibrated: Sample 
     def text(value: object) -> str:
         return json.dumps(value, ensure_ascii=False, default=str)
 
+    rule = rule_of(info.classes, info.calibration)
     about = {
         "classes": text(list(info.classes)),
         "input": "uint8 (batch, height, width, channels): 1 channel grey, 3 red, green, blue; any height and width",
@@ -160,14 +184,15 @@ def describe(info: BundleInfo, folder: Path, precision: str, calibrated: Sample 
         "std": text(list(info.std)),
         "temperature": str(info.temperature),
         "calibration": text(info.calibration),
+        "rule": text({"urgent": rule.urgent, "threshold": rule.threshold, "set_threshold": rule.set_threshold}),
         "weights": text(info.weights),
         "training": text(info.training),
         "synthetic": text(info.synthetic),
         "precision": precision,
-        "bundle_sha256": _digest(folder),
+        "bundle_sha256": sha256_of(folder / MODEL_FILE),
         "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "exported_with": text(_versions()),
-        "notice": f"{NOTICE} {SYNTHETIC_NOTE}" if info.synthetic else NOTICE,
+        "notice": notice(info.synthetic),
     }
     if calibrated:
         about["int8_calibration"] = calibrated.source
@@ -310,9 +335,9 @@ def _check_parameters(format: str, half: bool, int8: bool, calibration: object, 
 def _file(folder: Path, format: str, precision: str, out: str | Path | None, overwrite: bool) -> Path:
     suffix = ".onnx" if format == "onnx" else ".pt2"
     if out is None:
-        place = folder.resolve()
+        path = folder.resolve()
         end = {"fp32": "", "fp16": "-half", "int8": "-int8"}[precision]
-        file = place.with_name(f"{place.name}{end}{suffix}")
+        file = path.with_name(f"{path.name}{end}{suffix}")
     else:
         file = Path(out).expanduser()
         if file.suffix.lower() != suffix:
@@ -324,16 +349,6 @@ def _file(folder: Path, format: str, precision: str, out: str | Path | None, ove
     if not file.parent.is_dir():
         raise UsageError(f"no such folder: {file.parent}", "make it first, or give another --out")
     return file
-
-
-def _digest(folder: Path) -> str:
-    import hashlib
-
-    digest = hashlib.sha256()
-    with (folder / "model.safetensors").open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

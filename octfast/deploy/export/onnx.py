@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,17 +243,15 @@ def onnx_session(file: str | Path | bytes) -> Any:
         raise DataError(f"ONNX Runtime cannot run {name}: {reason}", "export it again") from None
 
 
-def usage(file: Path, classes: Sequence[str]) -> str:
-    """Python lines that run the file without octfast."""
-    name = json.dumps(file.name, ensure_ascii=False)
+def usage(name: str) -> str:
+    """Python lines that load a file and run it on a scan; `name` as Python writes it."""
     return f"""import numpy as np, onnxruntime
 from PIL import Image
 
+# The names of the classes, and more, stand in session.get_modelmeta().custom_metadata_map.
 session = onnxruntime.InferenceSession({name})
 scan = np.asarray(Image.open("scan.jpeg").convert("L"))[None, :, :, None]  # uint8 (batch, height, width, channels)
-p = session.run(None, {{"{INPUT}": scan}})[0][0].tolist()
-classes = {json.dumps(list(classes), ensure_ascii=False)}  # also in session.get_modelmeta().custom_metadata_map
-print(dict(zip(classes, p)))"""
+p = session.run(None, {{"{INPUT}": scan}})[0][0].tolist()"""
 
 
 @contextmanager

@@ -56,10 +56,10 @@ def _sample(folder: Path, info: BundleInfo, given: str | Path | None, split: str
         return _read(_files_of(Path(given)), info, n, f"scans in {given}")
     name = {"valid": "validation", "train": "training"}[split]
     try:
-        place = folder.resolve().parent
-        if not (place / "config.json").is_file():
+        parent = folder.resolve().parent
+        if not (parent / "config.json").is_file():
             raise DataError("the model lies in no run folder")
-        run = Run(place)
+        run = Run(parent)
         scans = run.scans
         part = scans[scans["split"] == split]
         if len(part):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
+
+if TYPE_CHECKING:
+    from torch import nn
 
 METADATA = "octfast.json"
 
@@ -66,13 +69,11 @@ def program_runner(file: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
-def usage(file: Path, classes: Sequence[str]) -> str:
-    """Python lines that run the file without octfast."""
+def usage(name: str) -> str:
+    """Python lines that load a file and run it on a scan; `name` as Python writes it."""
     return f"""import numpy as np, torch
 from PIL import Image
 
-network = torch.export.load({json.dumps(file.name, ensure_ascii=False)}).module()  # load no file that you do not trust
+network = torch.export.load({name}).module()  # load no file that you do not trust
 scan = torch.from_numpy(np.array(Image.open("scan.jpeg").convert("L")))[None, :, :, None]  # uint8 (N, H, W, channels)
-p = network(scan)[0].tolist()
-classes = {json.dumps(list(classes), ensure_ascii=False)}
-print(dict(zip(classes, p)))"""
+p = network(scan)[0].tolist()"""

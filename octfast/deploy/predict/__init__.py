@@ -1,1 +1,4 @@
-"""Files, folders and volumes in, a table of answers out."""
+"""Files, folders and volumes in, a table of answers out.
+
+From outside: `predict`, `rows`, `writers`.
+"""

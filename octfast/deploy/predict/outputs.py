@@ -8,6 +8,7 @@ from pathlib import Path
 from octfast.deploy.predict.inputs import at_home
 from octfast.deploy.predict.writers import check_parquet, format_of
 from octfast.errors import UsageError
+from octfast.files import is_taken
 
 
 def volumes_file(out: Path) -> Path:
@@ -42,35 +43,39 @@ def check_out(out: Path | None, format: str | None, inputs: Sequence[str | Path]
     return kind
 
 
-def check_pictures(places: dict[str, Path], inputs: Sequence[str | Path], again: bool) -> None:
+def check_pictures(paths: dict[str, Path], inputs: Sequence[str | Path], again: bool) -> None:
     """See that heat maps and montage can be written, and make the folder for the maps.
 
     Parameters
     ----------
-    places : by their option, --heatmaps and --montage.
+    paths : by their option, --heatmaps and --montage.
     again : whether what is there may be replaced.
 
     Raises
     ------
-    UsageError : they would overwrite something, lie among the inputs, or are no picture.
+    UsageError : they would overwrite something, lie among the inputs, or are of an unsupported file type.
     """
     folders = [at_home(i).resolve() for i in inputs if i != "-" and _is_dir(at_home(i))]
-    for option, place in places.items():
-        inside = next((f for f in folders if place.resolve().is_relative_to(f)), None)
+    for option, path in paths.items():
+        inside = next((f for f in folders if path.resolve().is_relative_to(f)), None)
         if inside is not None:
-            raise UsageError(f"{option} {place} lies in {inside}, whose pictures are predicted", "give another place")
-    if "--montage" in places:
-        file = places["--montage"]
+            raise UsageError(f"{option} {path} lies in {inside}, whose pictures are predicted", "give another path")
+    if "--montage" in paths:
+        file = paths["--montage"]
         if file.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
-            raise UsageError(f"--montage {file} is no picture", "end it in .png, .jpg, .pdf or .svg")
+            raise UsageError(f"--montage {file}: unsupported file type", "end it in .png, .jpg, .pdf or .svg")
         if not _is_dir(file.absolute().parent):
             raise UsageError(f"no such folder: {file.parent}", "make it first")
         if _is_there(file, "--montage") and not again:
             raise UsageError(f"{file} exists", "give another --montage, or --force to replace it")
-    if "--heatmaps" in places:
-        from octfast.deploy.predict.pictures import check_folder
-
-        check_folder(places["--heatmaps"], again)
+    if "--heatmaps" in paths:
+        folder, hint = paths["--heatmaps"], "give another --heatmaps folder"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if is_taken(folder) and not again:
+                raise UsageError(f"{folder} is not empty", f"{hint}; nothing is overwritten")
+        except OSError as e:
+            raise UsageError(f"cannot write to {folder}: {e.strerror or e}", hint) from None
 
 
 def _same(file: Path, given: str | Path) -> bool:

@@ -20,7 +20,9 @@ from octfast.deploy.predictor import Predictor
 from octfast.deploy.volumes.kinds import kind_of
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
+from octfast.files import whole_file
 from octfast.model.prefetch import decode_picture
+from octfast.notices import CAUTION, NOTICE
 
 if TYPE_CHECKING:
     from octfast.figure import Figure
@@ -28,26 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("octfast")
 
 MONTAGE = 48
-_NOTE = "Not a medical device."
 # Pixels below a heat map for its caption, and how wide the caption is at most.
 _CAPTION, _CAPTION_WIDTH = 20, 500
 # Side of the pictures that heat maps are drawn over, in pixels: of 100 million pixels they would take gigabytes.
 _LARGEST = 2048
-
-
-def check_folder(folder: Path, again: bool) -> None:
-    """Make the folder for heat maps.
-
-    Raises
-    ------
-    UsageError : it holds something, unless a run goes on in it; or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not again:
-            raise UsageError(f"{folder} is not empty", "give another --heatmaps folder; nothing is overwritten")
-    except OSError as e:
-        raise UsageError(f"cannot write to {folder}: {e.strerror or e}", "give another --heatmaps folder") from None
 
 
 def check_heat_maps(predictor: Predictor) -> None:
@@ -69,10 +55,10 @@ def check_heat_maps(predictor: Predictor) -> None:
 
 
 def heat_map_name(number: int, values: Mapping[str, Any]) -> str:
-    """The file name of a row's heat map: its number, the scan's name, and its place in the volume."""
+    """The file name of a row's heat map: its number, the scan's name, and which B-scan of a volume it is."""
     stem = re.sub(r"[^\w.-]+", "_", Path(values["path"]).stem, flags=re.ASCII)[:80]
-    place = "" if values["frame"] is None else f"-{values['volume']}-{values['frame']:04d}"
-    return f"{number:06d}-{stem}{place}.png"
+    frame = "" if values["frame"] is None else f"-{values['volume']}-{values['frame']:04d}"
+    return f"{number:06d}-{stem}{frame}.png"
 
 
 def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any], file: Path) -> None:
@@ -85,7 +71,6 @@ def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any]
     DataError : the picture cannot be read any more.
     """
     from octfast.assess.interpret.heatmap import overlay
-    from octfast.notices import CAUTION
 
     grey = decode_picture(picture)
     grey.thumbnail((_LARGEST, _LARGEST))
@@ -93,13 +78,12 @@ def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any]
     over = overlay(grey, predictor.heat_map(grey, target))
     whole = Image.new("RGB", (max(over.width, _CAPTION_WIDTH), over.height + _CAPTION), "white")
     whole.paste(over, (0, 0))
-    caption = f"{values['predicted'][:24]} {values['probability']:.0%}. {CAUTION.capitalize()}. {_NOTE}"
+    caption = f"{values['predicted'][:24]} {values['probability']:.0%}. {CAUTION.capitalize()}. {NOTICE}"
     # The built-in font has Latin letters alone.
     shown = caption.encode("latin-1", "replace").decode("latin-1")
     ImageDraw.Draw(whole).text((4, over.height + 2), shown, "black", ImageFont.load_default(size=13))
-    part = file.with_name(f".{file.name}.part")
-    whole.save(part, format="PNG")
-    part.replace(file)
+    with whole_file(file) as part:
+        whole.save(part, format="PNG")
 
 
 @dataclass
@@ -115,7 +99,7 @@ class Montage:
         self._seen += 1
         if values["error"]:
             return
-        entry = (values.get("urgent") or 0.0, -self._seen, values)
+        entry = (values.get("urgent_score") or 0.0, -self._seen, values)
         if len(self._held) < self.most:
             heapq.heappush(self._held, entry)
         else:
@@ -154,11 +138,11 @@ def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], t
             " (abstained)" if row.get("abstained") else ""
         )
         ax.set_title(shown, fontsize=9, loc="left")
-        place = "" if row["frame"] is None else f", B-scan {row['frame']}"
-        name = "\n".join(textwrap.wrap(_letters(f"{Path(row['path']).name[-56:]}{place}"), 32))
+        frame = "" if row["frame"] is None else f", B-scan {row['frame']}"
+        name = "\n".join(textwrap.wrap(_letters(f"{Path(row['path']).name[-56:]}{frame}"), 32))
         ax.text(0, -0.03, name, transform=ax.transAxes, va="top", fontsize=6, color="#444444")
     fig.suptitle(title, fontsize=11)
-    fig.supxlabel(f"{note}  {_NOTE}".strip(), fontsize=8, color="#444444")
+    fig.supxlabel(f"{note}  {NOTICE}".strip(), fontsize=8, color="#444444")
     return fig
 
 

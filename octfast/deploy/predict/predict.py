@@ -19,6 +19,7 @@ from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
+from octfast.files import sha256_of
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE
 from octfast.model.bundle.read import find_bundle
 from octfast.notices import SYNTHETIC_NOTE
@@ -39,7 +40,7 @@ class Prediction:
     classes : of the model.
     scans : rows with an answer.
     failed : rows with an error.
-    abstained, referred : rows so marked; None where that was not asked for, or the model has no operating point.
+    abstained, referred : rows so marked; None where the model cannot abstain, or has no urgent classes.
     volumes : a row a volume, the urgent first; see `VolumeTable`.
     files : what was written.
     synthetic : whether the model was trained on phantoms.
@@ -99,7 +100,7 @@ def predict(
     format : "csv", "jsonl" or "parquet"; None goes by the ending of `out`.
     top_k : also name the classes up to the k-th most probable.
     abstain_below : mark rows whose predicted class is less probable than this, in a column `abstained`; None goes by
-        the bundle's prediction sets, where it has them.
+        the model's prediction sets, where it has them.
     heatmaps : a folder for each scan with its heat map over it.
     montage : a picture file for the most urgent scans in a grid.
     recursive : look into the folders of folders.
@@ -193,7 +194,7 @@ def run_prediction(
         return found
     with ExitStack() as stack:
         reader = stack.enter_context(VolumeReader())
-        journal = _journal(to, bundle, predictor, names, wanted, recursive)
+        journal = _journal(to, bundle, table, names, recursive)
         if journal is not None:
             journal.open(resume, force)
             stack.push(_leave(journal))
@@ -241,7 +242,7 @@ class _Sinks:
         self.table = table
         self.found = found
         self.on_row = on_row
-        self.volumes = VolumeTable(found.classes, bool(table.urgent), table.threshold is not None)
+        self.volumes = VolumeTable(table.rule)
         self.heatmaps = at_home(heatmaps) if heatmaps is not None else None
         self.montage = at_home(montage) if montage is not None else None
         if self.montage is not None:
@@ -285,29 +286,32 @@ class _Sinks:
             found.files.append(self.heatmaps)
         if self.montage is not None:
             from octfast.deploy.predict.pictures import plot_montage, read_again
+            from octfast.figure import save_figure
 
             rows = self.shown.rows
-            title = "The most urgent scans" if self.table.urgent else "The first scans"
+            title = "The most urgent scans" if self.table.rule.urgent else "The first scans"
             note = SYNTHETIC_NOTE if found.synthetic else ""
-            part = self.montage.with_name(f".{self.montage.name}.part")
             fig = plot_montage(rows, read_again(rows, reader), title, note)
-            fig.savefig(part, format=self.montage.suffix[1:].lower() or "png", dpi=110)
-            part.replace(self.montage)
+            save_figure(fig, self.montage, dpi=110)
             found.files.append(self.montage)
 
 
 def _journal(
     out: Path | None,
     bundle: str | Path | Predictor,
-    predictor: Predictor,
+    table: Table,
     inputs: list[str],
-    wanted: Wanted,
     recursive: bool,
 ) -> Journal | None:
     if out is None:
         return None
-    settings = [wanted.top_k, wanted.abstain_below, wanted.heat_maps, recursive, predictor.precision]
-    belongs = {"octfast": "predictions", "bundle": _digest(bundle, predictor), "inputs": inputs, "settings": settings}
+    settings = [table.columns, table.wanted.abstain_below, recursive, table.predictor.precision]
+    belongs = {
+        "octfast": "predictions",
+        "bundle": _digest(bundle, table.predictor),
+        "inputs": inputs,
+        "settings": settings,
+    }
     return Journal(out, belongs)
 
 
@@ -324,16 +328,11 @@ def _leave(journal: Journal) -> Callable[..., None]:
 
 def _digest(bundle: str | Path | Predictor, predictor: Predictor) -> str:
     """Of all that makes a model's answers: its files, or for a loaded one its numbers."""
-    digest = hashlib.sha256()
-    if isinstance(bundle, Predictor):
-        digest.update(repr(predictor.info).encode())
-        for tensor in predictor.model.state_dict().values():
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
-    for name in (INFO_FILE, MODEL_FILE):
-        with (find_bundle(bundle) / name).open("rb") as f:
-            while chunk := f.read(1 << 20):
-                digest.update(chunk)
+    if not isinstance(bundle, Predictor):
+        return sha256_of(*(find_bundle(bundle) / name for name in (INFO_FILE, MODEL_FILE)))
+    digest = hashlib.sha256(repr(predictor.info).encode())
+    for tensor in predictor.model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

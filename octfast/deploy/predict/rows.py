@@ -4,45 +4,37 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from octfast.assess.metrics.referral import urgent_classes
 from octfast.deploy.predict.inputs import Item
-from octfast.deploy.predictor import Answer, Predictor
+from octfast.deploy.predictor import Answer, Predictor, answer_columns
 from octfast.deploy.volumes.kinds import kind_of
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
+from octfast.model.decide import Rule, rule_of
 
 log = logging.getLogger("octfast")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a row shall hold beside the predicted class and the probabilities.
+    """What a row holds beside the predicted class and the probabilities.
 
     Attributes
     ----------
     top_k : name the classes up to the k-th most probable; None names the first alone.
-    abstain_below : mark rows whose predicted class has a lower probability than this. None goes by the bundle's
-        prediction sets, where it has them: marked is where more than one class is possible.
+    abstain_below : least probability of the predicted class at which the model answers; see `Rule`.
     heat_maps : a column with the name of the heat map.
     """
 
     top_k: int | None = None
     abstain_below: float | None = None
     heat_maps: bool = False
-
-    def check(self, classes: int) -> None:
-        """Raise UsageError where a model of so many classes cannot give this."""
-        if self.top_k is not None and not 1 <= self.top_k <= classes:
-            raise UsageError(f"--top-k {self.top_k}: the model has {classes} classes", f"give 1 to {classes}")
-        if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
-            raise UsageError(f"--abstain-below {self.abstain_below} is no probability", "give 0 to 1")
 
 
 @dataclass
@@ -55,7 +47,7 @@ class Row:
     values : by column.
     last : whether it is the last row of its input.
     of_volume : whether the input is a volume.
-    picture : what was looked at: a path, or grey samples; None where there was nothing.
+    picture : a path, or grey samples; None where there was nothing to read.
     """
 
     item: int
@@ -66,7 +58,9 @@ class Row:
 
 
 @dataclass
-class _Place:
+class _Origin:
+    """Where a picture comes from: which input, and of a volume which B-scan; `last` of its input or not."""
+
     item: int
     path: str
     last: bool = True
@@ -82,65 +76,39 @@ class Table:
 
     Attributes
     ----------
-    columns : in order: `path`; `volume`, `frame` (both from 0) and `eye` (R or L) of a B-scan in a volume; `predicted`,
-        `probability`, then `predicted_2`, `probability_2` and so on; `abstained`; `urgent` (the sum over the urgent
-        classes) and `referred` (whether it reaches the bundle's operating point); `p_<class>`; `heat_map`; `error`.
-    urgent : indices of the urgent classes; empty where the model has none.
-    threshold : of the bundle's operating point, or None.
-    sets : the bundle's prediction sets, where they decide what is abstained.
+    columns : in order: `path`; `volume`, `frame` (both from 0) and `eye` (R or L) of a B-scan in a volume; those of
+        `octfast.deploy.predictor.answer_columns`; `heat_map`; `error`.
+    rule : by which the model answers.
+
+    Raises
+    ------
+    UsageError : more classes are to be named than the model has, or `abstain_below` is no probability.
     """
 
     predictor: Predictor
     wanted: Wanted
+    rule: Rule = field(init=False)
     columns: list[str] = field(init=False)
-    urgent: list[int] = field(init=False)
-    threshold: float | None = field(init=False)
-    sets: dict[str, Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        info, classes = self.predictor.info, self.predictor.classes
-        self.wanted.check(len(classes))
-        operating = info.calibration.get("operating")
-        named = urgent_classes(classes, operating["urgent"] if operating else None)
-        self.urgent = [classes.index(c) for c in named]
-        self.threshold = operating["threshold"] if operating else None
-        self.sets = info.calibration.get("conformal") if self.wanted.abstain_below is None else None
-        names = ["path", "volume", "frame", "eye", "predicted", "probability"]
-        for k in range(2, (self.wanted.top_k or 1) + 1):
-            names += [f"predicted_{k}", f"probability_{k}"]
-        names += ["abstained"] if self.wanted.abstain_below is not None or self.sets else []
-        names += ["urgent"] if self.urgent else []
-        names += ["referred"] if self.threshold is not None else []
-        names += [f"p_{c}" for c in classes]
-        self.columns = [*names, *(["heat_map"] if self.wanted.heat_maps else []), "error"]
+        n, k = len(self.predictor.classes), self.wanted.top_k
+        if k is not None and not 1 <= k <= n:
+            raise UsageError(f"--top-k {k}: the model has {n} classes", f"give 1 to {n}")
+        calibration, below = self.predictor.info.calibration, self.wanted.abstain_below
+        self.rule = rule_of(self.predictor.classes, calibration, abstain_below=below)
+        answer = answer_columns(np.zeros((0, n)), self.rule, k or 1)
+        heat_map = ["heat_map"] if self.wanted.heat_maps else []
+        self.columns = ["path", "volume", "frame", "eye", *answer, *heat_map, "error"]
 
-    def row(self, place: _Place, answer: Answer) -> Row:
+    def row(self, origin: _Origin, answer: Answer) -> Row:
         """The row of an answer."""
         values: dict[str, Any] = dict.fromkeys(self.columns)
-        values |= {"path": place.path, "volume": place.volume, "frame": place.frame, "eye": place.eye}
+        values |= {"path": origin.path, "volume": origin.volume, "frame": origin.frame, "eye": origin.eye}
         values["error"] = "" if answer.error is None else answer.error.message
         if answer.probabilities is not None:
-            values |= self.answered(answer.probabilities)
-        return Row(place.item, values, place.last, place.of_volume, answer.picture)
-
-    def answered(self, p: np.ndarray) -> dict[str, Any]:
-        """What a row says of probabilities, float64 of shape (classes,)."""
-        classes = self.predictor.classes
-        order = np.argsort(-p, kind="stable")
-        values: dict[str, Any] = {}
-        for k in range(self.wanted.top_k or 1):
-            end = f"_{k + 1}" if k else ""
-            values[f"predicted{end}"] = classes[order[k]]
-            values[f"probability{end}"] = float(p[order[k]])
-        if self.wanted.abstain_below is not None:
-            values["abstained"] = bool(values["probability"] < self.wanted.abstain_below)
-        elif self.sets:
-            values["abstained"] = int((p >= self.sets["threshold"]).sum()) > 1
-        if self.urgent:
-            values["urgent"] = float(p[self.urgent].sum())
-            if self.threshold is not None:
-                values["referred"] = bool(values["urgent"] >= self.threshold)
-        return values | {f"p_{c}": float(p[i]) for i, c in enumerate(classes)}
+            columns = answer_columns(answer.probabilities[None], self.rule, self.wanted.top_k or 1)
+            values |= {name: value for name, (value,) in columns.items()}
+        return Row(origin.item, values, origin.last, origin.of_volume, answer.picture)
 
 
 def stream_rows(
@@ -156,23 +124,23 @@ def stream_rows(
     reader : of volumes; the caller closes it.
     bs : pictures a batch.
     """
-    places: deque[_Place] = deque()
+    origins: deque[_Origin] = deque()
 
     def pictures() -> Iterator[Any]:
         for n, item in items:
-            for place, picture in _pictures_of(n, item, reader):
+            for origin, picture in _pictures_of(n, item, reader):
                 # Before the picture is handed on, so that its answer finds it.
-                places.append(place)
+                origins.append(origin)
                 yield picture
 
     for answer in table.predictor.stream(pictures(), bs):
-        yield table.row(places.popleft(), answer)
+        yield table.row(origins.popleft(), answer)
 
 
-def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Place, Any]]:
-    """What an input holds, each with its place; where something is wrong, the error is the last of them."""
+def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Origin, Any]]:
+    """What an input holds, each with its origin; where something is wrong, the error is the last of them."""
     if item.problem:
-        yield _Place(n, item.path), DataError(item.problem, item.hint)
+        yield _Origin(n, item.path), DataError(item.problem, item.hint)
         return
     try:
         if Path(item.path).exists() and not Path(item.path).is_file():
@@ -180,14 +148,14 @@ def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Pl
             raise DataError(f"{item.path} is no plain file", "leave it out")
         kind = kind_of(item.path)
     except DataError as e:
-        yield _Place(n, item.path), e
+        yield _Origin(n, item.path), e
         return
     except (OSError, ValueError) as e:
         reason = "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)
-        yield _Place(n, item.path), DataError(f"cannot read {item.path}: {reason}")
+        yield _Origin(n, item.path), DataError(f"cannot read {item.path}: {reason}")
         return
     if kind in ("picture", ""):
-        yield _Place(n, item.path), item.path
+        yield _Origin(n, item.path), item.path
         return
     held = None
     try:
@@ -195,16 +163,16 @@ def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Pl
         for scan in reader.read(item.path, kind):
             if held is not None:
                 yield held
-            held = _Place(n, item.path, False, True, scan.volume, scan.frame, scan.eye), scan.pixels
+            held = _Origin(n, item.path, False, True, scan.volume, scan.frame, scan.eye), scan.pixels
     except DataError as e:
         if held is not None:
             yield held
         if e.hint:
             log.warning("%s: %s", e.message, e.hint)
-        yield _Place(n, item.path, of_volume=True), e
+        yield _Origin(n, item.path, of_volume=True), e
         return
     if held is None:
-        yield _Place(n, item.path, of_volume=True), DataError(f"{item.path} holds no B-scans")
+        yield _Origin(n, item.path, of_volume=True), DataError(f"{item.path} holds no B-scans")
     else:
         held[0].last = True
         yield held
@@ -219,18 +187,18 @@ class VolumeTable:
     Attributes
     ----------
     columns : `path`; `volume` (which of the file's, from 0); `eye`; `frames` and `unread` (B-scans with and without an
-        answer); `urgent` (the highest of its B-scans), `urgent_frame` (which one that is), `referred` (whether any is);
+        answer); `urgent_score` (the highest of its B-scans), `urgent_frame` (which one that is) and `referred` (whether
+        any is), where the model has urgent classes;
         `scans_<class>` (B-scans with that predicted class) and `highest_p_<class>` a class; `error`.
     """
 
-    def __init__(self, classes: Sequence[str], urgent: bool, referred: bool):
-        self.classes = list(classes)
+    def __init__(self, rule: Rule):
+        self.classes = rule.classes
         self.columns = [
             *("path", "volume", "eye", "frames", "unread"),
-            *(("urgent", "urgent_frame") if urgent else ()),
-            *(("referred",) if referred else ()),
-            *(f"scans_{c}" for c in classes),
-            *(f"highest_p_{c}" for c in classes),
+            *(("urgent_score", "urgent_frame", "referred") if rule.urgent else ()),
+            *(f"scans_{c}" for c in rule.classes),
+            *(f"highest_p_{c}" for c in rule.classes),
             "error",
         ]
         self._found: dict[tuple[int, int], dict[str, Any]] = {}
@@ -258,12 +226,12 @@ class VolumeTable:
         volume[f"scans_{seen['predicted']}"] += 1
         for c in self.classes:
             volume[f"highest_p_{c}"] = max(volume[f"highest_p_{c}"] or 0.0, seen[f"p_{c}"])
-        if "urgent" in self.columns and (volume["urgent"] is None or seen["urgent"] > volume["urgent"]):
-            volume["urgent"], volume["urgent_frame"] = seen["urgent"], seen["frame"]
-        if "referred" in self.columns:
-            volume["referred"] = bool(volume["referred"]) or bool(seen["referred"])
+        if "urgent_score" in self.columns:
+            if volume["urgent_score"] is None or seen["urgent_score"] > volume["urgent_score"]:
+                volume["urgent_score"], volume["urgent_frame"] = seen["urgent_score"], seen["frame"]
+            volume["referred"] = bool(volume["referred"] or seen["referred"])
 
     def rows(self) -> list[dict[str, Any]]:
         """The volumes, the most urgent first; without urgent classes in the order of the inputs; unread ones last."""
         found = [self._found[key] for key in sorted(self._found)]
-        return sorted(found, key=lambda v: (v["frames"] == 0, -(v.get("urgent") or 0.0)))
+        return sorted(found, key=lambda v: (v["frames"] == 0, -(v.get("urgent_score") or 0.0)))

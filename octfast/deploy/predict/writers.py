@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from octfast.deploy.predict.rows import Row
 from octfast.errors import DataError, UsageError
+from octfast.files import whole_file
 
 FORMATS = ("csv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
@@ -73,18 +74,15 @@ def write_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], file:
     ------
     UsageError : parquet without pyarrow.
     """
-    part = file.with_name(f".{file.name}.whole")
-    if format == "parquet":
-        _write_parquet(rows, columns, part)
-    else:
+    with whole_file(file, durable=True) as part:
+        if format == "parquet":
+            _write_parquet(rows, columns, part)
+            return
         with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as f:
             if format == "csv":
                 f.write(csv_line(columns))
             for row in rows:
                 f.write(csv_line([row[c] for c in columns]) if format == "csv" else json_line(row))
-            f.flush()
-            os.fsync(f.fileno())
-    part.replace(file)
 
 
 def check_parquet() -> None:

@@ -1,1 +1,4 @@
-"""Volumes of B-scans read in a process of its own, limited in time and memory."""
+"""OCT volumes, read in a process of its own that is limited in time and memory.
+
+From outside: `kinds`, `reader`.
+"""

@@ -95,7 +95,7 @@ def test_a_picture_has_the_models_probabilities(client, predictor, trained):
         assert list(found["probabilities"]) == list(predictor.classes)
         assert found["predicted"] == predictor.classes[expected.argmax()]
         assert found["probability"] == pytest.approx(expected.max(), abs=1e-3)
-        assert found["urgent"] is (found["predicted"] in ("CNV", "DME"))
+        assert found["referred"] is (found["predicted"] in ("CNV", "DME"))
         assert "Not a medical device" in found["notice"] and "phantoms" in found["synthetic"]
         assert "heat_map" not in found
 
@@ -240,12 +240,12 @@ def test_a_calibrated_bundle(own_run):
     about = answers.about()
     assert about["calibrated"] and "1,200 validation scans of 300 patients" in about["calibration"]
     said = answers.answer(png())
-    assert said["urgent"] is True and said["urgent_score"] == pytest.approx(said["probabilities"]["CNV"])
+    assert said["referred"] is True and said["urgent_score"] == pytest.approx(said["probabilities"]["CNV"])
     assert said["abstained"] is True and said["possible"] == list(said["probabilities"])
     operating["threshold"], conformal["threshold"] = 1.0, 0.9999
     update_info(own_run.bundle, calibration={**found, "operating": operating, "conformal": conformal})
     said = Answers(load(own_run.bundle)).answer(png())
-    assert said["urgent"] is False and said["abstained"] is False and said["possible"] == [said["predicted"]]
+    assert said["referred"] is False and said["abstained"] is False and said["possible"] == [said["predicted"]]
     page = TestClient(make_app(Answers(load(own_run.bundle))), base_url=HERE).get("/").text
     assert "of 1.00 on" in page and "calibrated on 1,200" in page
 

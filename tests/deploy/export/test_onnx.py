@@ -126,14 +126,10 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(exported, trained)
 
 
 def test_the_printed_lines_run_without_octfast(exported, trained, tmp_path):
-    from octfast.deploy.export.onnx import usage
-
     shutil.copy(exported.file, tmp_path)
     path = trained.predictions("valid")["path"][0]
     shutil.copy(path, tmp_path / "scan.jpeg")
-    lines = "import sys; sys.modules['octfast'] = sys.modules['torch'] = None\n" + usage(
-        exported.file, exported.classes
-    )
+    lines = "import sys; sys.modules['octfast'] = sys.modules['torch'] = None\n" + exported.usage()
     done = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name, p in zip(exported.classes, load(trained.bundle, "fp32").probabilities([path])[0], strict=True):

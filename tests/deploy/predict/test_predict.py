@@ -72,7 +72,8 @@ def test_a_row_a_scan_in_the_order_of_the_inputs(predictor, scans):
     assert np.allclose(table[[f"p_{c}" for c in CLASSES]], expected, atol=1e-6)
     assert (table["predicted"] == np.asarray(CLASSES)[expected.argmax(1)]).all()
     assert np.allclose(table["probability"], expected.max(1)) and (table["error"] == "").all()
-    assert np.allclose(table["urgent"], expected[:, :2].sum(1)) and "referred" not in table
+    assert np.allclose(table["urgent_score"], expected[:, :2].sum(1))
+    assert (table["referred"] == np.isin(table["predicted"], ["CNV", "DME"])).all() and "abstained" not in table
 
 
 def read_vol(path):
@@ -87,7 +88,7 @@ def test_an_unreadable_file_costs_its_row_and_no_other(predictor, scans):
     broken = table[table["error"] != ""]
     assert {Path(p).parent.name for p in broken["path"]} == {"broken"} and len(broken) == 7
     assert len(table) == 7 + 5 + 7
-    assert broken[["predicted", "probability", "urgent"]].isna().all().all()
+    assert broken[["predicted", "probability", "urgent_score", "referred"]].isna().all().all()
     assert not broken["error"].str.contains("\n|Traceback").any()
 
 
@@ -170,7 +171,7 @@ def test_volumes_have_a_table_of_their_own_the_urgent_first(predictor, scans):
     (scans / "bad.vol").write_bytes(b"HSF-OCT")
     table = predict(predictor, [*sorted(scans.glob("v*")), scans / "bad.vol"], out="out.csv")
     volumes = pd.read_csv("out-volumes.csv")
-    assert volumes["urgent"].dropna().is_monotonic_decreasing
+    assert volumes["urgent_score"].dropna().is_monotonic_decreasing
     assert (
         Path(volumes["path"].iloc[-1]).name == "bad.vol"
         and volumes["error"].notna().sum() == (volumes["frames"] == 0).sum()
@@ -178,8 +179,9 @@ def test_volumes_have_a_table_of_their_own_the_urgent_first(predictor, scans):
     for row in volumes[volumes["frames"] > 0].itertuples():
         own = table[table["path"] == row.path]
         assert row.frames == len(own) == 3 and row.unread == 0
-        assert math.isclose(row.urgent, own["urgent"].max(), rel_tol=1e-5)
-        assert own["frame"].iloc[own["urgent"].astype(float).argmax()] == row.urgent_frame
+        assert math.isclose(row.urgent_score, own["urgent_score"].max(), rel_tol=1e-5)
+        assert own["frame"].iloc[own["urgent_score"].astype(float).argmax()] == row.urgent_frame
+        assert row.referred == own["referred"].any()
         assert row.scans_CNV == (own["predicted"] == "CNV").sum()
         assert math.isclose(row.highest_p_NORMAL, own["p_NORMAL"].max(), rel_tol=1e-5)
 
@@ -303,7 +305,7 @@ def test_an_input_is_not_overwritten_even_by_force(predictor, scans):
     [
         ({"top_k": 5}, "4 classes"),
         ({"top_k": 0}, "4 classes"),
-        ({"abstain_below": 1.5}, "no probability"),
+        ({"abstain_below": 1.5}, "not a probability"),
         ({"out": "gone/out.csv"}, "no such folder"),
         ({"out": "out.xlsx"}, r"\.xlsx"),
         ({"out": "out"}, "ends in nothing"),
@@ -311,7 +313,7 @@ def test_an_input_is_not_overwritten_even_by_force(predictor, scans):
         ({"format": "parquet"}, "into a file"),
         ({"resume": True}, "--resume"),
         ({"heatmaps": "scans/maps"}, "whose pictures are predicted"),
-        ({"montage": "montage.txt"}, "no picture"),
+        ({"montage": "montage.txt"}, "unsupported file type"),
         ({"montage": "scans/montage.png"}, "whose pictures are predicted"),
     ],
 )

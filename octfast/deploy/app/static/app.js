@@ -130,17 +130,17 @@ function draw(row) {
 
 function drawAnswer(row, heading) {
   const a = row.answer;
-  row.card.classList.toggle("urgent", a.urgent === true);
+  row.card.classList.toggle("urgent", a.referred === true);
   const badges = make("div");
-  if (a.urgent) badges.append(make("span", { class: "badge urgent" }, "Urgent"));
+  if (a.referred) badges.append(make("span", { class: "badge urgent" }, "Refer urgently"));
   if (a.abstained) badges.append(make("span", { class: "badge unsure" }, "Not sure"));
   const words = make("div", {}, heading, badges, make("p", { class: "said" }, make("strong", {}, a.predicted), ` ${percent(a.probability)}`));
   if (a.abstained) {
     const could = a.possible && a.possible.length > 1 ? `It could be ${a.possible.join(" or ")}. ` : "";
     words.append(make("p", {}, `${could}Let a person decide.`));
   }
-  if (a.urgent && !model.urgent_classes.includes(a.predicted)) {
-    words.append(make("p", {}, `Urgent, as ${model.urgent_classes.join(" and ")} have ${percent(a.urgent_score)} together.`));
+  if (a.referred && !model.urgent_classes.includes(a.predicted)) {
+    words.append(make("p", {}, `Referred, as ${model.urgent_classes.join(" and ")} have ${percent(a.urgent_score)} together.`));
   }
   const body = make("tbody");
   for (const [name, p] of Object.entries(a.probabilities)) {
@@ -179,9 +179,9 @@ function say() {
   const scans = rows.filter((r) => !r.skipped);
   const done = scans.filter((r) => r.state === "done");
   const failed = scans.filter((r) => r.state === "failed");
-  const urgent = done.filter((r) => r.answer.urgent);
+  const referred = done.filter((r) => r.answer.referred);
   const parts = [`${done.length} of ${scans.length} ${scans.length === 1 ? "scan" : "scans"} answered`];
-  if (urgent.length) parts.push(`${urgent.length} urgent`);
+  if (referred.length) parts.push(`${referred.length} to refer urgently`);
   if (failed.length) parts.push(`${failed.length} could not be read`);
   $("status").textContent = `${parts.join(", ")}.`;
   $("section").setAttribute("aria-busy", String(done.length + failed.length < scans.length));
@@ -190,7 +190,7 @@ function say() {
 }
 
 function sort() {
-  const rank = (r) => (r.answer && r.answer.urgent ? -1 - r.answer.urgent_score : 0);
+  const rank = (r) => (r.answer && r.answer.referred ? -1 - r.answer.urgent_score : 0);
   const wanted = $("urgent-first").checked ? [...rows].sort((a, b) => rank(a) - rank(b)) : rows;
   const shown = [...$("results").children];
   if (wanted.some((r, i) => shown[i] !== r.card)) $("results").append(...wanted.map((r) => r.card));
@@ -204,14 +204,14 @@ function cell(value) {
 }
 
 function table() {
-  const head = ["file", "predicted", "probability", "urgent", "urgent_score", "abstained", ...model.classes.map((c) => `p_${c}`), "calibrated", "error", "notice"];
+  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", ...model.classes.map((c) => `p_${c}`), "calibrated", "error", "notice"];
   const notice = [model.notice, model.synthetic].filter(Boolean).join(" ");
   const lines = rows
     .filter((r) => !r.skipped && r.state !== "waiting")
     .map((r) => {
       const a = r.answer || {};
       const p = model.classes.map((c) => (a.probabilities ? a.probabilities[c] : null));
-      return [r.name, a.predicted, a.probability, a.urgent, a.urgent_score, a.abstained, ...p, a.calibrated, r.error, notice];
+      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, ...p, a.calibrated, r.error, notice];
     });
   return [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }
