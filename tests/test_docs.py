@@ -76,6 +76,31 @@ def test_every_link_within_the_repository_leads_somewhere(page):
             assert (page.parent / unquote(target.split("#")[0])).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_every_module_that_is_named_exists(page):
+    """As `data/readers/read.py` or `octfast.data.readers.read`, after which a name in that module may follow."""
+    rooms = "|".join(f.parent.name for f in (ROOT / "octfast").glob("*/__init__.py"))
+    text = page.read_text(encoding="utf-8")
+    # Elsewhere a path may be of another project or of a run folder.
+    if page.name in ("architecture.md", "CONTRIBUTING.md"):
+        for path in re.findall(rf"`((?:{rooms})/(?:[\w/]*|[\w/]+\.py))`", FENCE.sub("", text)):
+            assert (ROOT / "octfast" / path).exists(), path
+    for name in re.findall(rf"\boctfast\.(?:{rooms})\.[\w.]*\w", text):
+        parts = name.split(".")
+        files = [ROOT.joinpath(*parts[:n]) for n in (len(parts), len(parts) - 1)]
+        assert any(f.is_dir() or f.with_name(f"{f.name}.py").exists() for f in files), name
+
+
+def test_architecture_names_every_folder_and_what_a_change_touches():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for folder in (
+        f.parent.relative_to(ROOT / "octfast").as_posix() for f in (ROOT / "octfast").glob("*/**/__init__.py")
+    ):
+        assert f"`{folder}/`" in text or folder == "cli/data", folder
+    rows = re.findall(r"^\| (?:read another|another) .*$", text, re.M)
+    assert len(rows) == 5 and all(len(re.findall(r"`[\w/.]+`", row)) <= 3 for row in rows)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The documentation as built, every warning an error."""
