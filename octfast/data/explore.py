@@ -73,7 +73,7 @@ class Exploration:
         ------
         DataError : `out` is not empty or cannot be written.
         """
-        from octfast.data.explore_figures import save_png
+        from octfast.figure import save_figure
 
         out = check_folder_free(out)
         try:
@@ -82,7 +82,7 @@ class Exploration:
             for name, table in {**self.tables(), "scans": self.scans}.items():
                 files.append(out / f"{name}.csv")
                 write_csv(table, files[-1])
-            files += [save_png(fig, out / f"{name}.png") for name, fig in self.figures(samples, seed).items()]
+            files += [save_figure(fig, out / f"{name}.png") for name, fig in self.figures(samples, seed).items()]
         except OSError as e:
             raise DataError(f"cannot write {out}: {e}", "choose a folder that can be written to") from e
         return files

@@ -15,7 +15,6 @@ from octfast.data.preprocess import decode_grey
 from octfast.data.scans import SPLITS
 from octfast.errors import DataError
 from octfast.figure import Figure, short
-from octfast.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,13 +161,6 @@ def brightness_figure(scans: pd.DataFrame, name: str, note: str = "") -> Figure:
     plot_brightness(scans, fig.subplots())
     _finish(fig, f"{name}: brightness", note)
     return fig
-
-
-def save_png(fig: Figure, file: Path, dpi: int = 120) -> Path:
-    """Write a figure; the file has its name only when it is whole."""
-    with whole_file(file) as part:
-        fig.savefig(part, dpi=dpi, format="png")
-    return file
 
 
 def _axes(ax: Axes | None) -> Axes:

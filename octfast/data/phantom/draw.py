@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,14 +100,27 @@ def write_phantoms(
             f"Cannot write {scans} scans of {len(classes)} classes with seed={seed}, test={test}, size={size}.",
             "Ask for at least one scan a class, a seed of 0 or more, 0 <= test < 1, and a size of 8 or more.",
         )
-    _check_free(out)
-    jobs = list(_plan(scans, seed, test, classes))
-    draft = out.absolute().with_name(f".{out.absolute().name}-{uuid.uuid4().hex[:8]}")
-    try:
+    with whole_folder(out) as draft:
+        jobs = list(_plan(scans, seed, test, classes))
         for folder in sorted({job.folder for job in jobs}):
             (draft / folder).mkdir(parents=True)
         total = _write_all(draft, jobs, seed, size, workers, progress)
         (draft / NOTE).write_text(_note(scans, seed, test, classes, size, total), encoding="utf-8")
+    return out
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """The path of a hidden folder, not yet made, that becomes `out` when the block ends and is removed if it fails.
+
+    Raises
+    ------
+    DataError : `out` exists and is not empty, or cannot be written.
+    """
+    _check_free(out)
+    draft = out.absolute().with_name(f".{out.absolute().name}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield draft
         _check_free(out)
         if out.is_dir():
             out.rmdir()
@@ -116,7 +130,6 @@ def write_phantoms(
         raise DataError(f"Cannot write {out}: {error}.", "Choose a folder that can be written to.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return out
 
 
 def default_phantoms(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from octfast.data.phantom.draw import CLASSES, NOTE, make_phantom, write_phantoms
+from octfast.data.phantom.draw import CLASSES, NOTE, make_phantom, whole_folder, write_phantoms
 from octfast.data.phantom.spoil import (
     Scan,
     Spoil,
@@ -32,7 +30,6 @@ from octfast.data.phantom.spoil import (
 )
 from octfast.data.scans import write_csv
 from octfast.errors import DataError, UsageError
-from octfast.files import is_taken
 
 log = logging.getLogger("octfast")
 
@@ -154,21 +151,9 @@ def write_faulty_phantoms(
     UsageError, DataError : as `write_phantoms` and `plant_faults`.
     """
     check_faults(faults)
-    out = Path(out).expanduser().absolute()
-    if is_taken(out):
-        raise DataError(f"{out} exists and is not empty", "choose another folder, or remove it first")
-    draft = out.with_name(f".{out.name}-faults-{uuid.uuid4().hex[:8]}")
-    try:
+    with whole_folder(Path(out).expanduser().absolute()) as draft:
         write_phantoms(draft, scans, seed=seed, **options)
-        table = plant_faults(draft, faults, seed)
-        if out.is_dir():
-            out.rmdir()
-        draft.rename(out)
-    except OSError as e:
-        raise DataError(f"cannot write {out}: {e}", "choose a folder that can be written to") from e
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return table
+        return plant_faults(draft, faults, seed)
 
 
 def check_faults(faults: Mapping[str, int]) -> None:
