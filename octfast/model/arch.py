@@ -99,14 +99,14 @@ def _checked(network: nn.Module, arch: Arch, size: int) -> nn.Module:
 
 
 def drop_classifier(network: nn.Module) -> None:
-    """Take the classifier off a torchvision network, in place, so that weights without one are whole."""
+    """Take the classifier off a torchvision network, in place, so that weights without one are complete."""
     for name in ("classifier", "fc"):
         if hasattr(network, name):
             setattr(network, name, nn.Identity())
 
 
 class PooledStage(nn.Module):
-    """A stage of a body that also hands on the mean and standard deviation of its map over the picture.
+    """A stage of a body that also passes on the mean and standard deviation of its map over the picture.
 
     The state between stages is a map of shape (B, C, H, W), or a tuple of that map and the pooled vectors so far,
     each of shape (B, 2 C_i), in float32.
@@ -120,7 +120,7 @@ class PooledStage(nn.Module):
         x, *pooled = state if isinstance(state, tuple) else (state,)
         x = self.stage(x)
         variance, mean = torch.var_mean(x.float(), (2, 3), correction=0)
-        # A channel that is zero all over has no slope at a standard deviation of zero.
+        # The root of a variance of zero, as of a channel that is zero all over, has no gradient.
         return (x, *pooled, torch.cat([mean, (variance + 1e-6).sqrt()], 1))
 
 
@@ -148,7 +148,7 @@ def make_body(network: nn.Module, arch: Arch, *, pool: bool = True) -> nn.Sequen
 
 
 def body_groups(body: nn.Module) -> list[list[nn.Parameter]]:
-    """The body's parameter groups: what lies before its last stage of convolutions and the rest; or the body alone."""
+    """The body's parameter groups: before its last stage of convolutions, and from there on; or the body as one."""
     stages = list(body.children()) if type(body) is nn.Sequential else []
     last = max((i for i, s in enumerate(stages) if any(isinstance(m, nn.Conv2d) for m in s.modules())), default=0)
     if last == 0:

@@ -1,4 +1,4 @@
-"""Runs a network that will not change as fast as this machine can: folded, in fewer bits, by torch or OpenVINO."""
+"""Runs a finished network as fast as this machine can: folded, in reduced precision, by torch or OpenVINO."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_engine(
     tail: nn.Module | None = None,
     calibration: Callable[[], Iterable[Tensor]] | None = None,
 ) -> Engine | OpenVinoEngine:
-    """Something to call with pictures that runs the network: in eval mode, copied, folded, in few bits.
+    """An engine, to be called with pictures, that runs a copy of the network: in eval mode, folded, in low precision.
 
     Parameters
     ----------
@@ -43,22 +43,22 @@ def make_engine(
     engine : one of `ENGINES`. "auto" is torch, but OpenVINO for int8.
     precision : one of `PRECISIONS`. "auto" is the half precision that the machine has, else float32; never int8.
     device : None takes the network's.
-    tail : run by torch in float32 on what the network gave; a head.
+    tail : run by torch in float32 on the network's output; a head.
     calibration : for int8; gives batches of training pictures as the network sees them, float32 of shape
-        (B, 3, H, W), as many as the caller likes (see `octfast.model.openvino`).
+        (B, 3, H, W), of which the first few are used (see `octfast.model.openvino`).
 
     Raises
     ------
     UsageError : see `check_engine`; or int8 without pictures; or a network that OpenVINO cannot convert (at the first
         call).
     """
-    place = torch.device(device or next(network.parameters()).device)
-    if check_engine(engine, precision, place) == "torch":
-        return Engine(network, precision, place, tail)
+    device = torch.device(device or next(network.parameters()).device)
+    if check_engine(engine, precision, device) == "torch":
+        return Engine(network, precision, device, tail)
     from octfast.model.openvino import OpenVinoEngine
 
     return OpenVinoEngine(
-        _folded(network).to(place, torch.float32), precision, tail=_copied(tail, place), calibration=calibration
+        _folded(network).to(device, torch.float32), precision, tail=_copied(tail, device), calibration=calibration
     )
 
 
@@ -93,12 +93,12 @@ def check_engine(engine: str, precision: str, device: torch.device | str = "cpu"
 
 
 class Engine:
-    """A network run by torch: in eval mode, copied, convolutions and batch norms folded, in the precision chosen.
+    """A copy of a network, run by torch: in eval mode, batch norms folded into convolutions, in the chosen precision.
 
     Parameters
     ----------
     network : what to run; the caller's is not changed.
-    tail : run in float32 on what the network gave; a head, which is small and wants the precision.
+    tail : run in float32 on the network's output; a head, which is small and needs the precision.
     precision : "auto", "fp32", "bf16" or "fp16".
 
     Attributes
@@ -107,7 +107,7 @@ class Engine:
     device : where it runs.
     name : of the library that runs it.
     description : one phrase for a person.
-    key : what determines its numbers beside the weights and the pictures: the library, its version, the precision and,
+    key : what its output depends on beside the weights and the pictures: the library, its version, the precision and,
         for int8, a digest of the pictures it was calibrated on.
     """
 
@@ -129,7 +129,7 @@ class Engine:
         self.key: dict[str, Any] = {"name": self.name, "precision": self.precision, "version": torch.__version__}
 
     def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run pictures, float32 of shape (B, 3, H, W), through the network; what it gives comes back in float32."""
+        """Run pictures, float32 of shape (B, 3, H, W), through the network; the output is float32."""
         with torch.inference_mode():
             x = x.as_subclass(Tensor).to(self.device, _DTYPES[self.precision], non_blocking=True)
             out = self._net(x.contiguous(memory_format=torch.channels_last))
@@ -141,8 +141,8 @@ class Engine:
 def fold(network: nn.Module) -> nn.Module:
     """Fold every batch norm in eval mode into the convolution before it, which is exact up to rounding, in place.
 
-    Sequences are folded here and the blocks of residual networks through torch.fx; what cannot be traced is left as
-    it is, but for its parts.
+    Sequences are folded here and the blocks of residual networks through torch.fx; where a block cannot be traced,
+    those of its parts that can be are folded.
     """
     if isinstance(network, PooledStage):
         network.stage = fold(network.stage)
@@ -163,17 +163,17 @@ def fold(network: nn.Module) -> nn.Module:
             for name, child in list(module.named_children()):
                 # timm's batch norm with an activation, in which torch.fx would find no batch norm.
                 if type(child).__name__ == "BatchNormAct2d":
-                    setattr(module, name, _apart(child))
+                    setattr(module, name, _norm_and_activation(child))
         try:
             return fuse(network, inplace=False)
-        except Exception as e:  # tracing meets any Python there is
+        except Exception as e:  # tracing can meet any Python code
             log.debug("not folded as a whole: %s", e)
     for name, child in list(network.named_children()):
         setattr(network, name, fold(child))
     return network
 
 
-def _apart(norm: Any) -> nn.Sequential:
+def _norm_and_activation(norm: Any) -> nn.Sequential:
     plain = nn.BatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     plain.load_state_dict(norm.state_dict(), strict=False)
     return nn.Sequential(plain, norm.drop, norm.act).eval().requires_grad_(False)
@@ -182,7 +182,8 @@ def _apart(norm: Any) -> nn.Sequential:
 def choose_precision(network: nn.Module, precision: str, device: torch.device) -> str:
     """The precision to run in: what was asked for, or by what the machine has.
 
-    No trial decides, as one beside other work could end otherwise, and the same scans would get other probabilities.
+    Nothing is timed to decide it: beside other work a trial could end differently, and the same scans would get other
+    probabilities.
 
     Raises
     ------
@@ -205,7 +206,7 @@ def _copied(tail: nn.Module | None, device: torch.device) -> nn.Module | None:
 
 
 def _installed(package: str) -> bool:
-    """Whether it is there to be imported; it is not imported, as OpenVINO must be silenced first."""
+    """Whether it can be imported; it is not imported here, as OpenVINO's telemetry must be silenced first."""
     try:
         return importlib.util.find_spec(package) is not None
     except ValueError:  # what stands in sys.modules under this name is no module
@@ -213,7 +214,7 @@ def _installed(package: str) -> bool:
 
 
 def _has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware, and torch makes use of it; elsewhere it is emulated, slowly."""
+    """Whether this CPU multiplies bf16 in hardware and torch uses that; elsewhere bf16 is emulated, slowly."""
     if not torch.backends.mkldnn.is_available():
         return False
     try:

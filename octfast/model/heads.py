@@ -35,7 +35,7 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
     Parameters
     ----------
     network : what `make_network` gave, with its weights.
-    n_classes : how many classes the head tells apart.
+    n_classes : how many classes the head distinguishes.
 
     Returns
     -------
@@ -96,7 +96,7 @@ class AdaptiveConcatPool2d(nn.Module):
 
 
 def _fastai_head(width: int, n_classes: int, pool: bool) -> nn.Sequential:
-    """What fastai's create_head gives, without fastai, so that a trained model can be asked where it is not wanted."""
+    """The same as fastai's create_head, so that a trained model can answer without importing fastai."""
     if pool:
         width *= 2
     norms = nn.BatchNorm1d(width), nn.BatchNorm1d(512)
@@ -115,7 +115,7 @@ def _fastai_head(width: int, n_classes: int, pool: bool) -> nn.Sequential:
 
 
 def _timm_width(network: Any) -> int:
-    """How many features a timm network without its classifier gives: some have a layer behind their last map."""
+    """How many features a timm network without its classifier gives: some have a layer after their last map."""
     return getattr(network, "head_hidden_size", None) or network.num_features
 
 

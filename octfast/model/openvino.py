@@ -21,8 +21,8 @@ from octfast.errors import UsageError
 log = logging.getLogger("octfast")
 
 PRECISIONS = ("fp32", "bf16", "int8")
-# Of the means of VGG16-BN's maps, 32, 64 and 200 pictures gave a relative error of 3.5% alike; each takes a third of a
-# second on two busy cores.
+# 32, 64 and 200 pictures all gave a relative error of 3.5% in the means of VGG16-BN's maps; each picture takes a third
+# of a second on two busy cores.
 CALIBRATION_PICTURES = 64
 HINT = "pip install 'octfast[openvino]'"
 
@@ -34,10 +34,10 @@ class OpenVinoEngine:
     ----------
     network : in eval mode and folded (`octfast.model.engine.fold`), in float32 on a CPU; it is kept, not changed.
     precision : "auto" (bf16 where the CPU has it), "fp32", "bf16" or "int8".
-    tail : run by torch in float32 on what the network gave.
+    tail : run by torch in float32 on the network's output.
     calibration : for int8; gives batches of pictures, float32 of shape (B, 3, H, W), of which the first
-        `CALIBRATION_PICTURES` are used. It is called once, at once, so that `key` is known; NNCF runs at the first
-        call.
+        `CALIBRATION_PICTURES` are used. It is called once, in the constructor, as `key` depends on the pictures; NNCF
+        runs when the engine is first called.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class OpenVinoEngine:
             self.key["calibration"] = hashlib.sha256(self._pictures.numpy().tobytes()).hexdigest()[:20]
 
     def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run pictures, float32 of shape (B, 3, H, W), through the network; what it gives comes back in float32.
+        """Run pictures, float32 of shape (B, 3, H, W), through the network; the output is float32.
 
         Raises
         ------
@@ -106,11 +106,11 @@ class OpenVinoEngine:
             model = quantise(model, self._pictures, transformer=_has_attention(self._net))
             self._pictures = torch.empty(0)
         settings = {
-            # What int8 leaves in floats is left in float32, so that its numbers are those of any machine.
+            # The part that int8 leaves in floats runs in float32, so that every machine gives the same numbers.
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
-            # Pinned threads stand still where another process has the core.
+            # A pinned thread waits while another process has its core.
             "ENABLE_CPU_PINNING": False,
         }
         self._compiled = self._core.compile_model(model, "CPU", settings)
@@ -134,7 +134,7 @@ def convert(network: nn.Module, example: Tensor) -> Any:
                 batch = torch.export.Dim("batch", min=1, max=4096)
                 program = torch.export.export(network, (example,), dynamic_shapes=({0: batch},))
                 model = openvino.convert_model(program)
-            except Exception as e:  # tracing meets any Python there is
+            except Exception as e:  # tracing can meet any Python code
                 log.debug("torch.export: %s", e)
                 model = openvino.convert_model(network, example_input=example)
                 _check(model, network, example)
@@ -146,7 +146,12 @@ def convert(network: nn.Module, example: Tensor) -> Any:
 
 
 def _check(model: Any, network: nn.Module, example: Tensor) -> None:
-    """Older tracing takes what it cannot follow for constants, without a word: other pictures show it."""
+    """torch.jit silently turns what it cannot follow into constants, which other pictures than the example reveal.
+
+    Raises
+    ------
+    ValueError : the model's answers differ from the network's.
+    """
     other = torch.randn(3, *example.shape[1:], generator=torch.Generator().manual_seed(0))
     expected = network(other)
     given = _import("openvino").compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(other.numpy())
@@ -156,7 +161,7 @@ def _check(model: Any, network: nn.Module, example: Tensor) -> None:
 
 
 def quantise(model: Any, pictures: Tensor, *, transformer: bool = False) -> Any:
-    """An `openvino.Model` in int8, its ranges those of the pictures; the same each time.
+    """An `openvino.Model` in int8, with the ranges of its activations over the pictures; deterministic.
 
     Parameters
     ----------
@@ -166,7 +171,7 @@ def quantise(model: Any, pictures: Tensor, *, transformer: bool = False) -> Any:
     """
     nncf = _import("nncf")
     with _quiet():
-        # NNCF's default for convolutions, symmetric ranges, was as near to float32 as asymmetric ones, or nearer.
+        # NNCF's default for convolutions, symmetric ranges, was at least as near to float32 as asymmetric ones.
         return nncf.quantize(
             model,
             nncf.Dataset([p[None].numpy() for p in pictures]),
@@ -176,12 +181,12 @@ def quantise(model: Any, pictures: Tensor, *, transformer: bool = False) -> Any:
         )
 
 
-# What is worth running in int8, and what stands between two such in a network.
+# The layers that are worth running in int8, and those that lie between them.
 _LAYERS = ("Convolution", "GroupConvolution", "MatMul", "MaxPool", "AvgPool", "Relu", "Parameter", "Constant")
 
 
 def _after_the_layers(model: Any) -> list[str]:
-    """The names of the operations behind the last layers: pooling, whose deviations from a mean 8 bits would spoil."""
+    """The names of the operations after the last layers: pooling, whose standard deviations 8 bits would spoil."""
     found: set[str] = set()
     left = [result.input_value(0).get_node() for result in model.get_results()]
     while left:
@@ -221,7 +226,7 @@ def _first_pictures(calibration: Callable[[], Iterable[Tensor]] | None) -> Tenso
 
 
 def _import(name: str) -> ModuleType:
-    """OpenVINO or NNCF, which then report to nobody.
+    """Import OpenVINO or NNCF, with their telemetry off.
 
     Raises
     ------
@@ -236,14 +241,14 @@ def _import(name: str) -> ModuleType:
 
 
 def _silence_telemetry() -> None:
-    """Both report their use to Google Analytics from their import on, with no question asked.
+    """Turn off the telemetry of both, which otherwise report to Google Analytics from their import on, unasked.
 
-    A variable of the environment turns NNCF's off, and only a file in the user's home OpenVINO's. Both do without
+    NNCF has an environment variable for that, but OpenVINO only a file in the user's home. Both work without telemetry
     where the package that reports cannot be imported.
     """
     package = sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     if package is not None:
-        # Somebody has imported OpenVINO before octfast did.
+        # OpenVINO was imported before octfast got here.
         sys.modules["openvino_telemetry.main"].TelemetrySender.send = lambda *args, **kwargs: None  # type: ignore[attr-defined]
 
 

@@ -51,7 +51,7 @@ def summarise(arch: str = "vgg16_bn", head: str = "octfast", n_classes: int = 4,
     for hook in hooks:
         hook.remove()
     params = list(model.parameters())
-    # What runs as a function of its own (the pooled parameters of timm, say) has no layer, but it has its sum here.
+    # Parameters outside any layer, such as those of timm's pooling, have no row but count in the totals.
     return ModelSummary(
         arch=arch,
         head=head,

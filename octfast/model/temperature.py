@@ -1,4 +1,4 @@
-"""Temperature scaling: one number, fitted on validation, that makes a Predictions table's probabilities honest."""
+"""Temperature scaling: one number, fitted on validation, that calibrates a Predictions table's probabilities."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from octfast.model.bundle.write import update_info
 
 log = logging.getLogger("octfast")
 
-# With four classes, seven scans a patient and an accuracy of 80% the temperature's standard error is a tenth of it at
-# the least; half as many scans make it a sixth. Three scans of a class would say nothing of that class.
+# With this many scans (four classes, seven scans a patient, an accuracy of 80%) the standard error of the temperature
+# is about a tenth of it; with half as many, a sixth. A handful of scans of a class would say nothing about that class.
 MIN_SCANS, MIN_PATIENTS, MIN_A_CLASS = 200, 30, 10
 LOWEST, HIGHEST = 0.05, 20.0
 
-_LEAST = np.nextafter(0, 1)
+_SMALLEST = np.nextafter(0, 1)
 _LARGER = "hold more out and train again, such as --valid 0.2; or judge the model by its uncalibrated probabilities"
 
 
@@ -35,9 +35,9 @@ class TemperatureFit:
 
     Attributes
     ----------
-    temperature : divides the logits before the softmax; above 1 the model was too sure of itself.
-    low, high : its 95% interval, patients being independent and their scans not.
-    scans, patients : that it was fitted on.
+    temperature : divides the logits before the softmax; above 1 where the model was overconfident.
+    low, high : its 95% interval, which takes patients as independent but not the scans of one patient.
+    scans, patients : how many it was fitted on.
     nll_before, nll_after : mean negative log-likelihood in nats, uncalibrated and at the temperature.
     ece_before, ece_after : expected calibration error, see `calibration_error`.
     """
@@ -53,23 +53,23 @@ class TemperatureFit:
     ece_after: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The part of `BundleInfo.calibration` that the temperature answers for."""
+        """The part of `BundleInfo.calibration` that is about the temperature."""
         return {
             "split": "valid",
             "scans": self.scans,
             "patients": self.patients,
-            "temperature_interval": [_digits(self.low), _digits(self.high)],
-            "nll_before": _digits(self.nll_before),
-            "nll_after": _digits(self.nll_after),
-            "ece_before": _digits(self.ece_before),
-            "ece_after": _digits(self.ece_after),
+            "temperature_interval": [_six_digits(self.low), _six_digits(self.high)],
+            "nll_before": _six_digits(self.nll_before),
+            "nll_after": _six_digits(self.nll_after),
+            "ece_before": _six_digits(self.ece_before),
+            "ece_after": _six_digits(self.ece_after),
         }
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature with the lowest negative log-likelihood (Guo et al., On Calibration of Modern Neural Networks).
 
-    The likelihood is convex in the temperature's inverse, so that the root of its slope is the optimum.
+    The negative log-likelihood is convex in the inverse temperature, so its minimum is where its slope is zero.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     Raises
     ------
-    DataError : there is no best temperature within these limits: the labels are foretold without a mistake, or no
-        better than by chance.
+    DataError : no temperature within these limits is best: every label is predicted correctly, or the predictions are
+        no better than chance.
     """
     z = np.asarray(logits, dtype=float)
     z = z - z.max(1, keepdims=True)
@@ -104,16 +104,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
             f"no temperature fits: {why}, so that ever surer probabilities would be better",
             "hold more scans out, in which the model is mistaken about some; the temperature stays 1",
         )
-    return _digits(1 / brentq(slope, 1 / HIGHEST, 1 / LOWEST, xtol=1e-12, rtol=1e-12))
+    return _six_digits(1 / brentq(slope, 1 / HIGHEST, 1 / LOWEST, xtol=1e-12, rtol=1e-12))
 
 
 def temperature_interval(
     logits: np.ndarray, labels: np.ndarray, patients: Sequence, temperature: float, z_score: float = 1.959964
 ) -> tuple[float, float]:
-    """The interval of a fitted temperature where a patient's scans are not independent.
+    """The interval of a fitted temperature, at 95% by default, where a patient's scans are not independent.
 
-    On the logarithm, by the sandwich estimator of its variance: the likelihood's slopes summed by patient, over its
-    curvature (Liang and Zeger, Longitudinal data analysis using generalized linear models).
+    A Wald interval of the temperature's logarithm. Its variance is the cluster-robust (sandwich) estimate: the scores
+    summed by patient over the curvature (Liang and Zeger, Longitudinal data analysis using generalized linear models).
     """
     z = np.asarray(logits, dtype=float)
     z = z - z.max(1, keepdims=True)
@@ -145,9 +145,15 @@ def fit_table(table: pd.DataFrame, classes: Sequence[str]) -> TemperatureFit:
     right = (table["label"] == table["predicted"]).to_numpy()
     rows = np.arange(len(table))
     return TemperatureFit(
-        *(temperature, low, high, len(table), table["patient"].nunique()),
-        *(float(-logp[rows, labels].mean()) for logp in (before, after)),
-        *(calibration_error(np.exp(logp.max(1)), right) for logp in (before, after)),
+        temperature,
+        low,
+        high,
+        scans=len(table),
+        patients=table["patient"].nunique(),
+        nll_before=float(-before[rows, labels].mean()),
+        nll_after=float(-after[rows, labels].mean()),
+        ece_before=calibration_error(np.exp(before.max(1)), right),
+        ece_after=calibration_error(np.exp(after.max(1)), right),
     )
 
 
@@ -161,16 +167,16 @@ def too_small(table: pd.DataFrame, classes: Sequence[str]) -> str:
         f"{patients} patients, fewer than {MIN_PATIENTS}" if patients < MIN_PATIENTS else "",
         f"{few}, fewer than {MIN_A_CLASS}" if few else "",
     ]
-    said = "; ".join(filter(None, reasons))
-    return f"validation is too small to calibrate on: {said}" if said else ""
+    joined = "; ".join(filter(None, reasons))
+    return f"validation is too small to calibrate on: {joined}" if joined else ""
 
 
 def calibrate_bundle(folder: str | Path, table: pd.DataFrame) -> BundleInfo:
-    """Fit the temperature on a table of validation scans and keep it in a bundle; say in one line why where it cannot.
+    """Fit the temperature on a table of validation scans and keep it in a bundle; where that fails, log why.
 
     Returns
     -------
-    What the bundle says now.
+    The bundle's info as it is now.
     """
     info = read_info(folder)
     try:
@@ -188,11 +194,11 @@ def calibrate_bundle(folder: str | Path, table: pd.DataFrame) -> BundleInfo:
 def raw_logits(table: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     """Log-probabilities up to a constant a scan, of shape (n, classes), as they were before any temperature.
 
-    Exact to the precision of the table's probabilities. Where one is 0, since its logarithm lies below -744, that of
-    the label comes from its loss, and any other is taken for -744.
+    Exact to the precision of the table's probabilities. Where one is 0, its logarithm was below -744: that of the label
+    is taken from the loss, and any other is set to -744.
     """
     p = table[[f"p_{c}" for c in classes]].to_numpy(dtype=float)
-    logp = np.log(np.maximum(p, _LEAST))
+    logp = np.log(np.maximum(p, _SMALLEST))
     if len(table) and "loss" in table:
         rows, labels = np.arange(len(table)), _indices(table["label"], classes)
         lost = p[rows, labels] <= 0
@@ -201,7 +207,7 @@ def raw_logits(table: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
 
 
 def rescale(table: pd.DataFrame, classes: Sequence[str], temperature: float) -> pd.DataFrame:
-    """A Predictions table as the model gives it at another temperature; what is predicted stays the same.
+    """The Predictions table that the model gives at another temperature; the predicted classes stay the same.
 
     Returns
     -------
@@ -215,11 +221,11 @@ def rescale(table: pd.DataFrame, classes: Sequence[str], temperature: float) -> 
     out["loss"] = -logp[rows, _indices(table["label"], classes)]
     for i, c in enumerate(classes):
         out[f"p_{c}"] = np.exp(logp[:, i])
-    return mark(out, temperature)
+    return with_temperature(out, temperature)
 
 
-def mark(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """The table with the column `temperature`, which stands only where it is not 1."""
+def with_temperature(table: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """The table with the column `temperature`, or without it where the temperature is 1."""
     if temperature == 1:
         return table.drop(columns="temperature", errors="ignore")
     return table.assign(temperature=float(temperature))
@@ -271,7 +277,7 @@ def _indices(names: pd.Series, classes: Sequence[str]) -> np.ndarray:
     return pd.Index(list(classes)).get_indexer(pd.Index(names.astype(object)))
 
 
-def _digits(value: float) -> float:
+def _six_digits(value: float) -> float:
     """To six significant digits, so that calibrating again gives the same file."""
     return float(f"{value:.6g}")
 

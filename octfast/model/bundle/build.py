@@ -1,4 +1,4 @@
-"""Builds the network that a bundle names: first without memory for its tensors, then around the tensors it has."""
+"""Builds the network that a bundle names: first without memory for its tensors, then with those of the bundle."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def filled(model: nn.Sequential, info: BundleInfo, state: Mapping[str, Tensor]) 
 
     Parameters
     ----------
-    model : what `empty_network` gave; it takes the tensors as they are, unless it also holds some that no state has.
+    model : what `empty_network` gave; it takes over the tensors, unless it has others that no state dict holds.
     state : every tensor of the model by name.
     """
     whole = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     model.load_state_dict(whole, assign=True)
     if any(t.is_meta for t in _tensors(model)):
-        # Positions and masks that a network computes when it is made; drawing its weights is not to move the caller's.
+        # Positions and masks are computed when a network is made; its random weights must not move the caller's seed.
         with torch.random.fork_rng(devices=[]):
             model = _network(info)
         model.load_state_dict(whole)

@@ -1,4 +1,4 @@
-"""What a bundle is, from octfast.json and the header of model.safetensors alone, as `octfast model show` prints it."""
+"""What `octfast model show` prints of a bundle, from octfast.json and the header of model.safetensors alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the files of a bundle that a stranger may have made: plain files alone, JSON without surprises."""
+"""Reads the files of an untrusted bundle: plain files only, and strict JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_plain(file: Path) -> tuple[BinaryIO, int]:
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
             raise BundleError(f"{file} is {kind}, not a file", HINT)
-        # It may be replaced between the look and the opening: so no link is followed, and no pipe waited for, then.
+        # The file may be replaced between the check and the opening; then, too, no link is followed or pipe waited for.
         flags = os.O_RDONLY | sum(getattr(os, f, 0) for f in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
         opened = os.fdopen(os.open(file, flags), "rb")
         about = os.fstat(opened.fileno())
@@ -135,5 +135,5 @@ def _problem(content: Any) -> str:
 
 
 def _shown(text: str) -> str:
-    """One line of what a stranger's file made a library say."""
+    """A library's message about an untrusted file, on one printable line."""
     return "".join(c if c.isprintable() else "?" for c in text)[:200]

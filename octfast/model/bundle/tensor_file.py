@@ -1,4 +1,4 @@
-"""Reads a safetensors file that a stranger may have made: its header is checked before anything is allocated.
+"""Reads an untrusted safetensors file: its header is checked before anything is allocated.
 
 The format (https://github.com/huggingface/safetensors#format): eight bytes with the length of the header, little
 endian; the header, JSON; then the tensors, at the offsets that the header says, with no gap. The safetensors library
@@ -82,15 +82,15 @@ class TensorFile:
         """
         tensors = {}
         for name, entry in self.entries.items():
-            # Into memory of torch's own, which lies as its kernels like it.
+            # Into memory that torch allocates, aligned as its kernels want it.
             tensor = torch.empty(entry.shape, dtype=entry.dtype)
-            place = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else bytearray()
+            target = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else bytearray()
             try:
                 self._file.seek(self._start + entry.start)
-                done = self._file.readinto(place)  # type: ignore[attr-defined]
+                done = self._file.readinto(target)  # type: ignore[attr-defined]
             except OSError as e:
                 raise BundleError(f"cannot read {self.path}: {e.strerror or e}", DAMAGED) from None
-            if done != len(place):
+            if done != len(target):
                 raise BundleError(f"{self.path} was cut short while it was read", DAMAGED)
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise BundleError(f"{self.path} holds numbers that are not finite, in {name[:80]!r}", DAMAGED)

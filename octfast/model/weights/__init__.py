@@ -1,1 +1,4 @@
-"""Where pretrained weights come from, in order, and how they are loaded."""
+"""Pretrained weights: where they are published, how they are fetched, and how they are loaded into a network.
+
+From outside: `load`, `untrained`.
+"""

@@ -1,4 +1,4 @@
-"""Where a body's published weights are kept on this machine, and how they are had when they are not there."""
+"""Finds a body's published weights on this machine, and downloads them where they are not there."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def obtain(arch: str, library: str = "", progress: bool | None = None) -> Fetche
 
     `library` : as for `find_origin`.
     `progress`: see `octfast.console.track_bytes`.
-    Raises WeightsError, with the ways on in its hint, where they cannot be had.
+    Raises WeightsError where they cannot be had; its hint says what else can be done.
     """
     origin = find_origin(arch, library)
     found = _find_cached(origin)
@@ -139,10 +139,10 @@ def obtain(arch: str, library: str = "", progress: bool | None = None) -> Fetche
             log.warning("%s was damaged and has been replaced by a new download", target)
         return Fetched(target, sha256, True)
     except UnavailableError as why:
-        raise WeightsError(f"no pretrained weights for {arch}: {why}", _ways_on(origin)) from why
+        raise WeightsError(f"no pretrained weights for {arch}: {why}", _what_else(origin)) from why
 
 
-def _ways_on(origin: Origin) -> str:
+def _what_else(origin: Origin) -> str:
     url = _hub_url(origin, origin.hub_files[0]) if origin.hub_id else origin.url
     return (
         f"give --weights FILE (a .safetensors or .pth file you brought, such as {url}), or copy that file "
@@ -249,7 +249,7 @@ def _fetch_hub(origin: Origin, progress: bool | None) -> Fetched:
                 revision=revision,
                 etag_timeout=fetch.CONNECT_TIMEOUT,
                 endpoint=constants.ENDPOINT,
-                force_download=_hub_cached(origin) is not None,  # what the cache holds is damaged, or we were not here
+                force_download=_hub_cached(origin) is not None,  # only a damaged copy leads here
             )
         )
         sha256 = sha256_of(path)

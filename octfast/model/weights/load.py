@@ -1,7 +1,7 @@
-"""Where a body's pretrained weights come from, in order, and what to say when there are none.
+"""Loads a body's pretrained weights into it, from wherever they are, and reports what was loaded.
 
-The order: a file the user names; what torch or timm has already downloaded; torchvision's or timm's own download; an
-error that names the ways on. Nothing is ever unpickled without weights_only=True.
+In this order: a file that the user names; what torch or timm has already downloaded; torchvision's or timm's own
+download; an error that says what else can be done. Nothing is ever unpickled without weights_only=True.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def load_weights(
     weights : "auto" (downloaded before, else downloaded now), "none", or a .safetensors, .pth, .pt or .bin file.
     needed : prefixes of the names that must all be loaded; empty for all but the classification layers: those of a
         timm model's own description, else "classifier", "fc", "head" and "heads".
-    progress : True draws a bar, False shows nothing, None draws one on a terminal and prints plain lines elsewhere.
+    progress : see `octfast.console.track_bytes`.
 
     Raises
     ------
@@ -141,8 +141,8 @@ def _load_file(model: nn.Module, arch: str, path: Path, wanted: list[str], refus
             renamed = "; ".join(filter(None, [renamed, f"converted to the names and shapes of {arch}"]))
     short = [name for name in wanted if name not in fits]
     heads = HEADS + _head_prefixes(model)
-    rooms = {name.split(".")[0] for name in wanted}
-    more = [name for name in unused if name.split(".")[0] in rooms and not name.startswith(heads)]
+    parts = {name.split(".")[0] for name in wanted}
+    more = [name for name in unused if name.split(".")[0] in parts and not name.startswith(heads)]
     if short or (more and refuse_more):
         if short:
             what = f"{short[0]} {_why_not(short[0], tensors, state)}"
