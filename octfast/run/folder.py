@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from octfast.notices import Note
 from octfast.run.html import run_html
 
 RUNS = Path("runs")
+REMINDER = "reminder"  # the kind of a note that repeats at the end of training what a page says elsewhere
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,9 +49,10 @@ class Run:
 
     @property
     def notes(self) -> list[Note]:
-        """The warnings of the training, in order; those of runs from before notes had kinds are of kind ""."""
+        """The warnings of the training, in order; in runs from before notes had kinds only reminders are told apart."""
         said = self.config.get("notes")
-        return [Note.from_json(n) for n in said if isinstance(n, str | dict)] if isinstance(said, list) else []
+        notes = [Note.from_json(n) for n in said if isinstance(n, str | dict)] if isinstance(said, list) else []
+        return [replace(n, kind=REMINDER) if not n.kind and n.text.startswith("remember:") else n for n in notes]
 
     @property
     def root(self) -> Path:

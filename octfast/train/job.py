@@ -1,17 +1,14 @@
-"""train_classifier(config) -> Run: from a folder of scans to a trained model in a run folder."""
+"""The whole of `octfast train`: from a folder of scans to a trained model in a run folder."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +36,9 @@ from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.heads import check_head
 from octfast.model.temperature import calibrate_bundle, rescale
 from octfast.notices import SYNTHETIC_NOTE
-from octfast.run.folder import Run, new_run, set_latest
+from octfast.run.folder import REMINDER, Run, new_run, set_latest
+from octfast.run.log import run_log
+from octfast.run.origin import fingerprint, git_state, versions
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.frozen import FrozenLearner, frozen_learner
@@ -72,66 +71,30 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     _check_names(config)
     given = config.out is not None and Path(config.out).expanduser().is_dir()
     run = new_run(config.out, config.arch.replace("/", "_"))
-    with _logged(run) as notes:
+    with run_log(run.path / "log.txt") as notes:
         start = time.time()
-        try:
+        with _removed_on_failure(run, keep_folder=given):
             prepared = _prepared(config)
-            scans, left_out, root = prepared.scans, prepared.left_out, prepared.root
             dls = oct_dataloaders(
                 prepared, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers
             )
             learn = _learner(dls, config)
-        except BaseException:
-            shutil.rmtree(run.path, ignore_errors=True)
-            if given:
-                run.path.mkdir()
-            raise
-        synthetic = config.data is None or is_synthetic(scans)
-        save_scans(scans, run.path / "scans.csv", root)
-        if len(left_out):
-            save_scans(left_out, run.path / "left-out.csv", root)
-        about: dict[str, Any] = {
-            **config.to_dict(),
-            "classes": {name: i for i, name in enumerate(dls.vocab)},
-            "chosen": {"bs": dls.train.bs, "patience": config.chosen_patience, "device": str(dls.device)},
-            "data": {
-                "root": str(root),
-                "source": config.data,
-                "synthetic": synthetic,
-                "fingerprint": _fingerprint(scans, root),
-            },
-            "weights_report": learn.oct.weights.to_dict(),
-            "versions": _versions(),
-            "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
-            "git": _git_state(),
-            "notes": notes,
-        }
+        about = _described(config, prepared, learn)
+        about["notes"] = notes
+        _save_scans(run, prepared)
         run.write_json("config.json", about)
         set_latest(run)
-        learn.path, learn.model_dir = run.path, Path("checkpoints")
         trainee, chosen = _fit(learn, config, run)
         about["chosen"].update(chosen)
-        training = {
-            "seed": config.seed,
-            "epochs": config.epochs,
-            "scans": describe_scans(scans).to_dict("index"),
-            "versions": about["versions"],
-        }
-        info = bundle_info(learn, training=training, synthetic=synthetic)
-        save_bundle(run.path / "model", learn.model, info)
-        title = "synthetic phantoms" if synthetic else root.name
-        save_figure(plot_history(run.history, f"{config.arch}, {title}"), run.figures / "history.png")
+        info = _save_model(run, learn, about, prepared.scans)
         for split in ("valid", "test"):
-            part = scans[scans["split"] == split]
-            if not len(part):
+            scans = prepared.scans[prepared.scans["split"] == split]
+            if not len(scans):
                 continue
-            if split == "valid" and trainee is not learn:
-                table = _from_stored(trainee, part, info)
+            if split == "valid" and isinstance(trainee, FrozenLearner):
+                table = _predict_stored(trainee, scans, info)
             else:
-                with track(f"predicting {split}", len(part)) as update:
-                    table = predict_scans(
-                        learn.model, info, part, precision=config.precision, device=dls.device, progress=update
-                    )
+                table = _predict(learn, scans, info, config.precision)
             if split == "valid":
                 info = calibrate_bundle(run.bundle, table)
                 table = rescale(table, info.classes, info.temperature)
@@ -139,13 +102,22 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
             run.write_json(f"metrics-{split}.json", headline(table))
         if isinstance(trainee, FrozenLearner):
             trainee.close()
-        if learn.oct.weights.source == "none":
-            log.warning("remember: the body of this model is untrained; with pretrained weights it would do better")
-        if synthetic:
-            log.warning("remember: %s", SYNTHETIC_NOTE)
+        _remind(learn, info)
         about["seconds"] = round(time.time() - start, 1)
         run.write_json("config.json", about)
     return run
+
+
+@contextmanager
+def _removed_on_failure(run: Run, keep_folder: bool) -> Iterator[None]:
+    """Remove the run folder, or what is in it, when it turns out that training cannot begin."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        if keep_folder:
+            run.path.mkdir()
+        raise
 
 
 def _check_names(config: TrainConfig) -> None:
@@ -194,11 +166,69 @@ def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:
         return oct_learner(dls, weights="none", **kwargs)
 
 
-def _from_stored(trainee: Learner, scans: pd.DataFrame, info: BundleInfo) -> pd.DataFrame:
+def _described(config: TrainConfig, prepared: Prepared, learn: Learner) -> dict[str, Any]:
+    """What config.json says before the training."""
+    dls = learn.dls
+    return {
+        **config.to_dict(),
+        "classes": {name: i for i, name in enumerate(dls.vocab)},
+        "chosen": {"bs": dls.train.bs, "patience": config.chosen_patience, "device": str(dls.device)},
+        "data": {
+            "root": str(prepared.root),
+            "source": config.data,
+            "synthetic": config.data is None or is_synthetic(prepared.scans),
+            "fingerprint": fingerprint(prepared.scans, prepared.root),
+        },
+        "weights_report": learn.oct.weights.to_dict(),
+        "versions": versions(),
+        "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+        "git": git_state(),
+    }
+
+
+def _save_scans(run: Run, prepared: Prepared) -> None:
+    save_scans(prepared.scans, run.path / "scans.csv", prepared.root)
+    if len(prepared.left_out):
+        save_scans(prepared.left_out, run.path / "left-out.csv", prepared.root)
+
+
+def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataFrame) -> BundleInfo:
+    """Write the bundle and the figure of the history; `about` : as config.json has it."""
+    synthetic = about["data"]["synthetic"]
+    training = {
+        "seed": about["seed"],
+        "epochs": about["epochs"],
+        "scans": describe_scans(scans).to_dict("index"),
+        "versions": about["versions"],
+    }
+    info = bundle_info(learn, training=training, synthetic=synthetic)
+    save_bundle(run.path / "model", learn.model, info)
+    title = "synthetic phantoms" if synthetic else Path(about["data"]["root"]).name
+    save_figure(plot_history(run.history, f"{about['arch']}, {title}"), run.figures / "history.png")
+    return info
+
+
+def _predict(learn: Learner, scans: pd.DataFrame, info: BundleInfo, precision: str) -> pd.DataFrame:
+    """The Predictions table of scans of one split."""
+    with track(f"predicting {scans['split'].iloc[0]}", len(scans)) as update:
+        return predict_scans(learn.model, info, scans, precision=precision, device=learn.dls.device, progress=update)
+
+
+def _predict_stored(trainee: Learner, scans: pd.DataFrame, info: BundleInfo) -> pd.DataFrame:
     """The Predictions table of the validation scans from their stored activations, which need no forward pass."""
     with trainee.no_bar(), trainee.no_logging():
         outputs, _ = trainee.get_preds(act=noop)
     return predictions_table(scans, outputs.float().cpu().numpy(), info.classes)
+
+
+def _remind(learn: Learner, info: BundleInfo) -> None:
+    """Say once more at the end what makes this model worth little."""
+    reminder = {"kind": REMINDER}
+    if learn.oct.weights.source == "none":
+        words = "remember: the body of this model is untrained; with pretrained weights it would do better"
+        log.warning(words, extra=reminder)
+    if info.synthetic:
+        log.warning("remember: %s", SYNTHETIC_NOTE, extra=reminder)
 
 
 def _fit(learn: Learner, config: TrainConfig, run: Run) -> tuple[Learner, dict[str, Any]]:
@@ -296,65 +326,3 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
         "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
     )
-
-
-@contextmanager
-def _logged(run: Run) -> Iterator[list[str]]:
-    """Write the log to the run's log.txt while inside; gives the warnings so far, as a list that grows."""
-    notes: list[str] = []
-    file = logging.FileHandler(run.path / "log.txt", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-
-    class Notes(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.WARNING:
-                notes.append(record.getMessage())
-
-    handlers: list[logging.Handler] = [file, Notes()]
-    # Python shows warnings where nobody listens, as in a notebook; it would not, now that a file does.
-    if not log.hasHandlers() and logging.lastResort:
-        handlers.append(logging.lastResort)
-    level = log.level
-    if log.getEffectiveLevel() > logging.INFO:
-        log.setLevel(logging.INFO)
-    for handler in handlers:
-        log.addHandler(handler)
-    try:
-        yield notes
-    finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
-        log.setLevel(level)
-
-
-def _fingerprint(scans: pd.DataFrame, root: Path) -> str:
-    """A digest of every scan's place, size, label, patient and split."""
-    digest = hashlib.sha256()
-    for row in scans.itertuples():
-        path = Path(str(row.path))
-        place = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        digest.update(f"{place}\t{path.stat().st_size}\t{row.label}\t{row.patient}\t{row.split}\n".encode())
-    return digest.hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    out = {"python": platform.python_version()}
-    for package in ("octfast", "torch", "torchvision", "fastai", "timm", "pandas", "numpy", "pillow"):
-        try:
-            out[package] = version(package)
-        except PackageNotFoundError:
-            out[package] = "not installed"
-    return out
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the folder that the run was started in, and whether it had changes; None outside of a repository."""
-    try:
-        commit, status = (
-            subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-        return {"commit": commit, "changed": bool(status)}
-    except (OSError, subprocess.SubprocessError):
-        return None

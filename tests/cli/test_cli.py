@@ -330,7 +330,7 @@ def test_train_as_json_then_interpret_the_latest(octfast, octfast_train, phantom
     said = json.loads(octfast_train(phantoms, "--json").out)
     run = open_run()
     assert said["run"] == str(run.path) and set(said["results"]) == {"valid", "test"}
-    assert said["chosen"] == run.config["chosen"] and said["notes"] == run.config["notes"]
+    assert said["chosen"] == run.config["chosen"] and said["notes"] == [note.text for note in run.notes]
     assert json.loads(octfast("interpret", "--json").out)["scans"] == said["results"]["valid"]["scans"]
 
 

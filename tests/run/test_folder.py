@@ -191,6 +191,10 @@ def test_notes_keep_their_kind_and_those_of_old_runs_are_read(tmp_path):
     run.write_json("config.json", {"data": {"root": "/data"}, "notes": notes})
     assert run.notes == notes
     assert run.config["notes"][0] == {"kind": "reminder", "text": "remember"}
-    for old, read in ((["plain", 3, None], [Note("", "plain")]), ("none", []), ({}, [])):
+    for old, read in (
+        (["plain", 3, None, "remember: x"], [Note("", "plain"), Note("reminder", "remember: x")]),
+        ("none", []),
+        ({}, []),
+    ):
         run.write_json("config.json", {"data": {"root": "/data"}, "notes": old})
         assert run.notes == read

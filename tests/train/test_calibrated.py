@@ -23,7 +23,7 @@ def test_too_few_validation_scans_are_said_once_and_the_probabilities_stay(train
     lines = (trained.path / "log.txt").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if "not calibrated" in line]
     assert "too small to calibrate on" in line and "fewer than 200" in line
-    assert not any("not calibrated" in note for note in trained.config["notes"])
+    assert not any("not calibrated" in note.text for note in trained.notes)
 
 
 @pytest.fixture(scope="module")

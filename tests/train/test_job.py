@@ -19,7 +19,7 @@ from octfast.model.forward import predict_scans
 from octfast.run.folder import open_run
 from octfast.train.config import TrainConfig
 from octfast.train.job import headline, train_classifier
-from octfast.train.store.store import list_stores
+from octfast.train.store.cache import list_stores
 from tests.conftest import quick
 from tests.data.splits.test_hold_out import table
 
@@ -122,8 +122,9 @@ def test_scans_of_people_are_not_called_synthetic(own_phantoms, tmp_path):
 
 
 def test_an_untrained_body_is_said_at_the_start_at_the_end_and_in_the_notes(trained):
-    notes = [note for note in trained.config["notes"] if "untrained" in note]
-    assert len(notes) == 2 and "batch norms were set" in notes[0] and notes[1].startswith("remember: ")
+    notes = [note for note in trained.notes if "untrained" in note.text]
+    assert len(notes) == 2 and "batch norms were set" in notes[0].text and notes[1].text.startswith("remember: ")
+    assert [note.kind for note in notes] == ["", "reminder"]
     lines = (trained.path / "log.txt").read_text().splitlines()
     at = [i for i, line in enumerate(lines) if "untrained" in line]
     epochs = [i for i, line in enumerate(lines) if "epoch " in line and "train loss" in line]
@@ -217,7 +218,7 @@ def test_without_weights_phantoms_fall_back_to_an_untrained_body(phantoms, monke
     run = train_classifier(**{**quick(phantoms, weights="auto", arch="resnet18", epochs=1, out="r"), "data": None})
     said = run.config
     assert said["data"]["synthetic"] and said["weights_report"]["source"] == "none"
-    notes = " ".join(said["notes"])
+    notes = " ".join(map(str, run.notes))
     assert "on phantoms an untrained body will do" in notes and "knows nothing of real eyes" in notes
     assert load_bundle(run.bundle)[1].synthetic
 
@@ -263,7 +264,7 @@ def test_unreadable_files_are_listed_and_training_goes_on(own_phantoms):
     left = pd.read_csv(run.path / "left-out.csv", dtype=str)
     assert left[["path", "reason"]].to_dict("records") == [{"path": "train/CNV/CNV-42-1.jpeg", "reason": "empty file"}]
     assert broken.exists() and not run.scans["path"].str.contains("CNV-42-1").any()
-    assert any("CNV-42-1" in note for note in run.config["notes"])
+    assert any("CNV-42-1" in note.text for note in run.notes)
 
 
 def test_patients_in_two_splits_are_refused_unless_allowed_and_then_said(own_phantoms):
@@ -272,7 +273,7 @@ def test_patients_in_two_splits_are_refused_unless_allowed_and_then_said(own_pha
     with pytest.raises(DataError, match=r"1 patient stands in more than one split, with .* scans"):
         train_classifier(**quick(own_phantoms, out="r", epochs=1))
     run = train_classifier(**quick(own_phantoms, out="r", epochs=1, allow_leaks=True))
-    assert any("1 patient stands in more than one split" in note for note in run.config["notes"])
+    assert any("1 patient stands in more than one split" in note.text for note in run.notes)
     run = train_classifier(**quick(own_phantoms, out="clean", epochs=1, drop_leaks=True))
     left_out = pd.read_csv(run.path / "left-out.csv")
     assert file.name in {Path(p).name for p in left_out["path"]}

@@ -16,7 +16,7 @@ from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import read_info
 from octfast.notices import SYNTHETIC_NOTE
-from octfast.run.folder import Run
+from octfast.run.folder import REMINDER, Run
 from octfast.run.privacy import named, within, without_places
 from octfast.train.config import TrainConfig
 
@@ -120,7 +120,7 @@ def run_provenance(run: Run) -> Provenance:
             missing["left_out"] = f"Files were left out, but which is not known: {within(run, e)}."
     own = [run.path, run.root, config["data"]["root"]]
     # What a training says of its model at its end is said elsewhere on the page; older runs have it without a kind.
-    said = [n.text for n in run.notes if n.kind != "remember" and not n.text.startswith("remember:")]
+    said = [n.text for n in run.notes if n.kind != REMINDER]
     found["notes"] = tuple(without_places(text, own) for text in said)
     data = config["data"]
     name = "synthetic phantoms" if info.synthetic else Path(config["data"]["root"]).name or str(data["root"])

@@ -1,0 +1,45 @@
+"""What a run was made of: a fingerprint of its scans, the versions of the packages, the state of the git repository."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+def fingerprint(scans: pd.DataFrame, root: Path) -> str:
+    """A digest of the path below `root`, the size, label, patient and split of every scan, in hex."""
+    digest = hashlib.sha256()
+    for row in scans.itertuples():
+        path = Path(str(row.path))
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        digest.update(f"{name}\t{path.stat().st_size}\t{row.label}\t{row.patient}\t{row.split}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that results depend on."""
+    out = {"python": platform.python_version()}
+    for package in ("octfast", "torch", "torchvision", "fastai", "timm", "pandas", "numpy", "pillow"):
+        try:
+            out[package] = version(package)
+        except PackageNotFoundError:
+            out[package] = "not installed"
+    return out
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the folder that the run was started in, and whether it had changes; None outside of a repository."""
+    try:
+        commit, status = (
+            subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+        return {"commit": commit, "changed": bool(status)}
+    except (OSError, subprocess.SubprocessError):
+        return None
