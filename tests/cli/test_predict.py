@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.deploy.predict.test_predict import bundle  # noqa: F401
+from tests.deploy.predict.conftest import bundle  # noqa: F401
 from tests.deploy.volumes import volume_files as files
 from tests.pictures import scan
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from octfast.data.preprocess import MAX_PIXELS, preprocess
-from octfast.deploy.predictor import Answer, Predictor, load
+from octfast.deploy.predictor import Answer, load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.arch import find_arch, make_network
 from octfast.model.bundle.info import MODEL_FILE
@@ -31,25 +31,6 @@ from octfast.model.prefetch import decode_picture
 from tests.conftest import SHARED, quick
 from tests.model.bundle.test_bundle import info, model_of
 from tests.pictures import scan, write_broken, write_kinds
-
-
-@pytest.fixture(scope="module")
-def bundle(trained, tmp_path_factory):
-    """The trained run's model with a temperature and an operating point."""
-    folder = shutil.copytree(trained.bundle, tmp_path_factory.mktemp("bundle") / "model")
-    operating = {"urgent": ["CNV", "DME"], "sensitivity": 0.95, "threshold": 0.5}
-    update_info(folder, temperature=1.7, calibration={"split": "valid", "operating": operating})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def predictor(bundle):
-    return load(bundle, precision="fp32", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def scans(trained):
-    return trained.scans[trained.scans["split"] == "test"].reset_index(drop=True)
 
 
 def test_the_same_probabilities_from_scans_predictor_and_learner(bundle, predictor, scans):
@@ -386,51 +367,6 @@ class TestLoad:
             model[1][-1].weight.fill_(1e6)
         with pytest.raises(BundleError, match="no room"):
             save_bundle(tmp_path / "m", model, about)
-
-
-class TestLearner:
-    def test_it_takes_what_a_predictor_takes(self, predictor):
-        learn = predictor.to_learner()
-        expected = predictor.probabilities(scan())[0]
-        for picture in (scan(), Image.fromarray(scan()), Image.fromarray(scan()).convert("RGB")):
-            assert np.abs(learn.predict(picture)[2].numpy() - expected).max() < 1e-3
-
-    def test_training_it_leaves_the_predictor_alone(self, predictor, phantoms):
-        from octfast.data.loaders import oct_dataloaders
-
-        before = predictor.probabilities(scan())
-        dls = oct_dataloaders(
-            phantoms, size=64, valid=0.25, num_workers=0, mean=predictor.info.mean, std=predictor.info.std
-        )
-        learn = predictor.to_learner(dls)
-        with learn.no_bar(), learn.no_logging():
-            learn.fit_one_cycle(1, 1e-3)
-        body = {k: v for k, v in predictor.model.state_dict().items() if k.startswith("0.")}
-        assert all(torch.equal(v, learn.model.state_dict()[k]) for k, v in body.items())
-        assert not torch.equal(predictor.model[1][-1].weight, learn.model[1][-1].weight)
-        assert np.array_equal(predictor.probabilities(scan()), before)
-
-    def test_what_it_is_made_of_goes_into_a_bundle_again(self, predictor, tmp_path):
-        from octfast.train.learner import bundle_info
-
-        learn = predictor.to_learner()
-        again = bundle_info(learn)
-        for name in ("arch", "head", "classes", "size", "mean", "std", "weights"):
-            assert getattr(again, name) == getattr(predictor.info, name), name
-
-    def test_other_classes_are_refused(self, predictor):
-        about = replace(predictor.info, classes=("A", "B", "C", "D"), calibration={})
-        learn = Predictor(predictor.model, about, precision="fp32").to_learner()
-        with pytest.raises(UsageError, match="A, B, C, D"):
-            predictor.to_learner(learn.dls)
-
-    def test_log_probabilities_of_the_articles_head(self):
-        about = info("vgg16", "article", temperature=1.6)
-        torch.manual_seed(1)
-        body = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8))
-        model = nn.Sequential(body, nn.Sequential(nn.Linear(8, 3), nn.LogSoftmax(dim=1)))
-        ask = Predictor(model, about, precision="fp32", device="cpu")
-        assert np.abs(ask.to_learner().predict(scan())[2].numpy() - ask.probabilities(scan())[0]).max() < 1e-5
 
 
 class TestSlim:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from octfast.data.phantom.draw import CLASSES, make_phantom
 from octfast.model.bundle.write import update_info
-from tests.deploy.app.test_app import huge_png
+from tests.deploy.app.uploads import huge_png
 
 sync_api = pytest.importorskip("playwright.sync_api")
 httpx = pytest.importorskip("httpx")
