@@ -1,1 +1,4 @@
-"""One small file a command: parse, call one public function, print."""
+"""The command line: a small module a command, which parses, calls one public function and prints.
+
+From outside: `root`.
+"""

@@ -1,4 +1,7 @@
-"""`octfast data`: look at, check, split, fetch and make sets of scans."""
+"""`octfast data`: look at, check, split, fetch and make sets of scans.
+
+From outside: the folder itself, which has the commands.
+"""
 
 from __future__ import annotations
 
