@@ -121,7 +121,7 @@ def evaluate_data(
     """
     # What is wrong with the question is better said before the model has run.
     out = evaluation_folder(out, data)
-    bundle, run = find_model(model)
+    bundle, run = find_bundle_and_run(model)
     info = read_info(bundle)
     point, notes = operating_point(info, run, urgent, sensitivity)
     check_question(**asked)
@@ -181,7 +181,7 @@ def evaluation_folder(out: str | Path | None, data: str | Path) -> Path:
     return path
 
 
-def find_model(model: Run | str | Path | None) -> tuple[Path, Run | None]:
+def find_bundle_and_run(model: Run | str | Path | None) -> tuple[Path, Run | None]:
     """The folder of a bundle, and the run that it is of where that is known.
 
     Parameters
@@ -192,21 +192,18 @@ def find_model(model: Run | str | Path | None) -> tuple[Path, Run | None]:
     ------
     BundleError : neither.
     """
-    if model is None:
-        model = open_run(None)
-    if isinstance(model, Run):
-        return model.bundle, model
-    folder = Path(model).expanduser()
-    if (folder / "config.json").is_file():
-        return (run := open_run(folder)).bundle, run
-    if (folder / INFO_FILE).is_file():
-        above = folder.resolve().parent
-        of_run = folder.resolve().name == "model" and (above / "config.json").is_file()
-        return folder, open_run(above) if of_run else None
-    raise BundleError(
-        f"{folder} is neither a run folder nor a trained model",
-        "name first the run or the model, then the scans: octfast evaluate runs/latest DATA",
-    )
+    if model is None or isinstance(model, Run) or (Path(model).expanduser() / "config.json").is_file():
+        run = model if isinstance(model, Run) else open_run(model)
+        return run.bundle, run
+    bundle = Path(model).expanduser()
+    if not (bundle / INFO_FILE).is_file():
+        raise BundleError(
+            f"{bundle} is neither a run folder nor a trained model",
+            "name first the run or the model, then the scans: octfast evaluate runs/latest DATA",
+        )
+    above = bundle.resolve().parent
+    of_run = bundle.resolve().name == "model" and (above / "config.json").is_file()
+    return bundle, open_run(above) if of_run else None
 
 
 def operating_point(

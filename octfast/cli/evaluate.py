@@ -80,14 +80,14 @@ def evaluate(
 
       octfast evaluate runs/first/model hospital.csv --sensitivity 0.98
     """
-    from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_model
+    from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_bundle_and_run
     from octfast.assess.metrics.costs import parse_prevalence, read_costs
     from octfast.console import print_json
     from octfast.errors import UsageError
     from octfast.model.bundle.read import read_info
     from octfast.run.folder import open_run
 
-    bundle, own = find_model(run)
+    bundle, own = find_bundle_and_run(run)
     classes = read_info(bundle).classes
     asked: dict[str, Any] = {
         "urgent": split_names(urgent),

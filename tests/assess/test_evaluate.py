@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from octfast.assess import evaluate, predictions
-from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_model
+from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_bundle_and_run
 from octfast.assess.metrics.referral import fix_operating_point
 from octfast.data.readers.read import read_data
 from octfast.errors import BundleError, DataError, UsageError
@@ -199,13 +199,13 @@ def test_columns_of_a_table_are_groups(own_run, phantoms, tmp_path):
 
 
 def test_finding_the_model(own_run, tmp_path, monkeypatch):
-    assert find_model(own_run.path)[0] == own_run.bundle
-    assert find_model(own_run.bundle)[1].path == own_run.path
+    assert find_bundle_and_run(own_run.path)[0] == own_run.bundle
+    assert find_bundle_and_run(own_run.bundle)[1].path == own_run.path
     bundle = shutil.copytree(own_run.bundle, tmp_path / "model")
-    assert find_model(bundle) == (bundle, None)
+    assert find_bundle_and_run(bundle) == (bundle, None)
     with pytest.raises(BundleError, match="neither a run folder nor a trained model"):
-        find_model(tmp_path)
-    assert read_info(find_model(open_run(own_run.path))[0]).classes
+        find_bundle_and_run(tmp_path)
+    assert read_info(find_bundle_and_run(open_run(own_run.path))[0]).classes
 
 
 def test_the_folder_for_other_scans(tmp_path, monkeypatch):

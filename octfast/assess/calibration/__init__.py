@@ -1,1 +1,4 @@
-"""How honest probabilities are, and what makes them so."""
+"""What makes probabilities honest: temperature, operating point and prediction sets, fitted on validation.
+
+From outside: `calibrate`, `conformal`.
+"""

@@ -1,1 +1,4 @@
-"""One page and a model card that hold all a reader asks of a run."""
+"""One page and a model card that hold all a reader asks of a run.
+
+From outside: `report`, `tables`.
+"""
