@@ -36,7 +36,8 @@ def train(as_json: bool, **given: Any) -> None:
     about = run.config
     results = {split: headline(table) for split in ("valid", "test") if (table := run.predictions(split)) is not None}
     if as_json:
-        print_json({"run": str(run.path), "results": results, "chosen": about["chosen"], "notes": [note.text for note in run.notes]})
+        notes = [note.text for note in run.notes]
+        print_json({"run": str(run.path), "results": results, "chosen": about["chosen"], "notes": notes})
         return
     title = f"{about['arch']}, weights of epoch {about['chosen']['best_epoch']} of {len(run.history)}"
     columns = ("split", "scans", "patients", "right", "accuracy", "loss")
