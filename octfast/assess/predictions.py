@@ -1,9 +1,8 @@
-"""The Predictions table of a run's split: read where it was made before, else made in one forward pass."""
+"""The Predictions table of a run's split, read where it was made before, else made; or of the folds of several runs."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
 from octfast.run.folder import Run, open_run
-
-log = logging.getLogger("octfast")
 
 
 def run_predictions(

@@ -1,4 +1,4 @@
-"""What `octfast interpret` finds of a run's split, with its figures in the run folder."""
+"""What `octfast interpret` does: it asks a ClassificationInterpretation and draws the answers into the run folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger("octfast")
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found.
+    """Where a model goes wrong in a split.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Findings:
     urgent, missed : the urgent classes; the urgent scans taken for another class, or None without urgent classes.
     label_errors : scans whose label is suspected, or None where it was not asked; `label_errors_from` says on which
         predictions.
-    files : what was written, and `figures` the pictures among them by name.
+    files : what was written, and `figures` the plots among them by name.
     notes : what could not be done, and why.
     """
 

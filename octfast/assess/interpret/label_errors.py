@@ -46,23 +46,21 @@ def find_label_errors(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFra
     labels = np.array([index[label] for label in table["label"]], dtype=int)
     p = table[[f"p_{c}" for c in classes]].to_numpy(dtype=float)
     p = p / p.sum(axis=1, keepdims=True)
-    found = np.zeros(0, dtype=int)
+    suspected = np.zeros(0, dtype=int)
     # Without a second class among the labels there is nothing to confuse.
     if len(np.unique(labels)) > 1:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "May not flag all label issues")
-            ranked = find_label_issues(labels, p, return_indices_ranked_by="self_confidence", n_jobs=1)
-        found = np.asarray(ranked, dtype=int)
+            suspected = np.asarray(find_label_issues(labels, p, return_indices_ranked_by="self_confidence", n_jobs=1))
     few = [c for c, n in zip(classes, np.bincount(labels, minlength=len(classes)), strict=True) if n < _FEW]
     if few:
         log.info("label errors among fewer than %d scans are hard to tell: %s", _FEW, ", ".join(few))
-    others = p[found].copy()
-    others[np.arange(len(found)), labels[found]] = -1
-    best = others.argmax(axis=1)
-    rows = table.iloc[found].reset_index(drop=True)
-    rows = rows.assign(
-        suggested=np.asarray(list(classes), dtype=object)[best],
-        p_suggested=others[np.arange(len(found)), best],
-        p_actual=p[found, labels[found]],
+    scans = np.arange(len(table))
+    others = p.copy()
+    others[scans, labels] = -1
+    table = table.assign(
+        suggested=np.asarray(classes, dtype=object)[others.argmax(1)],
+        p_suggested=others.max(1),
+        p_actual=p[scans, labels],
     )
-    return rows.sort_values(["p_actual", "path"], ignore_index=True)
+    return table.iloc[suspected].sort_values(["p_actual", "path"], ignore_index=True)

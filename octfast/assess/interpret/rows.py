@@ -1,4 +1,4 @@
-"""Which scans to look at, all read from one Predictions table: confused, surest, hardest, missed, typical."""
+"""Which scans to look at, chosen from one Predictions table: what ClassificationInterpretation answers with."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def montage_rows(table: pd.DataFrame, classes: Sequence[str], per_class: int = 6
             middle = rows.groupby("patient", sort=False).cumcount()
             most = rows.groupby("patient")["path"].transform("size")
             rows = rows[middle == most // 2].reset_index(drop=True)
-        places = np.linspace(0, len(rows) - 1, min(per_class, len(rows))).round().astype(int)
-        parts.append(rows.iloc[places])
+        ranks = np.linspace(0, len(rows) - 1, min(per_class, len(rows))).round().astype(int)
+        parts.append(rows.iloc[ranks])
     return pd.concat(parts, ignore_index=True)
 
 
