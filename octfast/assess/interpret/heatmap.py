@@ -1,4 +1,4 @@
-"""Where the model looked: Grad-CAM or occlusion maps of a scan, at the scan's own size, drawn over it."""
+"""Heat maps of what raised a class's score: Grad-CAM, HiResCAM or occlusion, at the scan's own size."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def heat_maps(
     channels, weighted by the mean gradient of the class's score, summed, and negative sums set to zero. A head that
     pools several depths is explained by the last alone, and octfast's own by its means alone, not by its standard
     deviations, whose mean gradient is zero. "hirescam" (Draelos and Carin, arXiv 2011.08891), by captum, multiplies
-    by the gradient at each place instead, so that those count too.
+    by the gradient at each position instead, so that those count too.
 
     "occlusion" (Zeiler and Fergus, ECCV 2014), by captum, slides a square of a seventh of the picture's side, of the
     picture's mean grey, and shows by how much the score fell; it runs the model some 170 times a picture, works with
@@ -94,12 +94,12 @@ def heat_maps(
     """
     method = check_method(method)
     wanted = [-1 if t is None else t for t in (targets if targets is not None else [None] * len(pictures))]
-    found: list[np.ndarray] = []
+    maps: list[np.ndarray] = []
     for at in range(0, len(pictures), bs):
         part = pictures[at : at + bs]
         raw = _raw_maps(model, info, part, wanted[at : at + bs], method)
-        found += [_to_size(m, p.size) for m, p in zip(raw, part, strict=True)]
-    return found
+        maps += [_to_size(m, p.size) for m, p in zip(raw, part, strict=True)]
+    return maps
 
 
 def overlay(picture: Image.Image, heat: np.ndarray, alpha: float = 0.45) -> Image.Image:
@@ -144,12 +144,12 @@ class HeatMaps:
     def __init__(self, model: nn.Sequential, info: BundleInfo, method: str = "gradcam", *, bs: int = 8):
         self.info, self.method = info, check_method(method)
         self._model, self._bs = model, bs
-        self._found: dict[tuple[str, str], tuple[np.ndarray, tuple[int, int]] | str] = {}
+        self._maps: dict[tuple[str, str], tuple[np.ndarray, tuple[int, int]] | str] = {}
         if method != "occlusion":
             last_map(model, info.size)
 
     def __len__(self) -> int:
-        return sum(not isinstance(f, str) for f in self._found.values())
+        return sum(not isinstance(m, str) for m in self._maps.values())
 
     def compute(
         self,
@@ -159,7 +159,7 @@ class HeatMaps:
     ) -> None:
         """Compute the maps of scans and classes that are still missing; a scan that cannot be read is remembered."""
         asked = dict.fromkeys(zip(map(str, paths), map(str, classes), strict=True))
-        missing = [key for key in asked if key not in self._found]
+        missing = [key for key in asked if key not in self._maps]
         for at in range(0, len(missing), self._bs):
             pictures, keys = [], []
             for key in missing[at : at + self._bs]:
@@ -167,11 +167,11 @@ class HeatMaps:
                     pictures.append(decode_grey(key[0]))
                     keys.append(key)
                 except DataError as e:
-                    self._found[key] = e.message
+                    self._maps[key] = e.message
             if pictures:
                 targets = [self.info.classes.index(name) for _, name in keys]
                 raw = _raw_maps(self._model, self.info, pictures, targets, self.method)
-                self._found |= {k: (m, p.size) for k, m, p in zip(keys, raw, pictures, strict=True)}
+                self._maps |= {k: (m, p.size) for k, m, p in zip(keys, raw, pictures, strict=True)}
             if progress:
                 progress(min(at + self._bs, len(missing)), len(missing))
 
@@ -179,8 +179,8 @@ class HeatMaps:
         """The map of a scan and a class, as `heat_map` gives it; or the reason why there is none."""
         key = (str(path), str(name))
         self.compute([key[0]], [key[1]])
-        found = self._found[key]
-        return found if isinstance(found, str) else _to_size(*found)
+        kept = self._maps[key]
+        return kept if isinstance(kept, str) else _to_size(*kept)
 
 
 def check_method(method: str) -> str:
@@ -219,8 +219,8 @@ def last_map(model: nn.Module, size: int) -> nn.Module:
 
     hooks = [m.register_forward_hook(note) for m in model.modules()]
     try:
-        with _undisturbed(model) as place, torch.no_grad():
-            model(torch.zeros(1, 3, size, size, device=place))
+        with _undisturbed(model) as device, torch.no_grad():
+            model(torch.zeros(1, 3, size, size, device=device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -258,16 +258,16 @@ def _raw_maps(
 def _cam(model: nn.Sequential, layer: nn.Module, x: Tensor, targets: Tensor, method: str) -> Tensor:
     from captum.attr import LayerGradCam, LayerGradientXActivation
 
-    with _undisturbed(model) as place:
-        wanted = targets.to(place)
+    with _undisturbed(model) as device:
+        wanted = targets.to(device)
 
         def score(batch: Tensor) -> Tensor:
             return _scores(model(batch), wanted)
 
         kind = LayerGradCam if method == "gradcam" else LayerGradientXActivation
-        found = kind(score, layer).attribute(x.to(place))
-        assert isinstance(found, Tensor)
-        return found.sum(1).detach()
+        relevance = kind(score, layer).attribute(x.to(device))
+        assert isinstance(relevance, Tensor)
+        return relevance.sum(1).detach()
 
 
 def _occlusion(model: nn.Sequential, x: Tensor, targets: Tensor, plain: Tensor) -> Tensor:
@@ -287,7 +287,7 @@ def _occlusion(model: nn.Sequential, x: Tensor, targets: Tensor, plain: Tensor) 
         own = score(x)
         targets = torch.where(targets < 0, own.argmax(1), targets)
         for one, base, target in zip(x, plain, targets.tolist(), strict=True):
-            found = Occlusion(score).attribute(
+            fall = Occlusion(score).attribute(
                 one[None],
                 sliding_window_shapes=(3, side, side),
                 strides=(3, step, step),
@@ -295,8 +295,8 @@ def _occlusion(model: nn.Sequential, x: Tensor, targets: Tensor, plain: Tensor) 
                 target=target,
                 perturbations_per_eval=16,
             )
-            maps.append(found[0, 0])
-    # What rounding alone makes of the score is no finding.
+            maps.append(fall[0, 0])
+    # A change of the score by rounding alone means nothing.
     noise = 1e-5 * own.abs().amax(1).clamp_min(1)[:, None, None]
     together = torch.stack(maps)
     return together.where(together > noise, 0.0)

@@ -1,4 +1,4 @@
-"""Figures of a Predictions table: the confusion matrix, scans beside their heat maps, a montage of the classes."""
+"""Plots of a Predictions table: the confusion matrix, scans beside their heat maps, a montage of the classes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from PIL import Image
 
+from octfast.assess.interpret.heatmap import COLOURS, overlay
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
 from octfast.figure import Figure, short
+from octfast.notices import CAUTION, NOTICE
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
 # The heat map of a scan (its path) and a class: float32 of the scan's height and width; or why there is none.
 Heat = Callable[[str, str], np.ndarray | str]
-_FOOTER = "Not a medical device."
 
 
 def plot_confusion_matrix(
@@ -38,7 +40,7 @@ def plot_confusion_matrix(
     Parameters
     ----------
     counts : actual by predicted, see `octfast.assess.interpret.rows.confusion_matrix`.
-    note : a line below the figure.
+    note : a line below the plot.
     text : gives what stands in a cell from its count and share.
     figsize : in inches; None fits the classes.
     """
@@ -79,7 +81,7 @@ def plot_top_losses(
     Parameters
     ----------
     rows : from `octfast.assess.interpret.rows.top_losses` or one of its neighbours.
-    note : a line below the figure.
+    note : a line below the plot.
     heat : gives the heat map of a path and a class; beside each scan stands that of its predicted class.
     ncols : scans a line; None takes as many as lines, to 5 (to 3 with heat maps).
     figsize : in inches; None fits the scans.
@@ -106,7 +108,7 @@ def plot_top_losses(
             loc="left",
         )
         name = "\n".join(textwrap.wrap(Path(row.path).name, 44)) or row.path
-        ax.text(0, -0.02, name, transform=ax.transAxes, va="top", fontsize=7, color="#444444")
+        _write_below(ax, name)
         if heat:
             _show_heat(axes[panels * i + 1], picture, heat(str(row.path), str(row.predicted)), str(row.predicted))
     if not len(rows):
@@ -124,7 +126,7 @@ def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, 
     Parameters
     ----------
     rows : from `octfast.assess.interpret.rows.montage_rows`.
-    note : a line below the figure.
+    note : a line below the plot.
     classes : the lines, from above; by default those of the rows.
     """
     names = list(classes) or list(dict.fromkeys(rows["label"]))
@@ -147,7 +149,7 @@ def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, 
             ax.set_frame_on(True)
             ax.spines[:].set(color=WRONG if wrong else RIGHT, linewidth=2.5 if wrong else 1)
             file = "\n".join(textwrap.wrap(Path(row.path).name, 36)[:2])
-            ax.text(0, -0.02, file, transform=ax.transAxes, va="top", fontsize=6, color="#444444")
+            _write_below(ax, file, 6)
     fig.suptitle(title, fontsize=12)
     _finish(fig, f"In each line from the smallest loss, left, to the largest.\n{note}".strip())
     return fig
@@ -166,28 +168,25 @@ def _show(ax: Axes, path: str) -> Image.Image | None:
 
 
 def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, name: str) -> None:
-    from octfast.assess.interpret.heatmap import overlay
-
     ax.set(xticks=[], yticks=[])
     if isinstance(heat, str) or picture is None:
         _say(ax, f"no heat map: {heat if isinstance(heat, str) else 'the scan is gone'}")
         return
     ax.imshow(np.asarray(overlay(picture, heat)))
     what = "what raised the score of" if heat.any() else "nothing raised the score of"
-    ax.text(0, -0.02, f"{what}\n{short(name)}", transform=ax.transAxes, va="top", fontsize=7, color="#444444")
+    _write_below(ax, f"{what}\n{short(name)}")
 
 
 def _heat_bar(fig: Figure, axes: Any) -> str:
     """A colour bar for the heat maps; gives the line that says what they are not."""
-    from matplotlib.cm import ScalarMappable
-
-    from octfast.assess.interpret.heatmap import COLOURS
-    from octfast.notices import CAUTION
-
     bar = fig.colorbar(ScalarMappable(cmap=COLOURS), ax=axes.tolist(), fraction=0.015, pad=0.01, shrink=0.6)
     bar.set_label("share of the strongest in the scan", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     return f"Colours: what raised the score of the predicted class; {CAUTION}."
+
+
+def _write_below(ax: Axes, words: str, size: int = 7) -> None:
+    ax.text(0, -0.02, words, transform=ax.transAxes, va="top", fontsize=size, color="#444444")
 
 
 def _say(ax: Axes, what: str) -> None:
@@ -196,4 +195,4 @@ def _say(ax: Axes, what: str) -> None:
 
 
 def _finish(fig: Figure, note: str) -> None:
-    fig.supxlabel(f"{note}  {_FOOTER}".strip(), fontsize=8, color="#444444")
+    fig.supxlabel(f"{note}  {NOTICE}".strip(), fontsize=8, color="#444444")

@@ -14,18 +14,19 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from octfast.assess.interpret.plots import RIGHT, WRONG
 from octfast.assess.predictions import run_predictions
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
 from octfast.figure import Figure, save_figure, short
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
-from octfast.notices import SYNTHETIC_NOTE
+from octfast.notices import NOTICE, SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
 
-RIGHT, WRONG, OTHER = "#0072B2", "#D55E00", "#999999"
+OTHER = "#999999"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def plot_scan(
     picture : of mode L.
     likely : `class` and `probability`, the likeliest first.
     label : the true class; its bar is blue, that of a wrong prediction orange.
-    name : stands below the scan; `note` below the figure.
+    name : stands below the scan; `note` below the plot.
     """
     predicted = str(likely["class"].iloc[0])
     high = max(3.8, 0.45 * len(likely) + 1.6)
@@ -133,16 +134,16 @@ def plot_scan(
     verdict = "actual class not known" if label is None else f"actual {short(label)}"
     colour = "black" if label is None else RIGHT if label == predicted else WRONG
     left.set_title(f"{verdict}\npredicted {short(predicted)}", loc="left", fontsize=11, color=colour)
-    places = np.arange(len(likely))
+    lines = np.arange(len(likely))
     colours = [RIGHT if c == label else WRONG if c == predicted and label else OTHER for c in likely["class"]]
-    bars = right.barh(places, likely["probability"], color=colours)
+    bars = right.barh(lines, likely["probability"], color=colours)
     right.bar_label(bars, [f"{p:.1%}" for p in likely["probability"]], padding=3, fontsize=9)
     ticks = [f"{short(c)} (actual)" if c == label else short(c) for c in likely["class"]]
-    right.set_yticks(places, ticks)
+    right.set_yticks(lines, ticks)
     right.invert_yaxis()
     right.set(xlim=(0, 1.14), xlabel="probability", xticks=np.linspace(0, 1, 6))
     right.spines[["top", "right"]].set_visible(False)
-    fig.supxlabel(f"{note}  Not a medical device.".strip(), fontsize=8, color="#444444")
+    fig.supxlabel(f"{note}  {NOTICE}".strip(), fontsize=8, color="#444444")
     return fig
 
 
@@ -165,14 +166,11 @@ def class_accuracy(table: pd.DataFrame, classes: Sequence[str], k: int = 2) -> p
     """
     if k < 1:
         raise UsageError(f"no top-{k} accuracy", "give 1 or more")
-    index = {c: i for i, c in enumerate(classes)}
-    actual = table["label"].map(index).to_numpy(dtype=int)
-    p = table[[f"p_{c}" for c in classes]].to_numpy(dtype=float)
-    own = p[np.arange(len(p)), actual][:, None]
-    before = (p > own) | ((p == own) & (np.arange(len(classes)) < actual[:, None]))
+    actual = pd.Categorical(table["label"], categories=list(classes)).codes
+    order = np.argsort(-table[[f"p_{c}" for c in classes]].to_numpy(dtype=float), axis=1, kind="stable")
     right = (table["label"] == table["predicted"]).to_numpy()
     # Where two probabilities differ by less than float64 tells, the prediction knows which was larger.
-    among = (before.sum(axis=1) < k) | right
+    among = (order[:, :k] == actual[:, None]).any(axis=1) | right
     groups = [(c, actual == i) for i, c in enumerate(classes)] + [("all", np.ones(len(table), dtype=bool))]
     return pd.DataFrame(
         [
@@ -202,9 +200,9 @@ def _named(run: Run, scan: str) -> tuple[pd.Series, str | None, Any]:
     if len(mine):
         row = mine.iloc[0]
         table, info = run_predictions(run, row["split"])
-        found = table[table["path"] == row["path"]]
-        if len(found):
-            return found.iloc[0], str(found["label"].iloc[0]), info
+        predicted = table[table["path"] == row["path"]]
+        if len(predicted):
+            return predicted.iloc[0], str(predicted["label"].iloc[0]), info
         path = Path(row["path"])
     model, info = load_bundle(run.bundle)
     folder = path.absolute().parent.name
