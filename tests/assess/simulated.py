@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from hypothesis import strategies as st
 from torch import nn
 
 from octfast.data.scans import save_scans
@@ -77,3 +78,18 @@ def simulated_run(folder: Path, temperature: float = 2.5, n: int = 1200, n_test:
             run.save_predictions(tables[-1], split)
     save_scans(pd.concat(tables)[["path", "label", "patient", "split"]], folder / "scans.csv", "/scans")
     return run
+
+
+P = [f"p_{c}" for c in CLASSES]
+
+
+@st.composite
+def simulated_tables(draw, most: int = 60):
+    """Tables of any size with ties: probabilities are rounded to eighths, fifteenths, or not at all."""
+    table = simulated(draw(st.integers(1, most)), draw(st.floats(0.3, 5)), seed=draw(st.integers(0, 2**16)))
+    steps = draw(st.sampled_from([8, 15, 0]))
+    if steps:
+        table[P] = np.round(table[P] * steps) / steps
+        table["probability"] = table[P].max(axis=1)
+        table["predicted"] = np.asarray(CLASSES, dtype=object)[table[P].to_numpy().argmax(1)]
+    return table

@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from octfast.assess.metrics.abstain import abstain_metrics, abstain_summary, coverage_risk, risk_area
+from octfast.assess.metrics.abstain import abstain_metrics, abstain_summary, answered, coverage_risk, risk_area
 from octfast.assess.metrics.metrics import evaluate_table
 from octfast.errors import UsageError
+from tests.assess.simulated import simulated, simulated_tables
 from tests.assess.tables import CLASSES, clustered, tables
 
 
@@ -71,3 +74,52 @@ def test_an_evaluation_has_it_where_it_is_asked():
     for below in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match="--abstain-below"):
             evaluate_table(table, CLASSES, abstain_below=below)
+
+
+@given(simulated_tables())
+@settings(max_examples=40)
+def test_risk_by_coverage_is_that_of_a_plain_loop(table):
+    curve = coverage_risk(table)
+    assert list(curve["threshold"]) == sorted(set(table["probability"]), reverse=True)
+    for row in curve.to_dict("records"):
+        kept = table[table["probability"] >= row["threshold"]]
+        assert row["scans"] == len(kept) and row["coverage"] == len(kept) / len(table)
+        assert row["wrong"] == (kept["label"] != kept["predicted"]).sum() and row["risk"] == row["wrong"] / len(kept)
+        wanted = binomtest(int(row["wrong"]), len(kept)).proportion_ci(method="wilson")
+        np.testing.assert_allclose([row["risk_low"], row["risk_high"]], wanted, atol=1e-9)
+    by_scan = [curve.loc[curve["threshold"] == p, "risk"].item() for p in table["probability"]]
+    assert risk_area(curve) == pytest.approx(np.mean(by_scan))
+    pd.testing.assert_frame_equal(coverage_risk(table.sample(frac=1, random_state=0)), curve)
+
+
+def test_the_area_of_useless_and_of_perfect_abstention():
+    n = 2000
+    table = simulated(n).assign(probability=np.linspace(0.9, 0.3, n), label="CNV", predicted="CNV")
+    last = np.arange(n) >= 1600
+    perfect = table.assign(predicted=np.where(last, "DME", "CNV"))
+    # The mean over k of max(0, k - 1600) / k: .2 + .8 ln .8.
+    assert risk_area(coverage_risk(perfect)) == pytest.approx(0.2 + 0.8 * np.log(0.8), abs=1e-3)
+    assert risk_area(coverage_risk(perfect.assign(probability=0.5))) == pytest.approx(0.2)
+    assert np.isnan(risk_area(coverage_risk(table.head(0))))
+
+
+@given(simulated_tables(), st.floats(0, 1))
+@settings(max_examples=40)
+def test_what_abstaining_gains(table, below):
+    found = abstain_summary(table, below)
+    kept = answered(table, below)
+    assert found["answered"] + found["abstained"] == found["scans"] == len(table) and found["answered"] == len(kept)
+    assert found["right"] == (kept["label"] == kept["predicted"]).sum()
+    assert found["accuracy"] == (found["right"] / len(kept) if len(kept) else None)
+    lost = table[table["probability"] < below]
+    assert found["wrong_avoided"] == (lost["label"] != lost["predicted"]).sum()
+    assert found["right_lost"] == (lost["label"] == lost["predicted"]).sum()
+    rights = [(rows["label"] == rows["predicted"]).mean() > 0.5 for _, rows in kept.groupby("patient")]
+    assert found["patients_answered"] == len(rights) and found["patients_right"] == sum(rights)
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("below", [-0.1, 1.1, float("nan")])
+def test_abstaining_below_no_probability(below):
+    with pytest.raises(UsageError, match="--abstain-below"):
+        abstain_summary(simulated(4), below)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from octfast.assess.metrics.intervals import (
     ALL_EQUAL,
@@ -27,6 +28,19 @@ from octfast.assess.metrics.intervals import (
 )
 def test_goldens_of_wilsons_interval(right, of, low, high):
     assert [round(100 * end, 1) for end in wilson(right, of)] == [low, high]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 1)), min_size=1, max_size=5), st.sampled_from([0.8, 0.95]))
+def test_wilsons_interval_is_scipys_one_by_one_and_all_at_once(drawn, level):
+    of = np.array([n for n, _ in drawn])
+    right = np.round(of * [share for _, share in drawn]).astype(int)
+    low, high = wilson(right, of, level)
+    for k, n, *ends in zip(right, of, low, high, strict=True):
+        if n == 0:
+            assert np.isnan(ends).all() and np.isnan(wilson(0, 0, level)).all()
+            continue
+        theirs = binomtest(int(k), int(n)).proportion_ci(level, method="wilson")
+        assert ends == pytest.approx([theirs.low, theirs.high], abs=1e-12) and wilson(int(k), int(n), level) == (*ends,)
 
 
 @given(st.integers(1, 5000), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))

@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 from octfast.assess.metrics.costs import kermany_costs, parse_prevalence, read_costs
 from octfast.assess.metrics.referral import (
     fix_operating_point,
+    is_referred,
     recorded_operating_point,
+    referral_at,
+    referral_table,
     urgent_score,
 )
 from octfast.errors import DataError, OctfastError, UsageError
-from octfast.model.decide import urgent_classes
+from octfast.model.decide import Rule, decide, urgent_classes
+from tests.assess.simulated import simulated_tables
 from tests.assess.tables import CLASSES, table_of, tables
 
 URGENT = ["CNV", "DME"]
@@ -119,3 +123,28 @@ def test_prevalences():
     assert parse_prevalence("a=.25,b=.75", ["a", "b"]) == {"a": 0.25, "b": 0.75}
     with pytest.raises(UsageError, match=r"0\.9 together"):
         parse_prevalence("a=.25,b=.65", ["a", "b"])
+
+
+@given(simulated_tables(), st.floats(0, 1))
+@settings(max_examples=40)
+def test_referral_at_a_threshold_is_that_of_a_plain_loop(table, threshold):
+    found = referral_at(table, ["CNV", "DME"], threshold)
+    refer = [row.p_CNV + row.p_DME >= threshold for row in table.itertuples()]
+    urgent = [row.label in ("CNV", "DME") for row in table.itertuples()]
+    assert found["urgent"] == sum(urgent) and found["others"] == len(table) - sum(urgent)
+    assert found["caught"] == sum(r and u for r, u in zip(refer, urgent, strict=True))
+    assert found["spared"] == sum(not r and not u for r, u in zip(refer, urgent, strict=True))
+    shares = (found["caught"] / max(1, found["urgent"]), found["spared"] / max(1, found["others"]))
+    np.testing.assert_allclose(np.nan_to_num([found["sensitivity"], found["specificity"]]), shares)
+
+
+@given(tables(least=1), st.floats(0, 1))
+@settings(max_examples=40)
+def test_every_door_refers_the_same_scans(table, threshold):
+    p = table[[f"p_{c}" for c in CLASSES]].to_numpy()
+    for at in (None, threshold):
+        decided = decide(p, Rule(tuple(CLASSES), tuple(URGENT), at)).referred
+        assert list(is_referred(table, URGENT, at)) == list(decided)
+        n, urgent = referral_table(table, URGENT, at), table["label"].isin(URGENT).to_numpy()
+        assert (n.tp, n.fn) == ((urgent & decided).sum(), (urgent & ~decided).sum())
+        assert (n.fp, n.tn) == ((~urgent & decided).sum(), (~urgent & ~decided).sum())

@@ -20,7 +20,6 @@ from PIL import Image
 from octfast.assess import predictions
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.metrics.costs import kermany_costs
-from octfast.assess.report.claim import NO, NOT_APPLICABLE, PARTLY, YES, ClaimFacts, claim_answers
 from octfast.assess.report.model_card import model_card
 from octfast.assess.report.provenance import cautions, run_provenance, train_command
 from octfast.assess.report.report import CARD, REPORT, write_report
@@ -503,48 +502,6 @@ def test_files_that_were_left_out_are_listed(own_run):
     words = page_of(own_run, "test", heatmaps=False).section("data")
     assert "1 file left out of all splits" in words and "broken.jpeg" in words and "truncated" in words
     assert str(root) not in words
-
-
-facts = st.builds(
-    ClaimFacts,
-    split=st.sampled_from(["train", "valid", "test"]),
-    synthetic=st.booleans(),
-    scans=st.integers(1, 10**6),
-    patients=st.integers(1, 10**5),
-    own_patients=st.none() | st.integers(0, 100),
-    shared=st.none() | st.integers(0, 100),
-    left_out=st.integers(0, 100),
-    groups=st.lists(st.text(max_size=5), max_size=2).map(tuple),
-    **{
-        name: st.booleans()
-        for name in ("pretrained", "history", "heat_maps", "referral", "operating", "calibrated", "label_errors")
-    },
-)
-
-
-@given(facts)
-def test_claim_has_44_items_each_with_an_honest_answer(found):
-    answers = claim_answers(found)
-    assert [a.number for a in answers] == list(range(1, 45))
-    earlier = [int(a.number_2020) for a in answers if a.number_2020]
-    assert len(set(earlier)) == len(earlier) and set(earlier) <= set(range(1, 43))
-    by_number = {a.number: a for a in answers}
-    assert all(a.status in (YES, PARTLY, NO, NOT_APPLICABLE) and a.words and a.asks for a in answers)
-    assert all(a.where for a in answers if a.status in (YES, PARTLY))
-    assert by_number[33].status == NO and by_number[31].status != YES
-    assert (by_number[32].status == YES) == (found.split == "test")
-    if found.shared is None:
-        assert by_number[20].status == NO
-
-
-def test_numbers_as_a_reader_reads_them():
-    shown = cell("accuracy", 0.875, 0.7923, 0.9278)
-    assert (shown.text, shown.interval) == ("87.5%", "79.2 to 92.8")
-    assert (shown.at, round(shown.low, 2), round(shown.high, 2)) == (87.5, 79.23, 92.78)
-    assert cell("roc_auc", 0.98765).text == "0.988" and cell("lr_positive", float("inf")).text == "∞"
-    assert cell("ppv", float("nan"), float("nan"), float("nan")).text == "–"
-    assert cell("lr_positive", 12.34, 3.21, float("inf")).interval == "3.21 to ∞"
-    assert cell("cohen_kappa", -0.2, -0.4, 0.1).low == 0.0
 
 
 def test_octfast_report(octfast, own_run):
