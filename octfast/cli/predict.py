@@ -182,11 +182,7 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
     from octfast.console import print_table
 
     if kept:
-        names = [
-            "path",
-            "predicted",
-            "probability",
-        ]
+        names = ["path", "predicted", "probability"]
         names += [n for n in ("abstained", "urgent_score", "referred") if n in found.columns]
         rows = [
             [_place(row), *("" if row[n] is None else _word(row[n]) for n in names[1:]), row["error"]] for row in kept
