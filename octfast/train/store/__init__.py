@@ -1,1 +1,4 @@
-"""The activations that a frozen prefix gave, kept on disk."""
+"""The activations that a frozen prefix gave, kept on disk.
+
+From outside: `cache`, `files`, `store`.
+"""
