@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from octfast import __version__
 from octfast.assess.report.page import SECTIONS, Page
 from octfast.errors import OctfastError
 from octfast.files import write_text
@@ -37,7 +37,7 @@ def render_page(page: Page) -> str:
         **vars(page),
         section_names=SECTIONS,
         made=f"{datetime.now():%d %B %Y}",
-        octfast_version=__version__,
+        octfast_version=version("octfast"),
         synthetic_note=SYNTHETIC_NOTE,
         css=css,
     )
