@@ -17,7 +17,6 @@ from octfast.data.preprocess import decode_grey, normalise, resize
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
-from octfast.notices import CAUTION as CAUTION  # until all import it from there
 
 log = logging.getLogger("octfast")
 
