@@ -103,21 +103,21 @@ def draw(patients: int, args: argparse.Namespace, seed: tuple[int, ...]) -> Any:
     return table.assign(**{f"p_{c}": p[:, i] for i, c in enumerate(CLASSES)})
 
 
-def tallies(table: Any) -> Any:
+def statistics(table: Any) -> Any:
     from octfast.assess.metrics.costs import kermany_costs
-    from octfast.assess.metrics.statistics import Question, Tallies
+    from octfast.assess.metrics.statistics import Question, Statistics
 
     costs = kermany_costs(CLASSES, ("CNV", "DME"))
     assert costs is not None
-    return Tallies(table, Question(CLASSES, ("CNV", "DME"), 0.3, costs.to_numpy()))
+    return Statistics(table, Question(CLASSES, ("CNV", "DME"), 0.3, costs.to_numpy()))
 
 
 def true_figures(args: argparse.Namespace) -> dict[Any, float]:
     """The figures of very many patients."""
     import numpy as np
 
-    big = tallies(draw(2_000_000 // (args.most + 1), args, (args.seed, 0)))
-    return {key: float(v[0]) for key, v in big.figures(np.ones((big.patients, 1))).items()}
+    big = statistics(draw(2_000_000 // (args.most + 1), args, (args.seed, 0)))
+    return {key: float(v[0]) for key, v in big.metrics(np.ones((big.patients, 1))).items()}
 
 
 def intervals(args: argparse.Namespace, trial: int) -> dict[str, dict[Any, tuple[float, ...]]]:
@@ -132,9 +132,9 @@ def intervals(args: argparse.Namespace, trial: int) -> dict[str, dict[Any, tuple
     table = draw(args.patients, args, (args.seed, 1, trial))
     out = {}
     for kind, part in (("patients", table), ("scans", table.assign(patient=np.arange(len(table))))):
-        found = tallies(part)
+        found = statistics(part)
         drawn = found.resampled(args.resamples, trial)
-        values = found.figures(np.ones((found.patients, 1)))
+        values = found.metrics(np.ones((found.patients, 1)))
         out[kind] = {key: choose_interval(float(values[key][0]), drawn[key])[:2] for key in values}
     return out
 
