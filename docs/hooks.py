@@ -17,7 +17,8 @@ _NAMES = "<!-- every public name -->"
 _ROOMS = {
     "data": "Data",
     "model": "Networks and bundles",
-    "train": "Training and runs",
+    "run": "Runs",
+    "train": "Training",
     "assess": "Judging",
     "deploy": "Handing on",
     "errors": "Errors",

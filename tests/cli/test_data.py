@@ -6,9 +6,7 @@ import pandas as pd
 import pytest
 import typer
 
-from octfast.cli.data import download as data_download
-from octfast.cli.data import phantom as data_phantom
-from octfast.cli.data import split as data_split
+from octfast.cli.data import download, phantom, split
 from octfast.data.phantom.faults import FAULTS
 from octfast.data.readers.read import read_data
 from octfast.data.splits.files import apply_splits
@@ -18,7 +16,7 @@ from octfast.data.splits.files import apply_splits
 def data(octfast, monkeypatch):
     """Call `octfast data ...` in this process, with the commands of this file alone."""
     app = typer.Typer()
-    for command in (data_split.split, data_download.download, data_phantom.phantom):
+    for command in (split, download, phantom):
         app.command()(command)
     monkeypatch.setattr("octfast.cli.root.app", app)
     return octfast

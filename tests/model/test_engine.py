@@ -89,7 +89,10 @@ def test_folding_is_exact_up_to_rounding(name, left):
     body, x = body_of(name), pictures(2)
     engine = Engine(body, "fp32")
     assert sum(isinstance(m, nn.BatchNorm2d) for m in engine._net.modules()) == left
-    assert error(engine(x), exact(body, x)) < 1e-5
+    # What rounding does to the network as it is, which differs from processor to processor, folding may do as well.
+    unfolded = exact(body, x)
+    true = exact(copy.deepcopy(body).double(), x.double()).float()
+    assert error(engine(x), true) < max(1e-5, 3 * error(unfolded, true))
 
 
 def test_folding_keeps_the_activation_of_a_batch_norm_that_has_one():
