@@ -22,6 +22,12 @@ PathColumn = Annotated[str | None, Option(help="Column of a table with the files
 LabelColumn = Annotated[str | None, Option(help="Column with the classes.")]
 PatientColumn = Annotated[str | None, Option(help="Column with the patients.")]
 SplitColumn = Annotated[str | None, Option(help="Column with train, valid or test.")]
+PatientFrom = Annotated[
+    str | None, Option(help="Where the patient stands: folder, folder:2 (the one above), name, a pattern or a column.")
+]
+LabelFrom = Annotated[
+    str | None, Option(help="Where the class stands: folder, folder:2 (the one above), a pattern or a column.")
+]
 
 Urgent = Annotated[str | None, Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")]
 Sensitivity = Annotated[

@@ -45,6 +45,7 @@ def predict(
     recursive: Annotated[
         bool, typer.Option("--recursive/--no-recursive", help="Look into the folders of a folder.")
     ] = True,
+    path_column: options.PathColumn = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     bs: Annotated[int, typer.Option(min=1, help="Pictures a batch.")] = 16,
@@ -101,6 +102,7 @@ def predict(
             heatmaps=heatmaps,
             montage=montage,
             recursive=recursive,
+            path_column=path_column,
             resume=resume,
             force=force,
             bs=bs,

@@ -13,7 +13,6 @@ import pandas as pd
 from PIL import Image, ImageStat
 
 from octfast.console import track
-from octfast.data import preprocess
 from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.read import read_data
 from octfast.data.scans import SPLITS, write_csv
@@ -101,7 +100,9 @@ class Exploration:
         }
 
 
-def explore(data: pd.DataFrame | str | Path, with_brightness: bool = True, workers: int | None = None) -> Exploration:
+def explore(
+    data: pd.DataFrame | str | Path, with_brightness: bool = True, workers: int | None = None, **columns: Any
+) -> Exploration:
     """Describe a data set: reads the head of each file, and its picture too where the brightness is wanted.
 
     Parameters
@@ -109,12 +110,13 @@ def explore(data: pd.DataFrame | str | Path, with_brightness: bool = True, worke
     data : a Scans table, or what `octfast.data.readers.read.read_data` reads.
     with_brightness : measure the mean grey of each scan; of a JPEG an eighth of the size is decoded.
     workers : threads; by default one a core, 8 at most.
+    columns : further parameters of `read_data`.
 
     Raises
     ------
     DataError : no data set, or an empty table.
     """
-    scans = (data if isinstance(data, pd.DataFrame) else read_data(data)).reset_index(drop=True)
+    scans = (data if isinstance(data, pd.DataFrame) else read_data(data, **columns)).reset_index(drop=True)
     if scans.empty:
         raise DataError("there are no scans to explore", "give a folder or table of scans")
     with track("exploring", len(scans)) as update:
@@ -218,19 +220,16 @@ def check_folder_free(out: str | Path) -> Path:
 
 def _measure(path: str, with_brightness: bool) -> tuple[int, int, str, str, float, str]:
     try:
-        with Image.open(path) as image:
-            head = image.width, image.height, image.mode, image.format or ""
-            if not with_brightness:
-                return *head, float("nan"), ""
-            if image.width * image.height > preprocess.MAX_PIXELS:
-                return *head, float("nan"), f"more than {preprocess.MAX_PIXELS:,} pixels"
+        if with_brightness:
             # The means of JPEG's blocks of 8 x 8 can be had without the rest.
-            if image.format == "JPEG" and image.mode in ("L", "RGB"):
-                image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
-            return *head, float(ImageStat.Stat(preprocess.decode_grey(image)).mean[0]), ""
-    except DataError as e:
-        return *head, float("nan"), e.message
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
+            found = decode(path, small=True)
+            mean = float(ImageStat.Stat(found.grey).mean[0])
+            return found.width, found.height, found.mode, found.format, mean, ""
+        with open_regular(path) as file, Image.open(file) as image:
+            return image.width, image.height, image.mode, image.format or "", float("nan"), ""
+    except Unreadable as e:
+        return 0, 0, "", "", float("nan"), e.reason
+    except Exception as e:  # see `decode`
         return 0, 0, "", "", float("nan"), "not a picture" if "cannot identify" in str(e) else str(e)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from octfast.console import track
-from octfast.data import preprocess
 from octfast.data.audit.checks import quick_audit, wilson
-from octfast.data.preprocess import decode_grey
+from octfast.data.decode import Unreadable, decode
+from octfast.data.look import unusual
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.readers.table import common_folder
 from octfast.data.scans import class_names, describe_scans
@@ -27,13 +27,16 @@ from octfast.errors import DataError
 log = logging.getLogger("octfast")
 
 _UNUSUAL = {
-    "I": "16-bit grey, read with 65,535 as white",
+    "rotated": "stored rotated or mirrored, read upright as their EXIF says",
+    "16-bit": "16-bit grey, the darkest and brightest sample read as black and white unless tags name others",
     "CMYK": "CMYK, read as grey",
     "RGBA": "RGBA, read as grey without its transparency",
     "LA": "grey with transparency, read without it",
     "RGB": "colour, read as grey",
     "P": "palette colour, read as grey",
-    "animated": "animated, only the first frame is read",
+    "animated": "animated or of several pages, of which one is read, the largest or the first",
+    "blank": "blank, of one grey all over",
+    "tiny": "lower or narrower than 28 pixels",
 }
 
 
@@ -137,33 +140,19 @@ def log_scans(scans: pd.DataFrame) -> None:
         log.info("%s: %d scans of %d patients", split, row["scans"], row["patients"])
 
 
-def check_file(path: str | Path) -> tuple[str, str]:
-    """What is wrong with a scan, and what is unusual about it.
-
-    A JPEG that opens, is not enormous and ends with its end-of-image marker counts as readable; anything else is
-    decoded in full.
+def check_file(path: str | Path) -> tuple[str, tuple[str, ...]]:
+    """What is wrong with a scan, and what is unusual about it. It is decoded as strictly as when it is used.
 
     Returns
     -------
-    (why it cannot be read, or ""; a mode that is read with a change, or "").
+    (why it cannot be read, or ""; modes that are read with a change, and checks of `octfast.data.look.unusual`).
     """
-    path = Path(path)
     try:
-        if path.stat().st_size == 0:
-            return "empty file", ""
-        with Image.open(path) as image:
-            kind = "animated" if getattr(image, "is_animated", False) else image.mode.partition(";")[0]
-            usual = image.format == "JPEG" and image.mode in ("L", "RGB", "CMYK")
-            if usual and image.width * image.height <= preprocess.MAX_PIXELS and _ends_well(path):
-                return "", kind
-        decode_grey(path)
-        return "", kind
-    except UnidentifiedImageError:
-        return "not a picture", ""
-    except DataError as e:
-        return e.message.replace(str(path), "").replace("cannot decode : ", "").strip() or "cannot be decoded", ""
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        return str(e), ""
+        picture = decode(path, small=True)
+    except Unreadable as e:
+        return e.reason, ()
+    checks = {check for check, _ in unusual(picture) if check not in ("colour", "cmyk", "dark")}
+    return "", (picture.mode.partition(";")[0], *sorted(checks))
 
 
 def leave_out_unreadable(
@@ -186,13 +175,16 @@ def leave_out_unreadable(
             if progress:
                 progress(n, len(scans))
     reason = pd.Series([r for r, _ in results], index=scans.index)
-    kinds = pd.Series([k for _, k in results], index=scans.index)
-    for kind, count in kinds[kinds.isin(list(_UNUSUAL))].value_counts().items():
+    first: dict[str, str] = {}
+    often = Counter(kind for _, kinds in results for kind in kinds if kind in _UNUSUAL)
+    for path, (_, kinds) in zip(scans["path"], results, strict=True):
+        for kind in kinds:
+            first.setdefault(kind, path)
+    for kind, count in often.most_common():
         if kind == "RGB":
             log.info("%d scans are colour pictures, read as grey", count)
         else:
-            first = scans.loc[kinds == kind, "path"].iloc[0]
-            log.warning("%d scans are %s; the first: %s", count, _UNUSUAL[str(kind)], first)
+            log.warning("%d scans are %s; the first: %s", count, _UNUSUAL[kind], first[kind])
     bad = scans.assign(reason=reason)[reason != ""].reset_index(drop=True)
     good = scans[reason == ""].reset_index(drop=True)
     for row in bad.head(5).itertuples():
@@ -207,9 +199,3 @@ def leave_out_unreadable(
         )
     return good, bad
 
-
-def _ends_well(path: Path) -> bool:
-    with path.open("rb") as f:
-        f.seek(0, 2)
-        f.seek(max(0, f.tell() - 64))
-        return b"\xff\xd9" in f.read()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,12 @@ from octfast.files import whole_file
 
 log = logging.getLogger("octfast")
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpeg", ".jpg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".jpf", ".png", ".apng", ".tif", ".tiff"),
+        *(".bmp", ".dib", ".gif", ".webp", ".avif", ".pgm", ".ppm", ".pbm", ".pnm", ".tga"),
+    }
+)
 SPLITS = ("train", "valid", "test")
 SPLIT_WORDS = {
     "train": "train",
@@ -27,7 +34,30 @@ SPLIT_WORDS = {
 
 def class_names(scans: pd.DataFrame) -> list[str]:
     """The classes of the training and validation scans, in the order of their index."""
-    return sorted(scans.loc[scans["split"] != "test", "label"].unique())
+    return in_order(scans.loc[scans["split"] != "test", "label"].unique())
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Classes in the order of their index: by number where all are whole numbers, so that 2 stands before 10."""
+    labels = list(labels)
+    numbers = all(re.fullmatch(r"[+-]?[0-9]{1,18}", label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label) if numbers else (0, label))
+
+
+def check_class_names(labels: Iterable[str]) -> None:
+    """Refuse names of classes that no trained model can be saved with.
+
+    Raises
+    ------
+    DataError : a name that is empty, longer than 200 characters, or has a control character such as a line end in it.
+    """
+    for label in labels:
+        if not 0 < len(label) <= 200 or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in label):
+            shown = ascii(label[:40])[1:-1] + ("..." if len(label) > 40 else "")
+            raise DataError(
+                f"the class {shown} has a name that no model can be saved with",
+                "give it 1 to 200 characters, without line ends and tabs",
+            )
 
 
 def check_trainable(scans: pd.DataFrame, name: str, hint: str, no_training: str = "") -> None:
@@ -41,9 +71,11 @@ def check_trainable(scans: pd.DataFrame, name: str, hint: str, no_training: str 
 
     Raises
     ------
-    DataError : no scans to train on, scans of one class alone, or a class in test that train lacks.
+    DataError : no scans to train on, scans of one class alone, a class in test that train lacks, or a name of a class
+        that no model can be saved with.
     """
     classes = class_names(scans)
+    check_class_names(classes)
     if not classes:
         raise DataError(no_training or f"all scans of {name} are test scans, none is for training", hint)
     if len(classes) < 2:
@@ -61,6 +93,7 @@ def describe_scans(scans: pd.DataFrame, by: str = "split") -> pd.DataFrame:
     counts = pd.crosstab(scans[by], scans["label"])
     if by == "split":
         counts = counts.reindex([s for s in SPLITS if s in counts.index])
+    counts = counts[in_order(counts.columns)]
     counts.columns.name = None
     counts["scans"] = counts.sum(axis=1)
     counts["patients"] = scans.groupby(by)["patient"].nunique()

@@ -65,6 +65,12 @@ class TrainConfig:
     label_column: str | None = _option(None, "Column with the classes.")
     patient_column: str | None = _option(None, "Column with the patients.")
     split_column: str | None = _option(None, "Column with train, valid or test.")
+    patient_from: str | None = _option(
+        None, "Where the patient stands: folder, folder:2 (the one above), name, a pattern or a column."
+    )
+    label_from: str | None = _option(
+        None, "Where the class stands: folder, folder:2 (the one above), a pattern or a column."
+    )
     out: str | None = _option(None, "Run folder; by default a new one in runs/.", path=True)
     views: int = _option(4, "Augmented readings that the frozen part runs on; 0 augments anew every epoch.", least=0)
     unfreeze: str = _option("head", "What is trained: head, block5 (the last block too) or all.", choices=UNFREEZE)
@@ -81,8 +87,9 @@ class TrainConfig:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The named columns of a table, as `read_data` takes them."""
-        return {f"{c}_column": getattr(self, f"{c}_column") for c in ("path", "label", "patient", "split")}
+        """The named columns of a table, and where patients and classes stand, as `read_data` takes them."""
+        names = [*(f"{c}_column" for c in ("path", "label", "patient", "split")), "patient_from", "label_from"]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def chosen_patience(self) -> int:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from octfast.cli.data import app as data_app
 from octfast.data import explore as ex
+from octfast.data import explore_figures  # noqa: F401 - before decoding is forbidden to what imports it
 from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.folder import read_scans
 from octfast.errors import DataError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from octfast.data.readers.table import load_table
+from octfast.data.readers.load import load_table
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from octfast.data.readers.table import as_numbers
+from octfast.data.readers.load import as_numbers
 from octfast.errors import UsageError
 
 log = logging.getLogger("octfast")

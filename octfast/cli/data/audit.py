@@ -14,6 +14,12 @@ def audit(
     data: options.Data,
     out: Annotated[Path | None, typer.Option(help="CSV to write, a row a finding and file; never overwritten.")] = None,
     workers: options.Threads = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    patient_column: options.PatientColumn = None,
+    split_column: options.SplitColumn = None,
+    patient_from: options.PatientFrom = None,
+    label_from: options.LabelFrom = None,
     as_json: options.Json = False,
 ) -> None:
     """Find what is wrong with a data set: broken files, copies, leaks between splits, odd pictures.
@@ -35,7 +41,16 @@ def audit(
 
     if out is not None:
         check_free(out)
-    found = run_audit(data, workers)
+    found = run_audit(
+        data,
+        workers,
+        path_column=path_column,
+        label_column=label_column,
+        patient_column=patient_column,
+        split_column=split_column,
+        patient_from=patient_from,
+        label_from=label_from,
+    )
     if out is not None:
         write_csv(found.findings, out)
     if as_json:

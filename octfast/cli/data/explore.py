@@ -21,6 +21,12 @@ def explore(
         bool, typer.Option(help="Measure the brightness, which decodes the scans; without, their heads are read.")
     ] = True,
     workers: options.Threads = None,
+    path_column: options.PathColumn = None,
+    label_column: options.LabelColumn = None,
+    patient_column: options.PatientColumn = None,
+    split_column: options.SplitColumn = None,
+    patient_from: options.PatientFrom = None,
+    label_from: options.LabelFrom = None,
     as_json: options.Json = False,
 ) -> None:
     """Show what a data set holds: scans and patients a split and class, sizes, formats, brightness, samples.
@@ -37,7 +43,17 @@ def explore(
 
     if out is not None:
         check_folder_free(out)
-    found = run_explore(data, brightness, workers)
+    found = run_explore(
+        data,
+        brightness,
+        workers,
+        path_column=path_column,
+        label_column=label_column,
+        patient_column=patient_column,
+        split_column=split_column,
+        patient_from=patient_from,
+        label_from=label_from,
+    )
     files = [] if out is None else found.save(out, samples, seed)
     if as_json:
         print_json({**found.to_dict(), "files": [str(f) for f in files]})

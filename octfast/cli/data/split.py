@@ -24,6 +24,8 @@ def split(
     label_column: options.LabelColumn = None,
     patient_column: options.PatientColumn = None,
     split_column: options.SplitColumn = None,
+    patient_from: options.PatientFrom = None,
+    label_from: options.LabelFrom = None,
     as_json: options.Json = False,
 ) -> None:
     """Draw splits and folds in which no patient and no identical file stands on two sides.
@@ -49,6 +51,8 @@ def split(
         label_column=label_column,
         patient_column=patient_column,
         split_column=split_column,
+        patient_from=patient_from,
+        label_from=label_from,
     )
     drawn = make_splits(scans, valid, test, folds, seed)
     save_splits(drawn, out)

@@ -88,20 +88,21 @@ class Audit:
         }
 
 
-def audit(data: pd.DataFrame | str | Path, workers: int | None = None) -> Audit:
+def audit(data: pd.DataFrame | str | Path, workers: int | None = None, **columns: Any) -> Audit:
     """Read every file of a data set once, and say what is wrong with it; no file is changed.
 
     Parameters
     ----------
     data : a Scans table, or what `octfast.data.readers.read.read_data` reads.
     workers : threads; by default one a core, 8 at most.
+    columns : further parameters of `read_data`.
 
     Raises
     ------
     DataError : no data set, or an empty table.
     """
     started = time.perf_counter()
-    scans = (data if isinstance(data, pd.DataFrame) else read_data(data)).reset_index(drop=True)
+    scans = (data if isinstance(data, pd.DataFrame) else read_data(data, **columns)).reset_index(drop=True)
     if scans.empty:
         raise DataError("there are no scans to audit", "give a folder or table of scans")
     paths = scans["path"].astype(str).tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from octfast.data.scans import SPLITS
-from octfast.data.splits.leaks import identical_files
+from octfast.data.splits.groups import identical_files
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from octfast.data import preprocess
 from octfast.data.audit.annotations import chroma, find_annotations, white_border
-from octfast.errors import DataError
+from octfast.data.decode import Decoded, Unreadable, decode, open_regular
+from octfast.data.look import brightness, colours
 from octfast.files import usable_cores
 
 # 144 bits and not the usual 64: OCT scans of different patients lie within 6 of 64 bits of each other, but not within
@@ -24,9 +23,6 @@ TEXTURE_SIZE = 64
 _THUMB = 96
 # In square roots of grey levels; a smaller difference is no texture but rounding.
 _FLAT = 0.04
-# Standard deviation of the greys of the picture made small; JPEG leaves a single grey at 0.
-_BLANK = 1.5
-_DARK = 30
 _FORMATS = {
     ".jpeg": ("JPEG", "MPO"),
     ".jpg": ("JPEG", "MPO"),
@@ -69,28 +65,22 @@ def image_stats(path: str | Path) -> ImageStats:
     """Read and decode one file and measure it; nothing is raised for a file that is broken."""
     path = Path(path)
     try:
-        data = path.read_bytes()
-    except OSError as e:
-        return ImageStats("unreadable", e.strerror or str(e))
-    if not data:
-        return ImageStats("empty", "0 bytes")
+        with open_regular(path) as file:
+            data = file.read()
+    except Unreadable as e:
+        return ImageStats(e.trouble, e.reason)
+    except (OSError, ValueError) as e:
+        return ImageStats("unreadable", getattr(e, "strerror", None) or str(e))
     content = hashlib.blake2b(data, digest_size=16).digest()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            known = ImageStats(format=image.format or "", mode=image.mode, width=image.width, height=image.height)
-            known = known._replace(content=content)
-            if image.width * image.height > preprocess.MAX_PIXELS:
-                return known._replace(trouble="unreadable", detail=f"more than {preprocess.MAX_PIXELS:,} pixels")
-            frames = getattr(image, "n_frames", 1)
-            grey = preprocess.decode_grey(image)
-            remarks = [*_of_format(path, image, frames), *_of_mode(image)]
-    except UnidentifiedImageError:
-        return ImageStats("not-a-picture", _first_line(data), content=content)
-    except (DataError, OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
-        text = e.message.removeprefix("cannot decode the picture: ") if isinstance(e, DataError) else str(e)
-        cut = "truncated" in text.lower() or "broken" in text
-        return ImageStats("truncated" if cut else "unreadable", text.replace("the picture", "it"), content=content)
-    return _of_picture(known, grey, remarks)
+        picture = decode(data, name="it")
+    except Unreadable as e:
+        trouble = e.trouble if e.trouble in ("empty", "truncated", "not-a-picture") else "unreadable"
+        known = {"empty": "0 bytes", "not-a-picture": _first_line(data)}
+        return ImageStats(trouble, known.get(trouble, e.reason), content=content if data else b"")
+    known_size = {"width": picture.width, "height": picture.height}
+    stats = ImageStats(format=picture.format, mode=picture.mode, content=content, **known_size)
+    return _of_picture(stats, picture.grey, [*_of_format(path, picture.format), *picture.changes, *_of_mode(picture)])
 
 
 def all_image_stats(
@@ -142,11 +132,9 @@ def _of_picture(known: ImageStats, grey: Image.Image, remarks: list[tuple[str, s
     small = np.asarray(thumb)
     border = white_border(small)
     stats = known._replace(brightness=float(samples.mean()), border=border)
-    if small.std() < _BLANK:
-        return stats._replace(remarks=(*remarks, ("blank", f"grey {small.mean():.0f} all over")))
-    brightest = np.percentile(small[small < 250], 99) if (small < 250).any() else 255
-    if brightest < _DARK:
-        remarks.append(("dark", f"99 of 100 pixels at grey {brightest:.0f} of 255 or below"))
+    remarks += brightness(small)
+    if any(check == "blank" for check, _ in remarks):
+        return stats._replace(remarks=tuple(remarks))
     text = find_annotations(samples)
     if text and not any(check == "burnt-in" for check, _ in remarks):
         remarks.append(("burnt-in", text))
@@ -161,34 +149,27 @@ def _of_picture(known: ImageStats, grey: Image.Image, remarks: list[tuple[str, s
     return stats._replace(hashes=np.packbits(np.stack(hashes), axis=1), texture=texture(grey))
 
 
-def _of_format(path: Path, image: Image.Image, frames: int) -> list[tuple[str, str]]:
-    remarks = []
-    suffix, kind = path.suffix.lower(), image.format or ""
-    if suffix in _FORMATS and kind not in _FORMATS[suffix]:
-        remarks.append(("wrong-extension", f"a {kind} named {suffix}"))
-    # A JPEG with a preview inside counts as two pictures, but the second is not looked for by anything.
-    if frames > 1 and kind != "MPO":
-        remarks.append(("animated", f"{frames} pictures in one file, the first is read"))
-    return remarks
+def _of_format(path: Path, kind: str) -> list[tuple[str, str]]:
+    suffix = path.suffix.lower()
+    wrong = suffix in _FORMATS and kind not in _FORMATS[suffix]
+    return [("wrong-extension", f"a {kind} named {suffix}")] if wrong else []
 
 
-def _of_mode(image: Image.Image) -> list[tuple[str, str]]:
-    mode = image.mode.partition(";")[0]
-    if mode == "I":
-        return [("16-bit", "16 bits a sample, read with 65,535 as white")]
-    if mode in ("L", "1"):
+def _of_mode(picture: Decoded) -> list[tuple[str, str]]:
+    image, remarks = picture.colour, []
+    if image is None:
         return []
-    remarks = []
-    if mode == "CMYK":
+    if picture.mode == "CMYK":
         remarks.append(("cmyk", "CMYK, read as grey"))
-    if mode in ("RGBA", "LA", "PA") and (lowest := min(image.convert("RGBA").getchannel("A").tobytes())) < 255:
+    transparent = picture.mode in ("RGBA", "LA", "PA")
+    if transparent and (lowest := min(image.convert("RGBA").getchannel("A").tobytes())) < 255:
         remarks.append(("transparent", f"opacity down to {lowest} of 255, read without it"))
-    if mode == "LA":
+    if picture.mode == "LA":
         return remarks
-    share, strong = chroma(np.asarray(image.convert("RGB")))
-    if share > 0.1:
-        remarks.append(("colour", f"{share:.0%} of the pixels are coloured, read as grey"))
-    elif strong >= 20:
+    if coloured := colours(image):
+        return remarks + coloured
+    _, strong = chroma(np.asarray(image.convert("RGB")))
+    if strong >= 20:
         remarks.append(("burnt-in", f"surely coloured marks, {strong} pixels"))
     return remarks
 

@@ -4,78 +4,59 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
-from octfast.data.scans import IMAGE_SUFFIXES, SPLIT_WORDS, check_trainable
+from octfast.data.readers.layout import Layout, Place
+from octfast.data.readers.names import (
+    is_patient_name,
+    merge_spellings,
+    patients_from_names,
+    read_from,
+    role_of,
+    splits_of,
+)
+from octfast.data.scans import check_trainable
 from octfast.errors import DataError
 
 log = logging.getLogger("octfast")
 
-_CLASS_PATIENT_IMAGE = re.compile(r"(?P<label>.+)-(?P<patient>[^-]+)-(?P<image>\d+)", re.DOTALL)
 _LAYOUTS = "expected DATA/train/CNV/*.jpeg, DATA/test/CNV/*.jpeg ... (splits) or DATA/CNV/*.jpeg ... (a folder a class)"
 
 
-def read_scans(data: str | Path, *, trainable: bool = True) -> pd.DataFrame:
+def read_scans(
+    data: str | Path, *, trainable: bool = True, patient_from: str | None = None, label_from: str | None = None
+) -> pd.DataFrame:
     """Read a folder in OCT2017's layout (splits, then a folder a class), or a folder a class, into a Scans table.
 
-    Nothing is decoded here. The patient is the number in a file name of the form CLASS-PATIENT-IMAGE; a file named
-    otherwise is taken for a patient of its own, and the log says how many are.
+    Nothing is decoded here. The patient is the number in a file name of the form CLASS-PATIENT-IMAGE, else a folder in
+    the class's where these look like patients; a file that is neither is taken for a patient of its own. What is
+    guessed or left out is said in the log, a line a reason.
 
     Parameters
     ----------
     data : the folder.
     trainable : whether to refuse what cannot be trained on: test scans or one class alone.
+    patient_from, label_from : where in the path the patient or the class stands: `folder`, `folder:2` (the one above)
+        or a pattern, see `octfast.data.readers.names.read_from`; None goes by the layout.
 
     Returns
     -------
-    A row a B-scan, sorted by path: `path` (absolute), `label`, `patient`, `split` (train, valid, test).
+    A row a B-scan, sorted by path: `path` (absolute), `label`, `patient`, `split` (train, valid, test), and `eye` or
+    `device` where folders name these.
 
     Raises
     ------
-    DataError : no such folder, no images in it, fewer than two classes, a class in test that train lacks.
+    DataError : no such folder or a part that cannot be looked into, no images in it, folders that can be understood in
+        two ways, fewer than two classes, a class in test that train lacks.
     """
-    root = data_root(data)
-    splits = {d: SPLIT_WORDS[d.name.lower()] for d in _folders(root) if d.name.lower() in SPLIT_WORDS}
-    rows: list[tuple[str, str, str]] = []
-    other = 0
-    if splits:
-        stray = [d.name for d in _folders(root) if d not in splits and _has_images(d)]
-        if stray:
-            log.warning("left out, as they are no split: folders %s in %s", ", ".join(stray), root)
-        for folder, split in splits.items():
-            for label in _folders(folder):
-                found, skipped = _images(label)
-                other += skipped
-                rows += [(path, label.name, split) for path in found]
-    else:
-        for label in _folders(root):
-            found, skipped = _images(label)
-            other += skipped
-            rows += [(path, label.name, "train") for path in found]
-    unnamed = [path for path, _, _ in rows if not _is_text(path)]
-    if unnamed:
-        log.warning("left out, as their names are not UTF-8: %d files; the first: %a", len(unnamed), unnamed[0])
-        rows = [row for row in rows if row[0] not in set(unnamed)]
-    if not rows:
-        loose = any(_has_images(d, deep=False) for d in (root, *splits))
-        raise DataError(
-            f"the images in {root} are in no folder of a class" if loose else f"no images in {root}", _LAYOUTS
-        )
-    if other:
-        log.info("%d files that are no images were left alone", other)
-    scans = pd.DataFrame(rows, columns=["path", "label", "split"]).sort_values("path", ignore_index=True)
-    scans.insert(2, "patient", patients_from_names(scans, root))
-    if trainable:
-        check_trainable(scans, str(root), _LAYOUTS, f"no training scans in {root}: only a test folder")
-    return scans
+    return read_layout(look_through(data), trainable=trainable, patient_from=patient_from, label_from=label_from)
 
 
-def data_root(data: str | Path) -> Path:
-    """The folder that holds the classes or splits: `data`, or the only folder in it, and so on down.
+def look_through(data: str | Path) -> Layout:
+    """The folders and files of a data set, not yet understood.
 
     Raises
     ------
@@ -86,76 +67,98 @@ def data_root(data: str | Path) -> Path:
         raise DataError(f"no such folder: {root}", "give the folder that holds the scans, or no DATA for the phantoms")
     if not root.is_dir():
         raise DataError(f"not a folder: {root}", _LAYOUTS)
-    root = root.resolve()
-    while True:
-        inner = _folders(root)
-        # Kaggle's archive unpacks to a lone folder "OCT2017 " that people point above.
-        if len(inner) != 1 or inner[0].name.lower() in SPLIT_WORDS or _has_images(inner[0], deep=False):
-            return root
-        if any(_is_image(f.name) for f in root.iterdir() if f.is_file()):
-            return root
-        root = inner[0]
+    return Layout(root.resolve())
 
 
-def patients_from_names(scans: pd.DataFrame, root: Path) -> list[str]:
-    """The patient of each scan: from a name CLASS-PATIENT-IMAGE whose CLASS is one of the labels, else the file itself.
-
-    Says in the log how many were guessed to be a patient of their own.
-    """
-    labels = {str(label).casefold() for label in scans["label"]}
-    patients = []
-    guessed = 0
-    for path in scans["path"]:
-        match = _CLASS_PATIENT_IMAGE.fullmatch(Path(path).stem)
-        if match and match["label"].casefold() in labels:
-            patients.append(match["patient"])
-        else:
-            guessed += 1
-            patients.append(Path(path).relative_to(root).as_posix())
-    if guessed:
-        log.warning(
-            "patients: %d of %d file names are not CLASS-PATIENT-IMAGE; each of these files is taken for a patient of "
-            "its own, so scans of one patient may stand in two splits",
-            guessed,
-            len(patients),
+def read_layout(
+    layout: Layout, *, trainable: bool = True, patient_from: str | None = None, label_from: str | None = None
+) -> pd.DataFrame:
+    """The Scans table of a folder that was looked through; as `read_scans`."""
+    root, left_out = layout.root, layout.left_out
+    left_out.refuse_unreadable(root)
+    rows: list[_Row]
+    if label_from is None:
+        rows = [(path, p.label, p.split, p) for p in layout.places() for path in layout.class_pictures(p)]
+    else:
+        rows = _by_rule(layout, label_from)
+    rows = _without_links(_with_text_names(rows, layout), layout)
+    for note in layout.notes:
+        log.warning("%s", note)
+    if not rows:
+        left_out.say()
+        raise DataError(
+            f"the images in {root} are in no folder of a class" if layout.has_loose() else f"no images in {root}",
+            _LAYOUTS,
         )
-    return patients
+    left_out.say()
+    if layout.others():
+        log.info("%d files that are no images were left alone", layout.others())
+    rows.sort(key=lambda row: row[0])
+    scans = pd.DataFrame([row[:3] for row in rows], columns=["path", "label", "split"])
+    scans["label"] = merge_spellings(scans["label"], str(root))
+    scans.insert(2, "patient", _patients(scans, rows, root, patient_from))
+    for name in ("eye", "device"):
+        values = [p.extra.get(name) if p else None for *_, p in rows]
+        if any(values):
+            scans[name] = values
+    if trainable:
+        check_trainable(scans, str(root), _LAYOUTS, f"no training scans in {root}: only a test folder")
+    return scans
 
 
-def class_folders(root: Path) -> set[str]:
-    """The names of the folders that `read_scans` would take for classes: two or more, or below folders of splits."""
-    inner = _folders(root)
-    splits = [d for d in inner if d.name.lower() in SPLIT_WORDS]
-    holders = [label for split in splits for label in _folders(split)] if splits else inner
-    names = {d.name for d in holders if _has_images(d)}
-    return names if splits or len(names) > 1 else set()
+_Row = tuple[str, str, str, Place | None]
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__MACOSX")))
+def _by_rule(layout: Layout, rule: str) -> list[_Row]:
+    """The rows where the class stands somewhere in the path; folders of splits count at the top alone."""
+    paths = layout.pictures()
+    labels = read_from(paths, layout.root, rule, "label")
+    tops = [Path(path).relative_to(layout.root).parts[0] for path in paths]
+    splits = splits_of(sorted(set(tops)))
+    stray = [path for path, top in zip(paths, tops, strict=True) if splits and top not in splits]
+    layout.left_out.add("pictures beside the folders of splits", *stray)
+    rows = zip(paths, labels, tops, strict=True)
+    return [(path, label, splits.get(top, "train"), None) for path, label, top in rows if not splits or top in splits]
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """The files below a folder, without hidden ones."""
-    for at, folders, files in os.walk(folder):
-        folders[:] = sorted(d for d in folders if not d.startswith("."))
-        yield from (str(Path(at) / name) for name in files if not name.startswith("."))
+def _patients(scans: pd.DataFrame, rows: list[_Row], root: Path, rule: str | None) -> list[str]:
+    if rule not in (None, "name"):
+        return read_from(scans["path"].tolist(), root, str(rule), "patient")
+    return patients_from_names(scans, root, None if rule else _patient_folders(rows))
 
 
-def _is_image(path: str) -> bool:
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+def _patient_folders(rows: list[_Row]) -> list[str]:
+    """The folder in its class's that names the patient of each scan, or ""."""
+    inner = []
+    for path, _, _, place in rows:
+        parts = Path(path).relative_to(place.folder.path).parts[:-1] if place else ()
+        named = [part for part in parts if not role_of(part)]
+        inner.append((place.patient if place else "") or (named[0] if named else ""))
+    # Folders with files of the same names, 001.tif in each, are patients or volumes; neither may be torn apart.
+    names = Counter((inside, Path(row[0]).name) for inside, row in zip(inner, rows, strict=True) if inside)
+    often = Counter(name for _, name in names)
+    repeated = {inside for inside, name in names if often[name] > 1}
+    return [
+        inside
+        if inside
+        and ((row[3] and row[3].patient) or is_patient_name(inside) or inside.isdecimal() or inside in repeated)
+        else ""
+        for inside, row in zip(inner, rows, strict=True)
+    ]
 
 
-def _images(folder: Path) -> tuple[list[str], int]:
-    """The image files below a folder, and how many files were passed over."""
-    files = list(_walk(folder))
-    images = [path for path in files if _is_image(path)]
-    return images, len(files) - len(images)
+def _with_text_names(rows: list[_Row], layout: Layout) -> list[_Row]:
+    unnamed = {row[0] for row in rows if not _is_text(row[0])}
+    layout.left_out.add("files, as their names are not UTF-8", *unnamed)
+    return [row for row in rows if row[0] not in unnamed]
 
 
-def _has_images(folder: Path, deep: bool = True) -> bool:
-    files = _walk(folder) if deep else (f.name for f in folder.iterdir() if not f.name.startswith("."))
-    return any(map(_is_image, files))
+def _without_links(rows: list[_Row], layout: Layout) -> list[_Row]:
+    """The rows without links to files that are rows themselves."""
+    own = {row[0] for row in rows if row[0] not in layout.linked}
+    again = {row[0] for row in rows if row[0] in layout.linked and os.path.realpath(row[0]) in own}
+    layout.left_out.add("links to scans that are read themselves", *again)
+    return [row for row in rows if row[0] not in again]
 
 
 def _is_text(name: str) -> bool:

@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from octfast.data.readers.folder import class_folders, data_root, read_scans
+from octfast.data.readers.columns import candidates, looks_like_scans, names_patients
+from octfast.data.readers.folder import look_through, read_layout
+from octfast.data.readers.layout import Layout
+from octfast.data.readers.load import TABLE_SUFFIXES, WORKBOOKS, as_names, load_table, refuse_workbook
 from octfast.data.readers.medmnist import read_medmnist
-from octfast.data.readers.table import (
-    TABLE_SUFFIXES,
-    as_names,
-    candidates,
-    common_folder,
-    load_table,
-    looks_like_scans,
-    read_table,
-)
+from octfast.data.readers.names import class_key, patient_in_name
+from octfast.data.readers.table import common_folder, read_table
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.errors import DataError, UsageError
 
@@ -34,6 +30,8 @@ def read_data(
     label_column: str | None = None,
     patient_column: str | None = None,
     split_column: str | None = None,
+    patient_from: str | None = None,
+    label_from: str | None = None,
     cache: str | Path | None = None,
     trainable: bool = True,
 ) -> pd.DataFrame:
@@ -44,6 +42,9 @@ def read_data(
     source : a folder that `read_scans` understands; a .csv, .tsv or .parquet table (see `read_table`); a MedMNIST .npz
         file (see `read_medmnist`); or a folder that holds one of these.
     path_column, label_column, patient_column, split_column : columns of a table; None guesses them.
+    patient_from, label_from : where the patient or the class stands: `folder` (that the file lies in), `folder:2` (the
+        one above), a pattern for the path, or a column of a table; for the patient also `name` (CLASS-PATIENT-IMAGE).
+        None goes by the layout and the columns.
     cache : where a MedMNIST file is unpacked; None takes OCTFAST_CACHE, else the user's cache folder.
     trainable : whether to refuse what cannot be trained on: test scans or one class alone.
 
@@ -61,15 +62,25 @@ def read_data(
     source = Path(source).expanduser()
     if not source.exists():
         raise DataError(f"no such file or folder: {source}", _near(source) or _KINDS)
-    kind = source if source.is_file() else _choose(source, any(named.values()))
+    origin = {"patient_from": patient_from, "label_from": label_from}
+    layout = look_through(source) if source.is_dir() else None
+    kind = _choose(layout, source, any(named.values())) if layout else source
     suffix = kind.suffix.lower()
     if kind.is_file() and suffix in TABLE_SUFFIXES:
-        return read_table(kind, **{f"{role}_column": name for role, name in named.items()}, trainable=trainable)
+        columns = {f"{role}_column": name for role, name in named.items()}
+        scans = read_table(kind, **columns, **origin, trainable=trainable)
+        if layout:
+            _say_unnamed(layout, scans, kind)
+        return scans
     role = next((role for role, name in named.items() if name is not None), None)
     if role is not None:
         raise UsageError(f"--{role}-column {named[role]}: {kind} is no table", "leave it out, or give the table")
-    if kind.is_dir():
-        return read_scans(source, trainable=trainable)
+    if layout and kind.is_dir():
+        scans = read_layout(layout, **origin, trainable=trainable)
+        _say_tables(layout, source)
+        return scans
+    if suffix in WORKBOOKS:
+        refuse_workbook(kind)
     if suffix == ".npz":
         return read_medmnist(kind, cache=cache)
     if suffix in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar"):
@@ -88,40 +99,82 @@ def data_folder(source: str | Path, scans: pd.DataFrame) -> Path:
     """
     source = Path(source).expanduser()
     if source.is_dir():
-        root = data_root(source)
+        root = look_through(source).root
         if all(Path(p).is_relative_to(root) for p in scans["path"]):
             return root
     return common_folder(scans, source)
 
 
-def _choose(folder: Path, columns_named: bool) -> Path:
+def _choose(layout: Layout, folder: Path, columns_named: bool) -> Path:
     """What to read in a folder: a table, a MedMNIST file, or the folder itself with its class folders."""
-    root = folder
-    tables, archives = _tables(folder), sorted(folder.glob("*.npz"))
-    if not tables and not archives:
-        root = data_root(folder)
-        tables, archives = _tables(root), sorted(root.glob("*.npz"))
-    classes = class_folders(root)
+    tables, archives = _tables(layout, folder), _files(layout, folder, ".npz")
     if columns_named and len(tables) == 1:
         return tables[0]
     files = [*tables, *archives]
     if not files:
         return folder
+    classes = _classes(layout)
     if classes and not archives and all(_same_labels(table, classes) for table in tables):
         names = ", ".join(t.name for t in tables)
-        log.info("the folders of %s give the same classes as %s: the folders are read", root, names)
+        if len(tables) == 1 and names_patients(tables[0]) and not _names_say_patients(layout, classes):
+            log.warning("the folders of %s do not say the patients, but %s does: the table is read", layout.root, names)
+            return tables[0]
+        log.info("the folders of %s give the same classes as %s: the folders are read", layout.root, names)
         return folder
     if len(files) == 1 and not classes:
         log.info("reading %s", files[0])
         return files[0]
     shown = ", ".join(p.name for p in files[:6]) + (f" and {len(files) - 6} more" if len(files) > 6 else "")
     also = f", and folders of scans ({', '.join(sorted(classes)[:4])})" if classes else ""
-    raise DataError(f"{root} could be read in more than one way: {shown}{also}", f"name the one meant: {files[0]}")
+    raise DataError(
+        f"{layout.root} could be read in more than one way: {shown}{also}", f"name the one meant: {files[0]}"
+    )
 
 
-def _tables(folder: Path) -> list[Path]:
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in TABLE_SUFFIXES and not f.name.startswith("."))
-    return [f for f in files if f.is_file() and looks_like_scans(f)]
+def _classes(layout: Layout) -> set[str]:
+    """The classes that folders make: two or more, or those of splits; none where nobody can tell."""
+    try:
+        places = layout.places()
+    except DataError:
+        return set()
+    names = {p.label for p in places}
+    return names if len(names) > 1 or any(Path(p.folder.path).parent != layout.root for p in places) else set()
+
+
+def _names_say_patients(layout: Layout, classes: set[str]) -> bool:
+    keys = {class_key(c) for c in classes}
+    return all(patient_in_name(Path(p).stem, keys) for p in layout.pictures())
+
+
+def _files(layout: Layout, folder: Path, *suffixes: str) -> list[Path]:
+    """The files with an ending in the folder, and in those on the way down to the root of its scans."""
+    folder = folder.resolve()
+    inner = layout.root.relative_to(folder).parts
+    places = [folder.joinpath(*inner[:n]) for n in range(len(inner) + 1)]
+    found = (f for at in places for f in sorted(at.iterdir()) if f.suffix.lower() in suffixes)
+    return [f for f in found if f.is_file() and not f.name.startswith(".")]
+
+
+def _tables(layout: Layout, folder: Path) -> list[Path]:
+    return [f for f in _files(layout, folder, *TABLE_SUFFIXES) if looks_like_scans(f)]
+
+
+def _say_tables(layout: Layout, folder: Path) -> None:
+    """Say where a table lies beside the folders that names patients, and is not read."""
+    for file in _files(layout, folder, *TABLE_SUFFIXES, *WORKBOOKS):
+        if file.suffix.lower() in WORKBOOKS:
+            log.warning("there is a workbook here that is not read: %s; as CSV it can be given instead", file)
+        elif names_patients(file):
+            log.warning("there is a table here with patients that is not read: %s; give it instead to take them", file)
+
+
+def _say_unnamed(layout: Layout, scans: pd.DataFrame, file: Path) -> None:
+    named = set(scans["path"])
+    rest = [p for p in layout.pictures() if p not in named]
+    if rest:
+        log.warning(
+            "left out: %d pictures below %s in no row of %s; the first: %a", len(rest), layout.root, file.name, rest[0]
+        )
 
 
 def _same_labels(table: Path, classes: set[str]) -> bool:
@@ -130,7 +183,7 @@ def _same_labels(table: Path, classes: set[str]) -> bool:
     except DataError:
         return False
     label = candidates("label", [str(c) for c in raw.columns])[0]
-    return set(as_names(raw[label]).dropna()) <= classes
+    return {class_key(name) for name in as_names(raw[label]).dropna()} <= {class_key(name) for name in classes}
 
 
 def _near(source: Path) -> str:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from octfast.data.readers.table import as_names, load_table, resolve_paths, split_names
+from octfast.data.readers.columns import split_names
+from octfast.data.readers.load import load_table
+from octfast.data.readers.locate import resolve_paths
 from octfast.data.scans import check_trainable, write_csv
 from octfast.data.splits.folds import COLUMNS
 from octfast.data.splits.hold_out import shared_patients
@@ -67,13 +69,16 @@ def apply_splits(scans: pd.DataFrame | None, file: str | Path, fold: int | None 
     DataError : a column or files are missing, labels differ from those of `scans`, or a patient is in two splits.
     """
     file = Path(file).expanduser()
-    table = load_table(file)
+    # As it stands: a class may be named NA, and a patient end in a space.
+    table = load_table(file, exact=True)
     lacking = [c for c in COLUMNS if c not in table.columns and (c != "fold" or fold is not None)]
     if lacking:
         raise DataError(
             f"{file} lacks the columns {', '.join(lacking)}", "make it with: octfast data split DATA --out splits.csv"
         )
-    out = table.assign(**{c: as_names(table[c]) for c in ("label", "patient")}, path=resolve_paths(table["path"], file))
+    if table["path"].isna().any():
+        raise DataError(f"{file} has rows without a path", "make it anew: octfast data split DATA --out splits.csv")
+    out = table.assign(path=resolve_paths(table["path"], file))
     if out[["label", "patient"]].isna().any(axis=None) or out["path"].duplicated().any():
         raise DataError(f"{file} has rows without a label or patient, or a file twice", "make it anew")
     missing = [p for p in out["path"] if not Path(p).is_file()]

@@ -9,8 +9,9 @@ import pandas as pd
 
 from octfast.data.scans import describe_scans
 from octfast.data.splits.assign import assign_groups
+from octfast.data.splits.groups import identical_files, linked_groups
 from octfast.data.splits.hold_out import shared_patients
-from octfast.data.splits.leaks import drop_leaks, identical_files, linked_groups
+from octfast.data.splits.leaks import drop_leaks
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")

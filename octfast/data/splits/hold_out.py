@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 import pandas as pd
 
+from octfast.data.scans import check_class_names
+from octfast.data.splits.groups import group_names
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
@@ -82,6 +84,8 @@ def _keep_classes(group: np.ndarray, scans_of: np.ndarray) -> list[int]:
 def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int = 0) -> pd.DataFrame:
     """Give each scan its split; the test scans stay as they are.
 
+    Scans that are linked, by a patient or by files that are the same byte for byte, stay together.
+
     Parameters
     ----------
     valid : the share of the training and validation scans to hold out by patient, or "folder" to keep the given ones.
@@ -93,8 +97,10 @@ def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int =
     Raises
     ------
     UsageError : a share outside 0 to .5, or another word.
-    DataError : "folder" without a validation folder, or with a class that train lacks; too few patients.
+    DataError : a name of a class that no model can be saved with; "folder" without a validation folder, or with a class
+        that train lacks; too few patients.
     """
+    check_class_names(scans["label"].unique())
     out = scans.copy()
     if valid == "folder":
         if not (out["split"] == "valid").any():
@@ -110,7 +116,7 @@ def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int =
         return out
     share = validation_share(valid)
     pool = out.index[out["split"] != "test"]
-    held = hold_out(out.loc[pool], share, seed)
+    held = hold_out(out.loc[pool].assign(patient=group_names(out.loc[pool])), share, seed)
     out.loc[pool, "split"] = np.where(held, "valid", "train")
     lacking = sorted(set(out.loc[pool, "label"]) - set(out.loc[out["split"] == "valid", "label"]))
     if lacking:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from octfast.console import track
+from octfast.data.splits.groups import identical_files
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError
 
@@ -19,46 +15,6 @@ log = logging.getLogger("octfast")
 
 # Of two splits with the same patient, the earlier of these keeps it.
 _PRECEDENCE = ("test", "valid", "train")
-
-
-def identical_files(paths: Sequence[str]) -> np.ndarray:
-    """Which files are the same, byte for byte: an int array of shape (len(paths),), equal for equal files.
-
-    Only files that share their size with another are read. An empty or missing file equals no other.
-    """
-    sizes = pd.Series([_size(p) for p in paths], dtype=np.int64)
-    alike = np.flatnonzero(sizes.duplicated(keep=False).to_numpy() & (sizes > 0).to_numpy())
-    keys: list[str] = [f"alone {i}" for i in range(len(paths))]
-    with track("comparing files", len(alike), "files") as update, ThreadPoolExecutor(4) as pool:
-        for n, (i, digest) in enumerate(zip(alike, pool.map(_digest, (paths[int(i)] for i in alike)), strict=True), 1):
-            keys[i] = digest or keys[i]
-            update(n, len(alike))
-    return pd.factorize(np.array(keys, dtype=object))[0]
-
-
-def linked_groups(scans: pd.DataFrame, identical: np.ndarray) -> np.ndarray:
-    """Groups of scans that must stay in one split: linked by a patient, an identical file, or a chain of these.
-
-    Parameters
-    ----------
-    scans : with `patient`.
-    identical : of `identical_files`, of the same length.
-
-    Returns
-    -------
-    An int array of shape (len(scans),), numbered from 0.
-    """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(scans)
-    patients = pd.factorize(scans["patient"])[0]
-    # Scans, patients and files are the nodes; a scan is joined to its patient and to its content.
-    nodes = np.arange(n)
-    ends = np.concatenate([n + patients, n + patients.max(initial=-1) + 1 + identical])
-    size = int(ends.max(initial=0)) + 1
-    graph = coo_matrix((np.ones(2 * n), (np.tile(nodes, 2), ends)), shape=(size, size))
-    return pd.factorize(connected_components(graph, directed=False)[1][:n])[0]
 
 
 def drop_leaks(scans: pd.DataFrame, identical: np.ndarray | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -129,21 +85,3 @@ def refuse_leaks(scans: pd.DataFrame, allow: bool = False) -> None:
         f"{said}, which would flatter the model",
         "--drop-leaks leaves them out of training, octfast data split draws clean splits, --allow-leaks goes on",
     )
-
-
-def _size(path: str) -> int:
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return 0
-
-
-def _digest(path: str) -> str:
-    try:
-        with Path(path).open("rb") as f:
-            digest = hashlib.blake2b(digest_size=20)
-            while block := f.read(1 << 20):
-                digest.update(block)
-    except OSError:
-        return ""
-    return digest.hexdigest()

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from octfast.data.readers.table import TABLE_SUFFIXES, as_names, candidates, load_table
+from octfast.data.readers.columns import candidates
+from octfast.data.readers.load import TABLE_SUFFIXES, as_names, load_table
+from octfast.data.readers.locate import resolve_paths
+from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.deploy.volumes.kinds import VOLUME_SUFFIXES, kind_of
 from octfast.errors import DataError, UsageError
@@ -41,25 +44,31 @@ class Item:
 
 
 def find_inputs(
-    inputs: Iterable[str | Path], *, recursive: bool = True, stdin: BinaryIO | None = None
+    inputs: Iterable[str | Path],
+    *,
+    recursive: bool = True,
+    stdin: BinaryIO | None = None,
+    path_column: str | None = None,
 ) -> Iterator[Item]:
     """The files behind the inputs, in their order; those of a folder sorted by path.
 
-    A folder gives the pictures and volumes in it, told by their ending or else by their first bytes; hidden files and
-    all others are passed over, and the log counts them. A CSV, TSV or parquet table gives the files of its column of
-    paths, relative to its own folder. A name with `*`, `?` or `[` that is no file is a pattern; `**` stands for any
-    folders. `-` reads names from standard input, one a line, as they come. What does not exist costs one item with its
-    problem.
+    A folder gives the pictures and volumes in it, told by their ending or else by their first bytes; links are
+    followed, hidden files and all others are passed over, and the log counts them; a folder in it that cannot be looked
+    into is an item with its problem. A CSV, TSV or parquet table gives the files of its column of paths, relative to
+    its own folder, see `octfast.data.readers.locate.resolve_paths`. A name with `*`, `?` or `[` that is no file is a
+    pattern; `**` stands for any folders. `-` reads names from standard input, one a line, as they come. What does not
+    exist costs one item with its problem.
 
     Parameters
     ----------
     inputs : names of files, folders or tables; patterns; "-".
     recursive : look into the folders of a folder, too.
     stdin : where "-" reads; None takes standard input.
+    path_column : of tables; None takes the one that is named as such columns are.
 
     Raises
     ------
-    UsageError : "-" given twice.
+    UsageError : "-" given twice, or a column that a table lacks.
     DataError : a table that cannot be read, or has no column of paths.
     """
     names = [os.fspath(name) for name in inputs]
@@ -69,9 +78,9 @@ def find_inputs(
         if name == "-":
             for line in stdin if stdin is not None else _standard_input():
                 if given := os.fsdecode(line).rstrip("\r\n"):
-                    yield from _named(given, recursive, tables=False)
+                    yield from _named(given, recursive, None, tables=False)
         else:
-            yield from _named(name, recursive)
+            yield from _named(name, recursive, path_column)
 
 
 def _standard_input() -> BinaryIO:
@@ -93,7 +102,7 @@ def at_home(name: str | Path) -> Path:
         return Path(name)
 
 
-def _named(name: str, recursive: bool, tables: bool = True) -> Iterator[Item]:
+def _named(name: str, recursive: bool, path_column: str | None, tables: bool = True) -> Iterator[Item]:
     path = at_home(name)
     shown = str(path)
     try:
@@ -102,7 +111,7 @@ def _named(name: str, recursive: bool, tables: bool = True) -> Iterator[Item]:
         elif not path.exists():
             yield from _pattern(name, shown, recursive)
         elif tables and path.suffix.lower() in TABLE_SUFFIXES:
-            yield from _table(path)
+            yield from _table(path, path_column)
         else:
             yield Item(shown)
     except (OSError, ValueError) as e:  # a name too long, or with a null in it
@@ -111,18 +120,18 @@ def _named(name: str, recursive: bool, tables: bool = True) -> Iterator[Item]:
 
 def _folder(folder: Path, recursive: bool) -> Iterator[Item]:
     found = other = 0
-    for at, folders, files in os.walk(folder, onerror=_say_unreadable):
-        folders[:] = sorted(d for d in folders if recursive and not d.startswith((".", "__MACOSX")))
-        for name in sorted(files):
-            if name.startswith("."):
-                continue
-            path = Path(at) / name
+    left_out = LeftOut()
+    for inner in walk(folder, left_out, recursive).all():
+        for path in map(Path, inner.files):
             suffix = path.suffix.lower()
             if suffix in IMAGE_SUFFIXES or suffix in VOLUME_SUFFIXES or _is_readable(path):
                 found += 1
                 yield Item(str(path))
             else:
                 other += 1
+    for closed, why in sorted(left_out.unreadable):
+        yield Item(closed, f"cannot look into {closed}: {why}", "allow it to be read; what lies in it has no answer")
+    left_out.say()
     if other:
         log.info("%s: %d files that are neither pictures nor volumes were passed over", folder, other)
     if not found:
@@ -146,28 +155,41 @@ def _pattern(name: str, shown: str, recursive: bool) -> Iterator[Item]:
             yield from _folder(path, recursive)
 
 
-def _table(file: Path) -> Iterator[Item]:
+def _table(file: Path, path_column: str | None) -> Iterator[Item]:
     table = load_table(file)
-    columns = candidates("path", [str(c) for c in table.columns])
+    names = [str(c) for c in table.columns]
+    if path_column is not None and path_column not in names:
+        raise UsageError(
+            f"--path-column {path_column}: {file.name} has no such column; its columns are {', '.join(names)}",
+            "name one of them",
+        )
+    columns = [path_column] if path_column else candidates("path", names)
     if not columns:
         raise DataError(
-            f"{file} has no column that looks like a path; its columns are {', '.join(map(str, table.columns))}",
-            "name one of them path",
+            f"{file} has no column that looks like a path; its columns are {', '.join(names)}",
+            "name it: --path-column NAME",
         )
     if columns[0] != "path":
         log.info("%s: paths from the column %s", file.name, columns[0])
-    for n, name in enumerate(as_names(table[columns[0]]), start=2):
+    cells = list(as_names(table[columns[0]]))
+    ways = [file.parent / at_home(name) if name else file for name in cells]
+    lost = [name for name, path in zip(cells, ways, strict=True) if name and _trouble(path)]
+    elsewhere = dict(zip(lost, resolve_paths(lost, file), strict=True))
+    for n, (name, path) in enumerate(zip(cells, ways, strict=True), start=2):
         if name is None:
             yield Item(str(file), f"{file}: line {n} has no path", "fill it in, or remove the line")
             continue
-        path = file.parent / at_home(name)
-        try:
-            there = path.exists()
-        except OSError as e:  # a name too long, or a folder that may not be looked into
-            yield Item(str(path), f"cannot read {path}: {e.strerror}", "correct the table")
-            continue
-        hint = f"its path is relative to the folder of {file.name}"
-        yield Item(str(path)) if there else Item(str(path), f"no such file: {path}", hint)
+        if name in elsewhere and not _trouble(found := Path(elsewhere[name])):
+            path = found
+        yield Item(str(path), *_trouble(path, f"its path is relative to the folder of {file.name}"))
+
+
+def _trouble(path: Path, hint: str = "") -> tuple[str, ...]:
+    """Why there is no file of a path, and what to do; empty where there is one."""
+    try:
+        return () if path.exists() else (f"no such file: {path}", hint)
+    except (OSError, ValueError) as e:  # a name too long, or a folder that may not be looked into
+        return f"cannot read {path}: {getattr(e, 'strerror', None) or e}", "correct the table"
 
 
 def _is_readable(path: Path) -> bool:
@@ -175,7 +197,3 @@ def _is_readable(path: Path) -> bool:
         return path.is_file() and kind_of(path) != ""
     except OSError:
         return False
-
-
-def _say_unreadable(error: OSError) -> None:
-    log.warning("cannot look into %s: %s", error.filename, error.strerror)

@@ -81,6 +81,7 @@ def predict(
     heatmaps: str | Path | None = None,
     montage: str | Path | None = None,
     recursive: bool = True,
+    path_column: str | None = None,
     resume: bool = False,
     force: bool = False,
     bs: int = 16,
@@ -104,6 +105,7 @@ def predict(
     heatmaps : a folder for each scan with its heat map over it.
     montage : a picture file for the most urgent scans in a grid.
     recursive : look into the folders of folders.
+    path_column : of tables, the column with the files; None takes the one that is named so.
     resume : go on with an interrupted prediction into `out`; False refuses where there is one.
     force : replace what is there.
     bs : pictures a batch.
@@ -132,6 +134,7 @@ def predict(
         heatmaps=heatmaps,
         montage=montage,
         recursive=recursive,
+        path_column=path_column,
         resume=resume,
         force=force,
         bs=bs,
@@ -154,6 +157,7 @@ def run_prediction(
     heatmaps: str | Path | None = None,
     montage: str | Path | None = None,
     recursive: bool = True,
+    path_column: str | None = None,
     resume: bool = False,
     force: bool = False,
     bs: int = 16,
@@ -172,7 +176,7 @@ def run_prediction(
     pictures = {"--heatmaps": heatmaps, "--montage": montage}
     check_pictures({k: at_home(v) for k, v in pictures.items() if v is not None}, inputs, resume or force)
     names = [os.fspath(i) for i in inputs]
-    items = find_inputs(names, recursive=recursive, stdin=stdin)
+    items = find_inputs(names, recursive=recursive, stdin=stdin, path_column=path_column)
     total = None
     if "-" not in names:
         listed = list(items)

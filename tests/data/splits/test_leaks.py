@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from octfast.data.splits.leaks import drop_leaks, identical_files, linked_groups, refuse_leaks
+from octfast.data.splits.leaks import drop_leaks, refuse_leaks
 from octfast.errors import DataError
 from tests.data.splits.test_folds import any_rows, assert_apart, put
 
@@ -29,18 +29,6 @@ def test_dropping_leaks_parts_the_splits_and_keeps_the_test_whole(tmp_path_facto
         others = scans[scans["split"].isin(before[row.split])]
         same = [Path(p).read_bytes() == Path(row.path).read_bytes() for p in others["path"]]
         assert (others["patient"] == row.patient).any() or any(same)
-
-
-def test_identical_files_and_the_chains_they_make(tmp_path):
-    scans = put(
-        tmp_path, [("A", 1, "x", ""), ("A", 2, "x", ""), ("A", 2, "y", ""), ("A", 3, "y", ""), ("A", 4, "z", "")]
-    )
-    same = identical_files([*scans["path"], str(tmp_path / "none.png")])
-    assert same[0] == same[1] and same[2] == same[3] and len(set(same)) == 4
-    assert linked_groups(scans, same[:5]).tolist() == [0, 0, 0, 0, 1]
-    (tmp_path / "000.png").write_text("")
-    (tmp_path / "001.png").write_text("")
-    assert len(set(identical_files(scans["path"].tolist()))) == 4
 
 
 def test_shared_patients_are_refused_with_the_ways_on(tmp_path, said):

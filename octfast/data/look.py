@@ -1,0 +1,56 @@
+"""What is unusual about a picture that a model is to learn from or answer for: blank, dark, coloured, tiny."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from octfast.data.audit.annotations import chroma
+from octfast.data.decode import Decoded
+
+# Standard deviation of the greys of the picture made small; JPEG leaves a single grey at 0.
+_BLANK = 1.5
+_DARK = 30
+_COLOURED = 0.1
+# MedMNIST's scans, the smallest in use, have 28.
+_TINY = 28
+_SIDE = 96
+
+
+def unusual(picture: Decoded, small: np.ndarray | None = None) -> list[tuple[str, str]]:
+    """What was changed in a picture on reading, and what is doubtful about it, each as (check, words).
+
+    Quick enough for every picture that a model is asked about: colours and brightness are judged on the picture made
+    small.
+
+    Parameters
+    ----------
+    small : the picture made small, uint8 of shape (H, W), where that is there already.
+    """
+    found = [*picture.changes]
+    if min(picture.width, picture.height) < _TINY:
+        found.append(("tiny", f"tiny: {picture.width}x{picture.height} pixels"))
+    if picture.mode == "CMYK":
+        found.append(("cmyk", "CMYK, read as grey"))
+    if small is None:
+        small = np.asarray(picture.grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+    found += brightness(small)
+    if picture.colour is not None:
+        found += colours(picture.colour.resize((_SIDE, _SIDE), Image.Resampling.NEAREST))
+    return found
+
+
+def brightness(small: np.ndarray) -> list[tuple[str, str]]:
+    """Whether a picture, made small, is of one grey or almost black."""
+    if small.std() < _BLANK:
+        return [("blank", f"blank: grey {small.mean():.0f} all over")]
+    brightest = np.percentile(small[small < 250], 99) if (small < 250).any() else 255
+    if brightest < _DARK:
+        return [("dark", f"dark: 99 of 100 pixels at grey {brightest:.0f} of 255 or below")]
+    return []
+
+
+def colours(picture: Image.Image) -> list[tuple[str, str]]:
+    """Whether a tenth of a picture is coloured."""
+    share, _ = chroma(np.asarray(picture.convert("RGB")))
+    return [("colour", f"{share:.0%} of the pixels are coloured, read as grey")] if share > _COLOURED else []
