@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image, ImageStat
 
 from octfast.console import track
+from octfast.data.decode import Unreadable, decode, open_regular
 from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.read import read_data
 from octfast.data.scans import SPLITS, write_csv
