@@ -176,7 +176,7 @@ class Layout:
         names = [f.name for f in kids]
         if kids and all(map(is_patient_name, names)):
             shown = ", ".join(names[:4])
-            if folder is self._given or split_of(folder.name):
+            if folder is self._given or split_of(folder.name) or role_of(folder.name):
                 raise DataError(
                     f"the folders of {folder.path} look like patients, not like classes: {shown}",
                     "give a table of scans with a column of labels, or say where the label stands: --label-from "
@@ -187,6 +187,12 @@ class Layout:
                 "them as classes"
             )
             return [Place(folder, folder.name, split, extra=extra)]
+        odd = next((f for f in kids if role_of(f.name)), None)
+        if odd:
+            raise DataError(
+                f"the folder {odd.name} of {folder.path} is no class by its name",
+                "give the folder of the classes; or, if it is a class all the same: --label-from folder",
+            )
         loose = self._own[folder.path]
         if kids:
             self._check_loose(folder, kids, loose)
