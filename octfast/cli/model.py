@@ -20,7 +20,7 @@ def _model() -> None:
 @app.command()
 def summary(
     arch: options.Arch = "vgg16_bn",
-    head: options.Head = "octfast",
+    head: options.Head = "linear",
     classes: Annotated[int, typer.Option(min=2, help="Classes of the head.")] = 4,
     size: Annotated[int, typer.Option(min=32, help="Side of the scans, in pixels.")] = 224,
     as_json: options.Json = False,

@@ -179,15 +179,16 @@ def oct_dataloaders(
 def batch_size(n_train: int, bs: int | None = None) -> int:
     """The batch size for so many training scans; a change to what was asked for is said in the log.
 
-    Where none is asked for: 64, halved down to 4 until an epoch has at least 16 batches, since a head that sees one
-    batch an epoch learns nothing. fastai drops a last short batch, so a batch is never larger than the training set.
+    Where none is asked for: 64, halved down to 8 until an epoch has at least 16 batches, since a head that sees one
+    batch an epoch learns nothing, and batch norm needs several scans. fastai drops a last short batch, so a batch is
+    never larger than the training set.
     """
     if bs is not None:
         if bs > n_train:
             log.warning("batch size %d is more than the %d training scans: %d is used", bs, n_train, n_train)
         return min(bs, n_train)
     chosen = 64
-    while chosen > 4 and n_train < 16 * chosen:
+    while chosen > 8 and n_train < 16 * chosen:
         chosen //= 2
     chosen = max(1, min(chosen, n_train))
     if chosen != 64:

@@ -1,4 +1,4 @@
-"""The heads: octfast's own on pooled features, fastai's, and the article's on VGG's two 4096-wide layers."""
+"""The heads: one or two layers on pooled features, fastai's, and the article's on VGG's two 4096-wide layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from octfast.errors import UsageError
 from octfast.model.arch import Arch, make_body
 
-HEADS = ("octfast", "fastai", "article")
+HEADS = ("linear", "octfast", "fastai", "article")
 
 
 def check_head(head: str, arch: Arch) -> None:
@@ -53,6 +53,8 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
         return _fastai(network, arch, n_classes)
     body = make_body(network, arch)
     width = _timm_width(network) if arch.library == "timm" else _width(body)
+    if head == "linear":
+        return body, _linear(width, n_classes)
     return body, nn.Sequential(
         nn.BatchNorm1d(width),
         nn.Dropout(0.1),
@@ -62,6 +64,17 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
         nn.Dropout(0.25),
         nn.Linear(256, n_classes),
     )
+
+
+def _linear(width: int, n_classes: int) -> nn.Sequential:
+    """One layer that starts at zero, so that every class is as probable as another before the first step.
+
+    In the few hundred steps that a small set allows, a layer that starts at random keeps much of its chance.
+    """
+    linear = nn.Linear(width, n_classes)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.BatchNorm1d(width), nn.Dropout(0.25), linear)
 
 
 def _article(network: Any, arch: Arch, n_classes: int) -> tuple[nn.Module, nn.Module]:

@@ -24,7 +24,7 @@ class ModelSummary:
     convolutions: int
 
 
-def summarise(arch: str = "vgg16_bn", head: str = "octfast", n_classes: int = 4, size: int = 224) -> ModelSummary:
+def summarise(arch: str = "vgg16_bn", head: str = "linear", n_classes: int = 4, size: int = 224) -> ModelSummary:
     """Summarise the network that `oct_learner` makes, its body frozen; no weights are needed.
 
     Parameters

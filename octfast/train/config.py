@@ -54,7 +54,7 @@ class TrainConfig:
         hint="224 is what most bodies were trained at",
     )
     arch: str = _option("vgg16_bn", "A torchvision name that fastai knows, or any timm name.")
-    head: str = _option("octfast", "octfast, fastai or article.")
+    head: str = _option("linear", "linear, octfast (two layers), fastai or article.")
     weights: str = _option("auto", "Pretrained weights: auto, none, or a .safetensors or .pth file.")
     valid: str = _option("0.1", "Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
     splits: str | None = _option(None, "CSV of octfast data split: train, valid and test.", path=True)
@@ -72,7 +72,9 @@ class TrainConfig:
         None, "Where the class stands: folder, folder:2 (the one above), a pattern or a column."
     )
     out: str | None = _option(None, "Run folder; by default a new one in runs/.", path=True)
-    views: int = _option(4, "Augmented readings that the frozen part runs on; 0 augments anew every epoch.", least=0)
+    views: int = _option(
+        *(1, "Readings of the training scans: 1 as they are, more are augmented, 0 augments anew every epoch."), least=0
+    )
     unfreeze: str = _option("head", "What is trained: head, block5 (the last block too) or all.", choices=UNFREEZE)
     engine: str = _option("auto", "What runs the frozen part: auto, torch or openvino (on CPUs, an optional package).")
     precision: str = _option("auto", "Of the frozen part: auto, fp32, bf16, fp16 (on a GPU) or int8 (by OpenVINO).")

@@ -51,7 +51,7 @@ class FrozenLearner(Learner):
 def frozen_learner(
     learn: Learner,
     *,
-    views: int = 4,
+    views: int = 1,
     seed: int = 0,
     engine: str = "auto",
     precision: str = "auto",
@@ -61,8 +61,9 @@ def frozen_learner(
 ) -> FrozenLearner:
     """A Learner that trains the part of another that is not frozen, on stored activations of the frozen part.
 
-    The frozen part, the prefix of the model, is run over the training set once for each view, which is the set as the
-    Learner's own DataLoader augments it, and once over the validation set. Epoch e trains on view e mod `views`. The
+    The frozen part, the prefix of the model, is run over the training set once for each view and once over the
+    validation set. One view is the set as it is, prepared like validation; more are the set as the Learner's own
+    DataLoader augments it. Epoch e trains on view e mod `views`. The
     modules that are trained, the suffix, are the Learner's own, so that its model is trained when the training ends.
     On a GPU a suffix with convolutions, as of "block5", is trained in mixed precision. Give callbacks to `fit`.
 
@@ -73,7 +74,7 @@ def frozen_learner(
     Parameters
     ----------
     learn : its model a Sequential, frozen up to a cut.
-    views : augmented readings of the training set.
+    views : readings of the training set: 1 as it is, more are augmented.
     seed : of the augmentation of the views.
     engine : that runs the frozen prefix: "auto", "torch" or "openvino" (see `octfast.model.engine`).
     precision : of the frozen prefix: "auto", "fp32", "bf16", "fp16" or, by OpenVINO, "int8". What it gives is stored
@@ -97,7 +98,8 @@ def frozen_learner(
     dls = learn.dls
     device = torch.device(dls.device or "cpu")
     network = nn.Sequential(*prefix).eval()
-    sources = [Views(dls.train, views, seed, device, workers), Views(dls.valid, 1, seed, device, workers)]
+    training = dls.train if views > 1 else dls.test_dl(dls.train.items)
+    sources = [Views(training, views, seed, device, workers), Views(dls.valid, 1, seed, device, workers)]
     runner = make_engine(
         network, engine=engine, precision=precision, device=device, calibration=lambda: _sample(sources[0])
     )

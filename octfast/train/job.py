@@ -47,9 +47,10 @@ from octfast.train.plots import plot_history, plot_lr_find
 
 log = logging.getLogger("octfast")
 
-# Outside of these lr_find's valley is noise of a small set, not a rate. A head on stored features learns in the few
-# hundred steps of a small set at 3e-3 to 5e-3 and hardly at less; a whole network is spoilt by so much.
-_LR_RANGE = {"head": (3e-3, 1e-2), "block5": (2e-4, 1e-2), "all": (2e-4, 1e-2)}
+# Outside of these lr_find's valley is noise of a small set, not a rate. On real scans (docs/accuracy.md) a linear head
+# that starts at zero did best at 1e-3 to 2e-3; on an untrained body, whose features say less, at 2e-3 to 3e-3. A head
+# of two layers hardly learns at less than 3e-3 in the few hundred steps of a small set; more would spoil a network.
+_LR_RANGE = {"linear": (1e-3, 2e-3), "untrained": (2e-3, 3e-3), "head": (3e-3, 1e-2), "more": (2e-4, 1e-2)}
 
 
 def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
@@ -281,7 +282,7 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     if lr is None:
         # The rate is sought on stored features too where they are not trained on.
         finder = trainee if isinstance(trainee, FrozenLearner) else frozen_learner(learn, views=1, **stored)
-        lr = _find_lr(finder, run, config.unfreeze)
+        lr = _find_lr(finder, run, _rate_range(learn, config))
         if finder is not trainee:
             finder.close()
     trainee.path, trainee.model_dir = run.path, Path("checkpoints")
@@ -306,11 +307,19 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     return trainee, {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision}
 
 
-def _find_lr(learn: Learner, run: Run, unfreeze: str) -> float:
+def _rate_range(learn: Learner, config: TrainConfig) -> tuple[float, float]:
+    if config.unfreeze != "head":
+        return _LR_RANGE["more"]
+    if config.head != "linear":
+        return _LR_RANGE["head"]
+    return _LR_RANGE["untrained" if learn.oct.weights.source == "none" else "linear"]
+
+
+def _find_lr(learn: Learner, run: Run, allowed: tuple[float, float]) -> float:
     learn.path, learn.model_dir = run.path, Path("checkpoints")
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging():
-        valley = float(learn.lr_find(num_it=100 if unfreeze == "head" else 50, show_plot=False).valley)
-    least, most = _LR_RANGE[unfreeze]
+        valley = float(learn.lr_find(num_it=50 if allowed == _LR_RANGE["more"] else 100, show_plot=False).valley)
+    least, most = allowed
     lr = min(max(valley, least), most)
     held = "" if lr == valley else f", held to {least:.0e} to {most:.0e}"
     log.info("learning rate %.1e: lr_find suggests %.1e%s", lr, valley, held)

@@ -69,7 +69,7 @@ def oct_learner(
     dls: DataLoaders,
     arch: str = "vgg16_bn",
     *,
-    head: str = "octfast",
+    head: str = "linear",
     weights: str | Path = "auto",
     metrics: Callable | Sequence[Callable] = accuracy,
     seed: int = 0,
@@ -85,7 +85,7 @@ def oct_learner(
     ----------
     dls : from `oct_dataloaders`.
     arch : a torchvision name that fastai knows, or any timm name.
-    head : "octfast", "fastai" or "article" (see `octfast.model.heads`).
+    head : "linear", "octfast" (two layers), "fastai" or "article" (see `octfast.model.heads`).
     weights : "auto" takes those that torch or timm have stored, else downloads them; or a file; or "none", which leaves
         the body untrained and sets its batch norms to the training scans.
     seed : of the untrained weights.
@@ -117,6 +117,8 @@ def oct_learner(
     body, top = body_and_head(network, found, head, len(dls.vocab))
     loss = NLLLossFlat() if head == "article" else CrossEntropyLossFlat()
     kwargs = {"loss_func": loss, "opt_func": Adam, "metrics": metrics, **kwargs}
+    if head == "linear":
+        kwargs.setdefault("wd", 0.1)
     with _in_model_meta(body) as made:
         learn = vision_learner(
             dls,
@@ -124,7 +126,7 @@ def oct_learner(
             pretrained=False,
             normalize=False,
             custom_head=top,
-            # The article's head and fastai's come initialised; fastai would only overwrite the bias of the last layer.
+            # The other heads come initialised; fastai would overwrite what they start from.
             init=None if head != "octfast" else nn.init.kaiming_normal_,
             train_bn=False,
             **{**kwargs, "cbs": [FrozenEval(), *_listed(kwargs.get("cbs"))]},

@@ -112,12 +112,12 @@ def test_batch_size(n_train, asked):
     if asked is not None:
         assert bs == min(asked, n_train)
     else:
-        assert bs <= 64 and (n_train // bs >= 16 or bs <= 4)
+        assert bs <= 64 and (n_train // bs >= 16 or bs <= 8)
         assert bs == 64 or n_train // (2 * bs) < 16
 
 
 @pytest.mark.parametrize(
-    "n_train, chosen", [(60, 4), (127, 4), (128, 8), (512, 32), (1024, 64), (80_000, 64), (3, 3), (1, 1)]
+    "n_train, chosen", [(60, 8), (127, 8), (128, 8), (512, 32), (1024, 64), (80_000, 64), (3, 3), (1, 1)]
 )
 def test_batch_size_by_default(n_train, chosen):
     assert batch_size(n_train) == chosen

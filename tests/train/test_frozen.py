@@ -135,7 +135,8 @@ def test_a_store_of_one_view_trains_as_stock_fastai_does_on_the_same_pictures(sc
     dls = loaders(scans)
     learn = learner(dls, template, dropout=False)
     pictures = {}
-    for name, dl in (("train", dls.train), ("valid", dls.valid)):
+    # The one view is the scans as they are: prepared like those of validation.
+    for name, dl in (("train", dls.test_dl(dls.train.items, with_labels=True)), ("valid", dls.valid)):
         source = frozen.Views(dl, 1, 5, torch.device("cpu"), 1)
         blocks = [source.augment(source.decode(source.rows(b)), b)[0] for b in range(-(-len(source) // source.block))]
         labels = [int(y) for y in dl.dataset.tls[-1]]
@@ -419,9 +420,17 @@ def test_another_seed_is_another_store_of_the_training_scans_alone(made, scans, 
 
 
 def test_another_number_of_views_begins_with_the_same_views(made, scans, template):
-    fast = again(made, scans, template, views=1)
+    fast = again(made, scans, template, views=3)
     assert not fast.stores[0].warm
-    assert np.array_equal(everything(fast.stores[0])[:, 0], made["data"][0][:, 0])
+    assert np.array_equal(everything(fast.stores[0])[:, :2], made["data"][0][:, :2])
+
+
+def test_one_view_is_the_scans_as_they_are(made, scans, template):
+    fast = again(made, scans, template, views=1)
+    plain = everything(fast.stores[0])[:, 0]
+    assert not np.array_equal(plain, made["data"][0][:, 0])
+    # Another seed of the augmentation changes nothing, so that the store serves it too.
+    assert np.array_equal(everything(again(made, scans, template, views=1, seed=99).stores[0])[:, 0], plain)
 
 
 def test_other_body_weights_are_another_store(made, scans, template):
@@ -455,9 +464,9 @@ def augmented(table, **kwargs):
 
 @pytest.mark.parametrize("changed", [{"max_rotate": 9.0}, {"max_lighting": 0.16}, {"p_affine": 0.751}])
 def test_another_parameter_of_the_augmentation_is_another_store(made, scans, template, tmp_path, changed):
-    first = again(made, scans, template, tmp_path, dls=augmented(scans), views=1)
-    same = again(made, scans, template, tmp_path, dls=augmented(scans), views=1)
-    other = again(made, scans, template, tmp_path, dls=augmented(scans, **changed), views=1)
+    first = again(made, scans, template, tmp_path, dls=augmented(scans), views=2)
+    same = again(made, scans, template, tmp_path, dls=augmented(scans), views=2)
+    other = again(made, scans, template, tmp_path, dls=augmented(scans, **changed), views=2)
     assert not first.stores[0].warm and same.stores[0].warm
     assert not other.stores[0].warm
     assert other.stores[0].spec.hash != first.stores[0].spec.hash

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.schedule import combined_cos
 
 import octfast.train.job as job
 from octfast.data.readers.folder import read_scans
@@ -54,8 +55,11 @@ def test_the_history_has_a_row_an_epoch(trained):
     ]
     assert list(rows["epoch"]) == [1, 2, 3] and rows.notna().all(axis=None)
     assert rows["train_accuracy"].between(0, 1).all() and rows["accuracy"].between(0, 1).all()
-    # One cycle ends far below its highest rate.
-    assert rows["lr"].iloc[-1] < trained.config["chosen"]["lr"] / 100
+    # The rate of the last batch of one cycle, whose end is a hundred-thousandth of the highest rate.
+    chosen, train = trained.config["chosen"], int((trained.scans["split"] == "train").sum())
+    steps = 3 * (train // chosen["bs"])
+    last = combined_cos(0.25, chosen["lr"] / 25, chosen["lr"], chosen["lr"] / 1e5)((steps - 1) / steps)
+    assert rows["lr"].iloc[-1] == pytest.approx(float(last), rel=1e-4) and last < chosen["lr"] / 20
 
 
 def test_the_weights_of_the_lowest_validation_loss_are_kept(trained):
@@ -107,7 +111,7 @@ def test_the_config_says_how_it_was_made(trained, phantoms):
     said = trained.config
     assert {f: said[f] for f in TrainConfig().to_dict()}["epochs"] == 3
     assert said["classes"] == {"CNV": 0, "DME": 1, "DRUSEN": 2, "NORMAL": 3}
-    assert said["chosen"]["bs"] == 4 and said["chosen"]["patience"] == 3 and said["chosen"]["lr"] > 0
+    assert said["chosen"]["bs"] == 8 and said["chosen"]["patience"] == 3 and said["chosen"]["lr"] > 0
     assert said["data"]["root"] == str(phantoms) and said["data"]["synthetic"] is True
     assert said["versions"]["torch"] == torch.__version__.split("+")[0] or said["versions"]["torch"]
     assert said["weights_report"]["source"] == "none" and said["seconds"] > 0 and "fingerprint" in said["data"]
