@@ -92,7 +92,7 @@ def own_run(trained, tmp_path):
 
 def quick(data, **fields) -> dict:
     """Fields of a TrainConfig for a small network on small scans, in full precision, untrained."""
-    small = {"arch": "test_resnet", "size": 64, "weights": "none", "views": 2, "epochs": 2, "lr": 0.003}
+    small = {"arch": "test_resnet", "size": 64, "weights": "none", "views": 2, "folds": 0, "epochs": 2, "lr": 0.003}
     return {**small, "valid": "0.25", "precision": "fp32", "workers": 0, "data": str(data), **fields}
 
 
@@ -134,7 +134,7 @@ def octfast_train(octfast):
     """Call `octfast train` for a small network on small scans."""
 
     def call(*words: object) -> Ended:
-        small = ["--arch", "test_resnet", "--size", 64, "--weights", "none", "--views", 1, "--epochs", 1]
+        small = ["--arch", "test_resnet", "--size", 64, "--weights", "none", "--views", 1, "--folds", 0, "--epochs", 1]
         return octfast("train", *small, "--lr", 0.003, "--valid", 0.25, "--precision", "fp32", "--workers", 0, *words)
 
     return call

@@ -24,7 +24,7 @@ from octfast.assess.metrics.referral import (
     recorded_operating_point,
 )
 from octfast.assess.metrics.subgroups import grouped
-from octfast.assess.predictions import run_predictions
+from octfast.assess.predictions import held_out_predictions, run_predictions
 from octfast.console import track
 from octfast.data.prepare import check_file
 from octfast.data.readers.read import data_folder, read_data
@@ -224,7 +224,7 @@ def operating_point(
     if kept or run is None:
         return kept, []
     try:
-        valid, _ = run_predictions(run, "valid")
+        valid, _ = held_out_predictions(run)
     except OctfastError as e:
         return None, [f"No operating point, as there are no validation predictions: {within(run, e)}."]
     point = fix_operating_point(valid, refer, SENSITIVITY if sensitivity is None else sensitivity)

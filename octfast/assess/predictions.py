@@ -14,7 +14,7 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
-from octfast.run.folder import Run, open_run
+from octfast.run.folder import FOLD, Run, open_run
 
 
 def run_predictions(
@@ -53,6 +53,20 @@ def run_predictions(
         table = predict_scans(model, info, part, precision=run.config.get("precision", "auto"), progress=update)
     run.save_predictions(table, split)
     return rescale(table, info.classes, temperature or info.temperature), info
+
+
+def held_out_predictions(run: Run, temperature: float | None = None) -> tuple[pd.DataFrame, BundleInfo]:
+    """The predictions that a run's calibration and thresholds rest on: those of scans by a head that never saw them.
+
+    They are of all training and validation scans where the run was cross-validated, else of validation. See
+    `run_predictions` for the parameter and what is raised.
+    """
+    table, info = run_predictions(run, "valid", temperature)
+    if FOLD in table and run.predictions_file("train").exists():
+        training, _ = run_predictions(run, "train", temperature)
+        if FOLD in training:
+            table = pd.concat([training, table], ignore_index=True)
+    return table, info
 
 
 def out_of_fold(runs: Sequence[Run | str | Path]) -> tuple[pd.DataFrame, tuple[str, ...], int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -35,6 +36,8 @@ def train(as_json: bool, **given: Any) -> None:
     run = train_classifier(config)
     about = run.config
     results = {split: headline(table) for split in ("valid", "test") if (table := run.predictions(split)) is not None}
+    if about["chosen"].get("folds"):
+        results = {"folds": json.loads((run.path / "metrics-folds.json").read_text(encoding="utf-8")), **results}
     if as_json:
         notes = [note.text for note in run.notes]
         print_json({"run": str(run.path), "results": results, "chosen": about["chosen"], "notes": notes})

@@ -18,6 +18,8 @@ from octfast.notices import Note
 from octfast.run.html import run_html
 
 RUNS = Path("runs")
+# Column of a Predictions table whose scans were predicted by the head of a fold that they were held out from.
+FOLD = "cv_fold"
 REMINDER = "reminder"  # the kind of a note that repeats at the end of training what a page says elsewhere
 
 

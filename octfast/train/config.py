@@ -59,6 +59,9 @@ class TrainConfig:
     valid: str = _option("0.1", "Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
     splits: str | None = _option(None, "CSV of octfast data split: train, valid and test.", path=True)
     fold: int | None = _option(None, "Validate on this fold of --splits; by default its split column.", least=0)
+    folds: int = _option(
+        *(5, "Folds by patient, whose heads judge every training and validation scan; 0 for none."), least=0
+    )
     drop_leaks: bool = _option(False, "Leave out scans whose patient or identical file is in test.")
     allow_leaks: bool = _option(False, "Train although some patients are in two splits.")
     path_column: str | None = _option(None, "Column of a table with the files.")
@@ -84,6 +87,8 @@ class TrainConfig:
     def __post_init__(self):
         for each in fields(self):
             _check(each.name, getattr(self, each.name), each.metadata)
+        if self.folds == 1:
+            raise UsageError("--folds 1: one fold holds everything out", "give 2 or more, or 0 for none")
         if self.fold is not None and self.splits is None:
             raise UsageError(f"--fold {self.fold}: of which folds?", "add --splits splits.csv, from octfast data split")
 

@@ -15,15 +15,18 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
 from fastai.learner import Learner
-from fastai.torch_core import TensorCategory
+from fastai.torch_core import trainable_params
+from fastcore.basics import noop
 from torch import Tensor, nn
 
 from octfast.console import track
 from octfast.errors import UsageError
 from octfast.model.engine import Engine, make_engine
+from octfast.train.folds import FoldHeads, FoldLoader
+from octfast.train.folds import accuracy as fold_accuracy
 from octfast.train.store.files import StoreSpec
+from octfast.train.store.loader import StoreLoader
 from octfast.train.store.store import FeatureStore, open_store
 from octfast.train.views import Views
 
@@ -37,10 +40,20 @@ class FrozenLearner(Learner):
     ----------
     stores : the open stores of the training and the validation scans.
     engine : that ran the frozen part.
+    folds : of the training scans, then the validation scans, where heads of a cross-validation are trained too.
     """
 
     stores: tuple[FeatureStore, FeatureStore]
     engine: Engine
+    folds: np.ndarray | None = None
+
+    def out_of_fold(self) -> np.ndarray:
+        """Logits of the training, then the validation scans by the head of their fold, of shape (n, classes)."""
+        if self.folds is None:
+            raise UsageError("no folds were trained", "frozen_learner(learn, folds=...)")
+        with self.no_bar(), self.no_logging():
+            outputs, _ = self.get_preds(act=noop)
+        return outputs[torch.arange(len(outputs)), torch.as_tensor(self.folds)].float().cpu().numpy()
 
     def close(self) -> None:
         """Close the stores; nothing more can be trained or predicted then."""
@@ -58,6 +71,7 @@ def frozen_learner(
     cache: str | Path | None = None,
     workers: int | None = None,
     bs: int | None = None,
+    folds: np.ndarray | None = None,
 ) -> FrozenLearner:
     """A Learner that trains the part of another that is not frozen, on stored activations of the frozen part.
 
@@ -82,6 +96,9 @@ def frozen_learner(
     cache : folder of the stores; None takes the user's cache folder.
     workers : threads that decode; None takes one on a CPU, and beside a GPU one a core, up to 16.
     bs : batch size of the training; None takes the Learner's.
+    folds : the fold, from 0, of each training scan, then of each validation scan. With them the head learns from all
+        of these scans, beside it a copy a fold from those outside of the fold; validation loss and accuracy are
+        those of each scan by the copy that it is held out from. Only for a head alone, with cross entropy.
 
     Returns
     -------
@@ -124,21 +141,31 @@ def frozen_learner(
         )
         stores.append(_stored(what, source, runner, spec, cache))
     bs = bs or dls.train.bs
-    loaders = DataLoaders(
-        StoreLoader(stores[0], _targets(dls.train), bs=bs, shuffle=True, drop_last=True, device=device),
-        StoreLoader(stores[1], _targets(dls.valid), bs=max(bs, 256), device=device),
-        path=learn.path,
-        device=device,
-    )
+    suffix_model: nn.Module = nn.Sequential(Unpack(shapes), *suffix)
+    own = {"path": learn.path, "device": device}
+    if folds is None:
+        loaders = DataLoaders(
+            StoreLoader(stores[0], _targets(dls.train), bs=bs, shuffle=True, drop_last=True, device=device),
+            StoreLoader(stores[1], _targets(dls.valid), bs=max(bs, 256), device=device),
+            **own,
+        )
+    else:
+        suffix_model = FoldHeads(Unpack(shapes), nn.Sequential(*suffix), int(folds.max()) + 1)
+        targets = torch.cat([_targets(dls.train), _targets(dls.valid)])
+        loaders = DataLoaders(
+            FoldLoader(stores, targets, folds, True, bs=bs, shuffle=True, drop_last=True, device=device),
+            FoldLoader(stores, targets, folds, False, bs=max(bs, 256), device=device),
+            **own,
+        )
     loaders.vocab, loaders.c = dls.vocab, len(dls.vocab)
     fast = FrozenLearner(
         loaders,
-        nn.Sequential(Unpack(shapes), *suffix).to(device),
+        suffix_model.to(device),
         loss_func=learn.loss_func,
         opt_func=learn.opt_func,
         lr=learn.lr,
-        splitter=lambda model: _groups(learn, model),
-        metrics=list(learn.metrics),
+        splitter=(lambda model: _groups(learn, model)) if folds is None else trainable_params,
+        metrics=list(learn.metrics) if folds is None else fold_accuracy,
         path=learn.path,
         model_dir=learn.model_dir,
         wd=learn.wd,
@@ -148,6 +175,7 @@ def frozen_learner(
         cbs=[NextView(), BnFreeze()],
     )
     fast.stores, fast.engine = (stores[0], stores[1]), cast(Engine, runner)  # OpenVINO's has the same attributes
+    fast.folds = folds
     if pays_mixed_precision(suffix, device):
         fast.add_cbs([ChannelsLast(), MixedPrecision()])
     return fast
@@ -234,29 +262,6 @@ class NextView(Callback):
 
     def before_train(self):
         self.dls.train.view = self.epoch % self.dls.train.store.shape[1]
-
-
-class StoreLoader(DataLoader):
-    """Batches from a FeatureStore: activations, float32 of shape (bs, dim), and class indices of shape (bs,)."""
-
-    def __init__(self, store: FeatureStore, targets: Tensor, **kwargs):
-        kwargs.pop("dataset", None)
-        super().__init__(dataset=range(len(store)), num_workers=0, **kwargs)
-        self.store, self.targets, self.view = store, targets, 0
-
-    def create_batches(self, samps):
-        rows = np.fromiter(samps, dtype=np.int64)
-        end = len(rows) // self.bs * self.bs if self.drop_last else len(rows)
-        for start in range(0, end, self.bs):
-            at = rows[start : start + self.bs]
-            yield torch.from_numpy(self.store.take(at, self.view)).float(), TensorCategory(self.targets[at])
-
-    def new(self, dataset=None, cls=None, **kwargs):
-        """The same activations with other settings, as `Learner.get_preds` asks for."""
-        own = {"bs": self.bs, "shuffle": self.shuffle, "drop_last": self.drop_last, "device": self.device}
-        made = type(self)(self.store, self.targets, **{**own, **kwargs})
-        made.view = self.view
-        return made
 
 
 def _activations(source: Views, engine: Callable, blocks: Sequence[int]) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
@@ -36,11 +37,12 @@ from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.heads import check_head
 from octfast.model.temperature import calibrate_bundle, rescale
 from octfast.notices import SYNTHETIC_NOTE
-from octfast.run.folder import REMINDER, Run, new_run, set_latest
+from octfast.run.folder import FOLD, REMINDER, Run, new_run, set_latest
 from octfast.run.log import run_log
 from octfast.run.origin import fingerprint, git_state, versions
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
+from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import bundle_info, oct_learner, unfreeze_to
 from octfast.train.plots import plot_history, plot_lr_find
@@ -88,19 +90,16 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
         trainee, chosen = _fit(learn, config, run)
         about["chosen"].update(chosen)
         info = _save_model(run, learn, about, prepared.scans)
-        for split in ("valid", "test"):
-            scans = prepared.scans[prepared.scans["split"] == split]
-            if not len(scans):
-                continue
-            if split == "valid" and isinstance(trainee, FrozenLearner):
-                table = _predict_stored(trainee, scans, info)
-            else:
-                table = _predict(learn, scans, info, config.precision)
-            if split == "valid":
-                info = calibrate_bundle(run.bundle, table)
-                table = rescale(table, info.classes, info.temperature)
-            run.save_predictions(table, split)
-            run.write_json(f"metrics-{split}.json", headline(table))
+        held_out = _held_out(trainee, learn, prepared.scans, info, config)
+        info = calibrate_bundle(run.bundle, held_out)
+        held_out = rescale(held_out, info.classes, info.temperature)
+        for split, table in held_out.groupby("split"):
+            _save_predictions(run, table.reset_index(drop=True), str(split))
+        if FOLD in held_out:
+            run.write_json("metrics-folds.json", headline(held_out))
+        test = prepared.scans[prepared.scans["split"] == "test"]
+        if len(test):
+            _save_predictions(run, _predict(learn, test, info, config.precision), "test")
         if isinstance(trainee, FrozenLearner):
             trainee.close()
         _remind(learn, info)
@@ -215,11 +214,25 @@ def _predict(learn: Learner, scans: pd.DataFrame, info: BundleInfo, precision: s
         return predict_scans(learn.model, info, scans, precision=precision, device=learn.dls.device, progress=update)
 
 
-def _predict_stored(trainee: Learner, scans: pd.DataFrame, info: BundleInfo) -> pd.DataFrame:
-    """The Predictions table of the validation scans from their stored activations, which need no forward pass."""
-    with trainee.no_bar(), trainee.no_logging():
-        outputs, _ = trainee.get_preds(act=noop)
-    return predictions_table(scans, outputs.float().cpu().numpy(), info.classes)
+def _held_out(
+    trainee: Learner, learn: Learner, scans: pd.DataFrame, info: BundleInfo, config: TrainConfig
+) -> pd.DataFrame:
+    """The Predictions table of validation, or of training and validation by the heads of their folds."""
+    valid = scans[scans["split"] == "valid"]
+    if not isinstance(trainee, FrozenLearner):
+        return _predict(learn, valid, info, config.precision)
+    if trainee.folds is None:
+        # Their activations are stored, so that they need no forward pass.
+        with trainee.no_bar(), trainee.no_logging():
+            outputs, _ = trainee.get_preds(act=noop)
+        return predictions_table(valid, outputs.float().cpu().numpy(), info.classes)
+    both = pd.concat([scans[scans["split"] == "train"], valid]).assign(**{FOLD: trainee.folds})
+    return predictions_table(both, trainee.out_of_fold(), info.classes)
+
+
+def _save_predictions(run: Run, table: pd.DataFrame, split: str) -> None:
+    run.save_predictions(table, split)
+    run.write_json(f"metrics-{split}.json", headline(table))
 
 
 def _remind(learn: Learner, info: BundleInfo) -> None:
@@ -276,7 +289,7 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     trainee: Learner = learn
     precision = "fp32" if torch.device(learn.dls.device).type == "cpu" else "mixed"
     if config.views and not whole:
-        trainee = fast = frozen_learner(learn, views=config.views, **stored)
+        trainee = fast = frozen_learner(learn, views=config.views, folds=_folds(learn, config), **stored)
         precision = fast.engine.precision
     lr = config.lr
     if lr is None:
@@ -304,7 +317,22 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
             trainee.fit_one_cycle(config.epochs, rates, cbs=cbs)
     kept = None if best.best_epoch is None else best.best_epoch + 1
     log.info("the weights of epoch %s, with the lowest validation loss, are kept", kept)
-    return trainee, {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision}
+    folds = int(trainee.folds.max()) + 1 if isinstance(trainee, FrozenLearner) and trainee.folds is not None else 0
+    return trainee, {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision, "folds": folds}
+
+
+def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:
+    """The folds of a cross-validation, where a head that learns with cross entropy is all that is trained."""
+    if not config.folds:
+        return None
+    if config.unfreeze != "head" or config.head == "article":
+        log.info("no cross-validation: it is for a head alone, learning with cross entropy")
+        return None
+    scans = pd.concat([pd.DataFrame(dl.items) for dl in (learn.dls.train, learn.dls.valid)], ignore_index=True)
+    folds = draw_folds(scans, config.folds, config.seed)
+    if folds is not None:
+        log.info("%d folds by patient: validation loss and accuracy are of all scans, out of fold", folds.max() + 1)
+    return folds
 
 
 def _rate_range(learn: Learner, config: TrainConfig) -> tuple[float, float]:

@@ -33,8 +33,9 @@ from octfast.errors import UsageError
 from octfast.model.engine import Engine, _has_bf16
 from octfast.train import frozen, views
 from octfast.train.callbacks import FrozenEval
-from octfast.train.frozen import StoreLoader, Unpack, cut_model, frozen_learner
+from octfast.train.frozen import Unpack, cut_model, frozen_learner
 from octfast.train.learner import oct_learner, oct_splitter, unfreeze_to
+from octfast.train.store.loader import StoreLoader
 from octfast.train.views import seeded
 
 SIZE = 64

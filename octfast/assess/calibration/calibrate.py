@@ -21,7 +21,7 @@ from octfast.assess.calibration.conformal import (
 from octfast.assess.curves import plot_reliability
 from octfast.assess.metrics.referral import check_sensitivity, fix_operating_point, referral_at
 from octfast.assess.metrics.reliability import calibration_scores
-from octfast.assess.predictions import run_predictions
+from octfast.assess.predictions import held_out_predictions, run_predictions
 from octfast.errors import DataError, OctfastError
 from octfast.figure import save_figure
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
@@ -103,7 +103,7 @@ def calibrate_run(
     UsageError : a share or a class that cannot be.
     """
     run = run if isinstance(run, Run) else open_run(run)
-    raw, info = run_predictions(run, "valid", temperature=1.0)
+    raw, info = held_out_predictions(run, temperature=1.0)
     classes = info.classes
     referred = list(urgent_classes(classes, urgent))
     check_sensitivity(sensitivity)
