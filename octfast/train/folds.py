@@ -75,7 +75,7 @@ class FoldLoader(StoreLoader):
     def __init__(
         self, stores: Sequence[FeatureStore], targets: Tensor, folds: np.ndarray, learning: bool, **kwargs: Any
     ):
-        self.stores, self.folds, self.learning = tuple(stores), torch.as_tensor(folds), learning
+        self.stores, self.folds, self.learning = tuple(stores), torch.tensor(folds), learning
         super().__init__(stores[0], targets, **{**kwargs, "rows": len(targets)})
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

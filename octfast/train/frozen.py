@@ -53,7 +53,7 @@ class FrozenLearner(Learner):
             raise UsageError("no folds were trained", "frozen_learner(learn, folds=...)")
         with self.no_bar(), self.no_logging():
             outputs, _ = self.get_preds(act=noop)
-        return outputs[torch.arange(len(outputs)), torch.as_tensor(self.folds)].float().cpu().numpy()
+        return outputs[torch.arange(len(outputs)), torch.tensor(self.folds)].float().cpu().numpy()
 
     def close(self) -> None:
         """Close the stores; nothing more can be trained or predicted then."""
