@@ -89,7 +89,7 @@ def read_table(
     scans["path"] = resolve_paths(scans["path"], file)
     scans = _without_missing_files(scans, file)
     if label_from:
-        scans["label"] = read_from(scans["path"].tolist(), common_folder(scans, file), label_from, "label")
+        scans["label"] = read_from(scans["path"].tolist(), _base(scans, file), label_from, "label")
     if not own:
         scans["label"] = merge_spellings(scans["label"], file.name)
     if "split" not in scans:
@@ -178,7 +178,7 @@ def _patients(scans: pd.DataFrame, file: Path, rule: str | None) -> list[str]:
     if rule == "name":
         return patients_from_names(scans, root)
     if rule:
-        return read_from(scans["path"].tolist(), root, rule, "patient")
+        return read_from(scans["path"].tolist(), _base(scans, file), rule, "patient")
     if "patient" not in scans:
         log.info("%s has no column of patients: they are taken from names CLASS-PATIENT-IMAGE", file.name)
         return patients_from_names(scans, root)
@@ -189,6 +189,12 @@ def _patients(scans: pd.DataFrame, file: Path, rule: str | None) -> list[str]:
         )
     own = (Path(p).relative_to(root).as_posix() for p in scans["path"])
     return [name if gap else str(who) for name, gap, who in zip(own, gaps, scans["patient"], strict=True)]
+
+
+def _base(scans: pd.DataFrame, file: Path) -> Path:
+    """What parts of paths are counted from: the table's folder, or the common one where scans lie outside of it."""
+    base = file.absolute().parent.resolve()
+    return base if all(Path(p).is_relative_to(base) for p in scans["path"]) else common_folder(scans, file)
 
 
 def common_folder(scans: pd.DataFrame, file: Path) -> Path:

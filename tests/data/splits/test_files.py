@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 
 from octfast.data.readers.read import read_data
 from octfast.data.splits.files import apply_splits, save_splits
 from octfast.data.splits.folds import make_splits
+from octfast.data.splits.hold_out import assign_validation
 from octfast.errors import DataError, UsageError
 from tests.data.splits.test_folds import assert_apart, put
 
@@ -106,3 +109,44 @@ def test_scans_that_the_file_does_not_name_are_left_out_and_said(drawn, said):
     pd.read_csv(file).iloc[2:].to_csv(file, index=False)
     assert len(apply_splits(scans, file)) == 46
     assert any("2 scans are not named by splits.csv" in line for line in said())
+
+
+# What a table could take for something else, among anything that a file system or a class can be called.
+ODD = st.one_of(
+    st.sampled_from(["NA", "nan", "null", "NULL", "#N", " a", "a ", "7.0", "007", "-1", "True", "None"]),
+    st.text(
+        st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="/\0"), min_size=1, max_size=8
+    ),
+)
+NAMES = ODD.filter(lambda name: name not in (".", "..") and len(name.encode()) < 100)
+
+
+@given(st.lists(st.tuples(ODD, ODD, NAMES), min_size=2, max_size=8, unique_by=lambda row: row[2].casefold()))
+@example([("NA", "null", "NA"), ("CNV ", "nan", " x "), ("NA", "7", "a\\b"), ("CNV ", "007", "c")])
+@settings(max_examples=80, deadline=None)
+def test_any_class_patient_and_path_comes_back_from_the_file_of_splits(tmp_path_factory, made):
+    folder = tmp_path_factory.mktemp("any")
+    table = []
+    for label, patient, name in made:
+        (folder / name).touch()
+        table.append((str(folder / name), label, patient, "train"))
+    scans = pd.DataFrame(table, columns=["path", "label", "patient", "split"]).sort_values("path", ignore_index=True)
+    assume(scans["label"].nunique() > 1)
+    save_splits(scans.assign(fold=0), folder.parent / f"{folder.name}.csv")
+    back = apply_splits(scans, folder.parent / f"{folder.name}.csv")
+    pd.testing.assert_frame_equal(back[scans.columns], scans, check_dtype=False)
+    # The file is a table of scans, too.
+    again = read_data(folder.parent / f"{folder.name}.csv")
+    pd.testing.assert_frame_equal(again[scans.columns], scans, check_dtype=False)
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "x" * 199 + "\n"])
+def test_a_class_that_no_model_can_be_saved_with_is_refused_before_training(tmp_path, name):
+    scans = put(tmp_path / "data", [(("A", name)[p % 2], p, p, "train") for p in range(8)])
+    with pytest.raises(DataError, match="has a name that no model can be saved with"):
+        assign_validation(scans, 0.25)
+    save_splits(make_splits(scans, test=0, folds=0), tmp_path / "s.csv")
+    with pytest.raises(DataError, match="has a name that no model can be saved with"):
+        apply_splits(None, tmp_path / "s.csv")
+    with pytest.raises(DataError, match="has a name that no model can be saved with"):
+        read_data(tmp_path / "s.csv")
