@@ -96,12 +96,19 @@ def test_pipes_named_like_pictures_are_never_opened(tmp_path, said):
 
 
 def test_a_deep_tree_needs_no_deep_stack(tmp_path):
-    deep = tmp_path
-    for _ in range(1500):
-        deep = deep / "d"
-        deep.mkdir()
-    (deep / "1.png").touch()
-    assert sum(len(f.files) for f in walk(tmp_path, LeftOut()).all()) == 1
+    made = [tmp_path / "d"]
+    made[0].mkdir()
+    while len(made) < 1500:
+        made.append(made[-1] / "d")
+        made[-1].mkdir()
+    try:
+        (made[-1] / "1.png").touch()
+        assert sum(len(f.files) for f in walk(tmp_path, LeftOut()).all()) == 1
+    finally:
+        # What cleans up after the tests has a stack.
+        (made[-1] / "1.png").unlink()
+        for folder in reversed(made):
+            folder.rmdir()
 
 
 def test_pictures_without_an_ending_are_known_by_their_first_bytes(tmp_path):

@@ -146,3 +146,36 @@ def test_any_bytes_are_of_some_kind_or_none(head):
 def test_cells_that_can_be_no_files(tree):
     Path("list.csv").write_text(f"path\nc.png\n~no such user/x.png\n{'x' * 400}\n")
     assert [bool(i.problem) for i in find_inputs(["list.csv"])] == [False, True, True]
+
+
+def test_links_in_a_folder_are_followed_as_training_does(tree):
+    Path("b/linked").symlink_to(tree / "a" / "deep")
+    Path("b/up").symlink_to(tree)
+    Path("b/x.png").symlink_to(tree / "c.png")
+    assert paths("b") == ["b/10.png", "b/2.png", "b/x.png", "b/linked/y.TIF"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_an_item_with_its_problem(tree, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(find_inputs(["a"]))
+    assert [i.path for i in found if i.problem] == ["a/deep"] and len(found) == 5
+    assert "cannot look into a/deep: Permission denied" in found[-1].problem
+
+
+def test_a_table_with_windows_paths_bare_names_and_a_named_column(tree, said):
+    Path("list.csv").write_text("who,where,path\n1,a\\x.jpeg,no\n2,Y,no\n3,B/10.PNG,no\n4,gone,no\n")
+    found = list(find_inputs(["list.csv"], path_column="where"))
+    assert [str(Path(i.path).resolve().relative_to(tree.resolve())) for i in found] == [
+        *("a/x.jpeg", "a/deep/y.TIF", "b/10.png", "gone"),
+    ]
+    assert [bool(i.problem) for i in found] == [False, False, False, True]
+    assert any("2 files have no such path" in line for line in said())
+    with pytest.raises(UsageError, match=r"--path-column file: list\.csv has no such column"):
+        list(find_inputs(["list.csv"], path_column="file"))
