@@ -48,6 +48,12 @@ def predict(
     path_column: options.PathColumn = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    volume_memory: Annotated[
+        float | None, typer.Option(min=0.25, help="Memory that reading a volume may take, in GB; by default 4.")
+    ] = None,
+    any_modality: Annotated[
+        bool, typer.Option("--any-modality", help="Read DICOM files that are not of an OCT, too (CT, MR, CR).")
+    ] = False,
     bs: Annotated[int, typer.Option(min=1, help="Pictures a batch.")] = 16,
     precision: options.Precision = "auto",
     device: options.Device = None,
@@ -109,6 +115,8 @@ def predict(
             precision=precision,
             device=device,
             weights=weights,
+            volume_memory=volume_memory,
+            any_modality=any_modality,
         )
         _end(found, kept, as_json, volume_summary, printed, out is not None, format or "csv")
         sys.stdout.flush()
@@ -187,9 +195,10 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
         names = ["path", "predicted", "probability"]
         names += [n for n in ("abstained", "urgent_score", "referred") if n in found.columns]
         rows = [
-            [_place(row), *("" if row[n] is None else _word(row[n]) for n in names[1:]), row["error"]] for row in kept
+            [_place(row), *("" if row[n] is None else _word(row[n]) for n in names[1:]), row["error"] or row["remarks"]]
+            for row in kept
         ]
-        print_table("Scans", ["scan", *names[1:], "error"], rows)
+        print_table("Scans", ["scan", *names[1:], "error or remarks"], rows)
         more = found.scans + found.failed - len(kept)
         if more:
             print(f"... and {more:,} more; --out FILE writes them all")
@@ -231,6 +240,8 @@ def _sentence(found: Prediction) -> str:
         parts.append(f"{found.abstained:,} abstained")
     if found.failed:
         parts.append(f"{found.failed:,} could not be read (see error)")
+    if found.remarked:
+        parts.append(f"{found.remarked:,} with remarks (see remarks)")
     return ", ".join(parts) + "."
 
 

@@ -1,4 +1,4 @@
-"""The one strict decoder of pictures: upright, 16 bits spread over the greys, damage refused, and a word on each change."""
+"""The one decoder of pictures: strict, upright, 16 bits spread over the greys, and with a word on each change."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import errno
 import io
 import logging
 import os
+import re
 import stat
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -36,7 +37,13 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_TURNED = {2: "mirrored", 3: "upside down", 4: "mirrored and upside down", 6: "on its left side", 8: "on its right side"}
+_TURNED = {
+    2: "mirrored",
+    3: "upside down",
+    4: "mirrored and upside down",
+    6: "on its left side",
+    8: "on its right side",
+}
 # What libjpeg says where the compressed samples are not what they should be; its other warnings are of the header.
 _DAMAGE = ("corrupt jpeg data", "premature end")
 _SPECIAL = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
@@ -46,7 +53,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class Unreadable(DataError):
+class Unreadable(DataError):  # noqa: N818
     """A file that no scan can be had from.
 
     Attributes
@@ -163,8 +170,8 @@ def refuse_special(path: str | Path) -> None:
     """
     kind = stat.S_IFMT(os.stat(path).st_mode)  # noqa: PTH116
     if kind != stat.S_IFREG:
-        reason = f"{_SPECIAL.get(kind, 'a device')}, not a plain file"
-        raise Unreadable(f"no picture: {path} is {reason}", "leave it out", "not-a-picture", reason)
+        reason = f"no plain file but {_SPECIAL.get(kind, 'a device')}"
+        raise Unreadable(f"{path} is {reason}", "leave it out", "not-a-picture", reason)
 
 
 def spread(samples: np.ndarray, low: float, high: float, inverted: bool = False) -> np.ndarray:
@@ -173,7 +180,8 @@ def spread(samples: np.ndarray, low: float, high: float, inverted: bool = False)
     Where there is nothing between `low` and `high`, 65,535 is white.
     """
     if not high > low:
-        low, high = 0.0, 65535.0
+        grey = (np.nan_to_num(samples).clip(0, 65535) // 257).astype(np.uint8)
+        return 255 - grey if inverted else grey
     grey = np.nan_to_num((np.asarray(samples, np.float64) - low) / (high - low)).clip(0, 1)
     return np.round((1 - grey if inverted else grey) * 255).astype(np.uint8)
 
@@ -186,10 +194,11 @@ def _decode_file(file: BinaryIO, formats: Sequence[str] | None, most: int, small
     # Whole, since both Pillow and the strict decoder read it.
     data = file.read() if head == b"\xff\xd8\xff" else b""
     try:
-        with Image.open(io.BytesIO(data) if data else file, formats=formats) as image:
+        with Image.open(io.BytesIO(data) if data else file, formats=list(formats) if formats else None) as image:
             return _decode_image(image, data, most, small)
-    except Image.DecompressionBombError:
-        raise _too_large("the picture has too many pixels", most) from None
+    except Image.DecompressionBombError as e:
+        found = re.search(r"\d{6,}", str(e))
+        raise _too_large(f"{int(found[0]):,} pixels" if found else "too many pixels", most) from None
 
 
 def _decode_image(image: Image.Image, data: bytes, most: int, small: bool) -> Decoded:
@@ -211,7 +220,7 @@ def _decode_image(image: Image.Image, data: bytes, most: int, small: bool) -> De
         changes.append(("16-bit", words))
     else:
         grey = loaded if mode == "L" else loaded.convert("L")
-        if ";16" in stored and mode != "L" and grey.getextrema()[1] < 128:
+        if ";16" in stored and mode != "L" and np.asarray(grey).max(initial=0) < 128:
             raise Unreadable(
                 "16 bits a sample in colour or with transparency, of which the upper ones are empty",
                 "save it as grey, of 8 or 16 bits",
@@ -219,11 +228,10 @@ def _decode_image(image: Image.Image, data: bytes, most: int, small: bool) -> De
     colour = None if mode in ("L", "1", "F") or mode.startswith("I") else loaded
     if left in _TURNS:
         grey = grey.transpose(_TURNS[left])
-    elif grey is image:
-        # A file's own image would be closed with it.
-        grey = image.copy()
-    if colour is image:
-        colour = image.copy()
+        colour = colour and colour.transpose(_TURNS[left])
+    # A file's own image would be closed with it.
+    grey = grey.copy() if grey is image else grey
+    colour = colour.copy() if colour is not None and colour is image else colour
     size = grey.size
     if loaded.size != image.size:  # it came smaller
         size = image.size[::-1] if left in (5, 6, 7, 8) else image.size
@@ -254,7 +262,7 @@ def _choose_page(image: Image.Image) -> list[tuple[str, str]]:
 
 
 def _strict_jpeg(image: Image.Image, data: bytes, small: bool) -> Image.Image | None:
-    """A JPEG decoded with libjpeg's warnings as errors, to the same samples as Pillow's; None where Pillow is to do it."""
+    """A JPEG decoded with libjpeg's warnings as errors, to Pillow's own samples; None where Pillow is to do it."""
     if data.count(b"\xff\xda") > MAX_SCANS:
         # Within the compressed samples this mark cannot stand.
         raise Unreadable(f"the JPEG has more than {MAX_SCANS} scans", "save it again, as PNG or JPEG", "too-large")
@@ -299,9 +307,9 @@ def _of_deep(image: Image.Image) -> tuple[Image.Image, str]:
     return Image.fromarray(spread(samples, *ends, inverted)), words
 
 
-def _tag(tags: object, *numbers: int) -> float | None:
+def _tag(tags: Mapping[int, Any], *numbers: int) -> float | None:
     for number in numbers:
-        value = tags.get(number) if hasattr(tags, "get") else None
+        value: Any = tags.get(number)
         value = value[0] if isinstance(value, tuple) and value else value
         if value is not None:
             try:
@@ -326,7 +334,8 @@ def _stored(image: Image.Image) -> str:
 
 
 def _too_large(what: str, most: int) -> Unreadable:
-    return Unreadable(f"{what}, more than {most:,}", "crop or shrink it", "too-large")
+    limit = f"{most / 1e6:g} million" if most >= 1e6 else f"{most:,}"
+    return Unreadable(f"{what}, more than {limit}", "crop or shrink it", "too-large")
 
 
 def _words(error: Exception) -> str:
@@ -337,4 +346,6 @@ def _words(error: Exception) -> str:
     said = isinstance(error, OSError | SyntaxError | ValueError | EOFError) and len(text) > 3
     if isinstance(error, struct.error):
         return f"it ends or breaks off within a header ({text})"
-    return text if said else f"damaged ({type(error).__name__}: {text})" if text else f"damaged ({type(error).__name__})"
+    return (
+        text if said else f"damaged ({type(error).__name__}: {text})" if text else f"damaged ({type(error).__name__})"
+    )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from octfast.data.audit.annotations import chroma
 from octfast.data.decode import Decoded
 
 # Standard deviation of the greys of the picture made small; JPEG leaves a single grey at 0.
 _BLANK = 1.5
 _DARK = 30
-_COLOURED = 0.1
+_COLOURED, _STRONG = 0.1, 60
 # MedMNIST's scans, the smallest in use, have 28.
 _TINY = 28
 _SIDE = 96
@@ -54,3 +53,18 @@ def colours(picture: Image.Image) -> list[tuple[str, str]]:
     """Whether a tenth of a picture is coloured."""
     share, _ = chroma(np.asarray(picture.convert("RGB")))
     return [("colour", f"{share:.0%} of the pixels are coloured, read as grey")] if share > _COLOURED else []
+
+
+def chroma(rgb: np.ndarray) -> tuple[float, int]:
+    """How coloured a picture is.
+
+    Parameters
+    ----------
+    rgb : uint8 of shape (H, W, 3).
+
+    Returns
+    -------
+    The share of pixels whose channels lie more than 24 apart, and the number of those more than 60 apart.
+    """
+    spread = rgb.max(-1) - rgb.min(-1)
+    return float((spread > 24).mean()), int((spread > _STRONG).sum())

@@ -198,4 +198,3 @@ def leave_out_unreadable(
             "fetch the data again; two classes or more are needed",
         )
     return good, bad
-

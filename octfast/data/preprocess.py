@@ -73,4 +73,3 @@ def normalise(
     shape = (3, 1, 1)
     x = torch.from_numpy(np.array(grey)).unsqueeze(-3).float().div_(255)
     return (x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
-

@@ -32,11 +32,16 @@ _one_heat_map = threading.Lock()
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one picture: either `probabilities`, float64 of shape (classes,), or `error`."""
+    """What the model says of one picture: either `probabilities`, float64 of shape (classes,), or `error`.
+
+    `remarks` says what was changed in the picture on reading it and what is doubtful about it, a sentence each; see
+    `octfast.data.look.unusual`.
+    """
 
     picture: Any
     probabilities: np.ndarray | None = None
     error: DataError | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def load(
@@ -70,10 +75,10 @@ def load(
 class Predictor:
     """A trained model that answers for pictures: files, their bytes, PIL images of any mode, or arrays, mixed.
 
-    Arrays are uint8 (or uint16, whose white is 65,535): grey of shape (H, W), or colour of shape (H, W, 3) or
-    (H, W, 4), uint8 alone. An array of shape (N, H, W) is N grey pictures, as a volume is. Colour becomes grey, and
-    every picture is squeezed to the size that the model was trained at. Several threads may ask it at once; heat maps
-    wait for each other.
+    Arrays are uint8 (or uint16, whose darkest and brightest sample become black and white): grey of shape (H, W), or
+    colour of shape (H, W, 3) or (H, W, 4), uint8 alone. An array of shape (N, H, W) is N grey pictures, as a volume is.
+    Colour becomes grey, and every picture is squeezed to the size that the model was trained at. Several threads may
+    ask it at once; heat maps wait for each other.
 
     Parameters
     ----------
@@ -131,14 +136,14 @@ class Predictor:
         """
         if bs < 1:
             raise UsageError(f"bs is {bs}: at least one picture a batch is needed")
-        for picture, logits in run_pictures(self.engine, self.info, pictures, bs):
+        for picture, logits, remarks in run_pictures(self.engine, self.info, pictures, bs):
             if isinstance(logits, DataError):
                 yield Answer(picture, error=logits)
                 continue
             # In double precision, so that the classes sum to one as closely as in the Predictions tables.
             row = torch.softmax(logits.double() / self.info.temperature, 0).numpy()
             if np.isfinite(row).all():
-                yield Answer(picture, row)
+                yield Answer(picture, row, remarks=remarks)
             else:
                 hint = "the bundle is damaged, or half precision is too little for it: try fp32"
                 yield Answer(picture, error=DataError(f"the model gives no numbers for {display_name(picture)}", hint))

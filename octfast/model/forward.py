@@ -24,7 +24,7 @@ BATCH_PIXELS = 16 * 512 * 512
 
 def run_pictures(
     engine: Engine, info: BundleInfo, pictures: Iterable[Picture | DataError] | Picture, bs: int = 16
-) -> Iterator[tuple[Any, Tensor | DataError]]:
+) -> Iterator[tuple[Any, Tensor | DataError, tuple[str, ...]]]:
     """The one way from pictures to logits: decoded ahead, preprocessed as in training, run batch by batch.
 
     Parameters
@@ -37,18 +37,18 @@ def run_pictures(
     Yields
     ------
     Each picture in the order given, with its logits, float32 of shape (classes,) on the CPU, or with the reason why it
-    cannot be read.
+    cannot be read; and what is unusual about it, in words.
     """
     bs = max(1, min(bs, BATCH_PIXELS // info.size**2))
     # One thread keeps ahead of a CPU; a GPU outruns several.
     workers = min(16, torch.get_num_threads()) if engine.device.type == "cuda" else 1
     for batch in decoded_batches(pictures, info.size, bs, workers):
-        greys = [grey for _, grey in batch if not isinstance(grey, DataError)]
+        greys = [read.grey for read in batch if not isinstance(read.grey, DataError)]
         out = engine(normalise(np.stack(greys), info.mean, info.std)) if greys else torch.empty(0)
         assert isinstance(out, Tensor)
         logits = iter(out.cpu())
-        for picture, grey in batch:
-            yield picture, grey if isinstance(grey, DataError) else next(logits)
+        for picture, grey, remarks in batch:
+            yield picture, grey if isinstance(grey, DataError) else next(logits), remarks
 
 
 def predict_scans(
@@ -82,7 +82,7 @@ def predict_scans(
     """
     engine = Engine(model[0], "auto" if precision == "int8" else precision, device, tail=model[1])
     rows: list[Tensor] = []
-    for _, logits in run_pictures(engine, info, list(scans["path"]), bs):
+    for _, logits, _ in run_pictures(engine, info, list(scans["path"]), bs):
         if isinstance(logits, DataError):
             raise logits
         rows.append(logits)

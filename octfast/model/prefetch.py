@@ -7,12 +7,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from octfast.data.preprocess import MAX_PIXELS, decode_grey, resize
+from octfast.data.decode import Decoded, decode
+from octfast.data.look import unusual
+from octfast.data.preprocess import resize
 from octfast.errors import DataError
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
@@ -21,10 +23,21 @@ MAX_WAIT = 0.2
 _END = object()
 
 
+class Read(NamedTuple):
+    """A picture as it was given; its grey samples, uint8 of shape (size, size), or why there are none; what is unusual.
+
+    The remarks are words of `octfast.data.look.unusual`.
+    """
+
+    picture: Any
+    grey: np.ndarray | DataError
+    remarks: tuple[str, ...] = ()
+
+
 def decoded_batches(
     pictures: Iterable[Picture | DataError] | Picture, size: int, bs: int, workers: int = 1
-) -> Iterator[list[tuple[Any, np.ndarray | DataError]]]:
-    """Batches of what was given and its grey samples, uint8 of shape (size, size), or why there are none.
+) -> Iterator[list[Read]]:
+    """Batches of pictures, decoded and squeezed to size x size.
 
     Three batches at most are taken ahead. A batch is full unless its source has ended or failed, or is no list and has
     had nothing more for `MAX_WAIT`. An exception of the source's own comes after the batch of what it gave before. A
@@ -44,7 +57,7 @@ def decoded_batches(
         while True:
             batch, end = _collect(found, bs, max_wait)
             if batch:
-                yield [(picture, future.result()) for picture, future in batch]
+                yield [Read(picture, *future.result()) for picture, future in batch]
             if isinstance(end, BaseException):
                 raise end
             if end is _END:
@@ -60,30 +73,24 @@ def decode_picture(picture: Picture) -> Image.Image:
     ------
     DataError : it cannot be read, has no or more than 100 million pixels, or is an array of another kind.
     """
-    if isinstance(picture, np.ndarray):
-        picture = _from_array(picture)
-    if isinstance(picture, Image.Image):
-        if not 0 < picture.width * picture.height <= MAX_PIXELS:
-            size = f"{picture.width} x {picture.height}"
-            raise DataError(f"the picture has {size} pixels, not 1 to {MAX_PIXELS:,}", "crop or shrink it")
-    elif isinstance(picture, str | Path):
-        path = Path(picture)
-        try:
-            # Opening a pipe or a device would wait for ever.
-            special = path.exists() and not path.is_file()
-        except (OSError, ValueError) as e:
-            raise DataError(f"cannot read {display_name(picture)}: {e}", "give the path of a picture") from None
-        if special:
-            raise DataError(f"no picture: {picture} is not a plain file", "give the path of a picture")
-    elif not isinstance(picture, bytes):
-        kind = type(picture).__name__
-        raise DataError(f"a {kind} is not a picture", "give a path, the bytes of a file, a PIL image or a uint8 array")
-    return decode_grey(picture)
+    return _decoded(picture).grey
 
 
 def display_name(picture: Any) -> str:
     """What a picture is called in a message: its path in printable characters, or "the picture"."""
     return repr(str(picture))[1:-1] if isinstance(picture, str | Path) else "the picture"
+
+
+def _decoded(picture: Picture) -> Decoded:
+    if isinstance(picture, np.ndarray):
+        picture = _from_array(picture)
+    if isinstance(picture, Image.Image):
+        if not picture.width * picture.height:
+            raise DataError(f"the picture has {picture.width} x {picture.height} pixels", "give one that has some")
+    elif not isinstance(picture, str | Path | bytes):
+        kind = type(picture).__name__
+        raise DataError(f"a {kind} is not a picture", "give a path, the bytes of a file, a PIL image or a uint8 array")
+    return decode(picture, name=display_name(picture))
 
 
 def _from_array(samples: np.ndarray) -> Image.Image:
@@ -121,17 +128,15 @@ def _feed(
         _put(found, end, stop)
 
 
-def _read(picture: Picture | DataError, size: int) -> np.ndarray | DataError:
+def _read(picture: Picture | DataError, size: int) -> tuple[np.ndarray | DataError, tuple[str, ...]]:
     if isinstance(picture, DataError):
-        return picture
+        return picture, ()
     try:
-        return np.asarray(resize(decode_picture(picture), size))
+        found = _decoded(picture)
+        small = np.asarray(resize(found.grey, size))
+        return small, tuple(words for _, words in unusual(found, small))
     except DataError as e:
-        return e
-    # A decoder can raise anything over a damaged file, and one file must not end the stream.
-    except Exception as e:
-        reason = " ".join(str(e).split())[:200]
-        return DataError(f"cannot decode {display_name(picture)}: {type(e).__name__}: {reason}", "fetch the file again")
+        return e, ()
 
 
 def _put(found: queue.Queue, item: Any, stop: threading.Event) -> bool:

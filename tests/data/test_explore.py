@@ -59,7 +59,7 @@ def test_the_brightness_of_a_jpeg_is_that_of_the_whole_picture(phantoms):
 
 
 def test_without_brightness_no_picture_is_decoded(folder, monkeypatch):
-    monkeypatch.setattr(ex.preprocess, "decode_grey", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(ex, "decode", lambda *_, **__: pytest.fail("decoded"))
     found = ex.explore(folder, with_brightness=False)
     assert found.scans["width"].tolist() == [30, 64, 64, 30, 30, 40, 30]
     assert found.scans["brightness"].isna().all()

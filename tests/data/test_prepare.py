@@ -35,7 +35,7 @@ def test_what_is_wrong_is_said_in_a_few_words(tmp_path, kind, reason):
     file = write_broken(tmp_path)[kind]
     found, unusual = check_file(file)
     assert found and reason in found and str(file) not in found and "\n" not in found
-    assert unusual == ""
+    assert unusual == ()
 
 
 def test_a_missing_file(tmp_path):
@@ -55,7 +55,7 @@ def test_what_passes_can_be_decoded_and_what_does_not_cannot(tmp_path):
 @pytest.mark.parametrize("name", ["scan.jpeg", "scan.png"])
 def test_no_enormous_picture_passes(tmp_path, monkeypatch, name):
     Image.fromarray(scan()).save(tmp_path / name)
-    monkeypatch.setattr("octfast.data.preprocess.MAX_PIXELS", 100)
+    monkeypatch.setattr("octfast.data.decode.MAX_PIXELS", 100)
     assert "pixels" in check_file(tmp_path / name)[0]
 
 

@@ -135,6 +135,6 @@ def test_a_picture_of_any_mode_is_read_or_refused(mode):
 
 def test_an_enormous_picture_is_refused(monkeypatch, tmp_path):
     Image.fromarray(scan()).save(tmp_path / "a.png")
-    monkeypatch.setattr("octfast.data.preprocess.MAX_PIXELS", 100)
+    monkeypatch.setattr("octfast.data.decode.MAX_PIXELS", 100)
     with pytest.raises(DataError, match="80 x 60 pixels"):
         decode_grey(tmp_path / "a.png")

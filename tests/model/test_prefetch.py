@@ -27,7 +27,7 @@ def test_every_picture_comes_once_and_in_order(n, bs, workers, wrong):
     assert [len(b) for b in batches[:-1]] == [bs] * (len(batches) - 1)
     pairs = [pair for batch in batches for pair in batch]
     assert len(pairs) == n
-    for i, (picture, grey) in enumerate(pairs):
+    for i, (picture, grey, _) in enumerate(pairs):
         assert picture is given_[i]
         if i in wrong:
             assert grey is picture
@@ -37,13 +37,13 @@ def test_every_picture_comes_once_and_in_order(n, bs, workers, wrong):
 
 def test_a_single_picture_of_any_kind_is_one(tmp_path):
     for one in (GREY, str(tmp_path / "none.png"), tmp_path / "none.png", b"no picture"):
-        [[(picture, _)]] = read_all(one)
+        [[(picture, *_)]] = read_all(one)
         assert picture is one
     assert sum(map(len, read_all(np.zeros((5, 4, 6), np.uint8)))) == 5
 
 
 def test_a_file_that_cannot_be_read_has_its_reason_and_the_others_come(tmp_path):
-    [[(_, missing), (_, grey)]] = read_all([tmp_path / "none.png", GREY])
+    [[(_, missing, _), (_, grey, _)]] = read_all([tmp_path / "none.png", GREY])
     assert isinstance(missing, DataError) and "none.png" in missing.message and grey.shape == (8, 8)
 
 

@@ -15,7 +15,6 @@ _WHITE = 200
 # row by chance, but of other heights and not on one line.
 _MOST_PARTS = 1 / 170
 _LEAST_SHARE, _MOST_SPREAD, _MOST_OFF = 0.3, 0.22, 0.12
-_COLOURED = 60
 
 
 def find_annotations(grey: np.ndarray) -> str:
@@ -60,21 +59,6 @@ def find_annotations(grey: np.ndarray) -> str:
     if off > 0 or len(row) < _LEAST_SHARE * len(letters):
         return ""
     return f"likely text, {len(row)} letters at x {found[:, 2].min()}, y {found[:, 0].min()}"
-
-
-def chroma(rgb: np.ndarray) -> tuple[float, int]:
-    """How coloured a picture is.
-
-    Parameters
-    ----------
-    rgb : uint8 of shape (H, W, 3).
-
-    Returns
-    -------
-    The share of pixels whose channels lie more than 24 apart, and the number of those more than 60 apart.
-    """
-    spread = rgb.max(-1) - rgb.min(-1)
-    return float((spread > 24).mean()), int((spread > _COLOURED).sum())
 
 
 def white_border(thumb: np.ndarray) -> float:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from octfast.data.audit.annotations import chroma, find_annotations, white_border
+from octfast.data.audit.annotations import find_annotations, white_border
 from octfast.data.decode import Decoded, Unreadable, decode, open_regular
-from octfast.data.look import brightness, colours
+from octfast.data.look import brightness, chroma, colours
 from octfast.files import usable_cores
 
 # 144 bits and not the usual 64: OCT scans of different patients lie within 6 of 64 bits of each other, but not within
@@ -78,8 +78,7 @@ def image_stats(path: str | Path) -> ImageStats:
         trouble = e.trouble if e.trouble in ("empty", "truncated", "not-a-picture") else "unreadable"
         known = {"empty": "0 bytes", "not-a-picture": _first_line(data)}
         return ImageStats(trouble, known.get(trouble, e.reason), content=content if data else b"")
-    known_size = {"width": picture.width, "height": picture.height}
-    stats = ImageStats(format=picture.format, mode=picture.mode, content=content, **known_size)
+    stats = ImageStats("", "", picture.format, picture.mode, picture.width, picture.height, content=content)
     return _of_picture(stats, picture.grey, [*_of_format(path, picture.format), *picture.changes, *_of_mode(picture)])
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from octfast.assess.interpret.heatmap import overlay
-from octfast.data.preprocess import decode_grey
+from octfast.data.decode import Decoded, Unreadable, decode
+from octfast.data.look import unusual
 from octfast.deploy.predictor import Predictor
 from octfast.deploy.volumes.kinds import kind_of_bytes
 from octfast.errors import OctfastError
@@ -25,9 +24,6 @@ from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
 # The longer side of the pictures that are sent back to look at, in pixels.
 SHOWN = 1024
-# Passes over the whole picture that a progressive JPEG may have; programs write some ten. A file of 20 MB has room for
-# half a million, which would take hours. libtiff has the same limit.
-MAX_SCANS = 100
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,8 @@ class Answers:
         ------
         Refused : it is no picture that is taken.
         """
-        grey = read_picture(content, self.limits)
+        read = read_picture(content, self.limits)
+        grey = read.grey
         try:
             p = self.predictor.probabilities([grey])[0]
         except OctfastError as e:
@@ -138,6 +135,7 @@ class Answers:
             "calibrated": is_calibrated(self.predictor.info),
             "width": grey.width,
             "height": grey.height,
+            "remarks": [words for _, words in unusual(read)],
             "notice": LONG_NOTICE,
         }
         if self.predictor.info.synthetic:
@@ -156,8 +154,8 @@ class Answers:
         return {**shown, "heat_map": _data_uri(overlay(grey, heat)), "heat_map_of": self.predictor.classes[target]}
 
 
-def read_picture(content: bytes, limits: Limits) -> Image.Image:
-    """A picture's file as a grey PIL image; its header is judged before anything is decoded.
+def read_picture(content: bytes, limits: Limits) -> Decoded:
+    """A picture's file, decoded; its header is judged before anything is decoded.
 
     Raises
     ------
@@ -169,31 +167,15 @@ def read_picture(content: bytes, limits: Limits) -> Image.Image:
     if len(content) > limits.max_bytes:
         raise too_large(limits)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
-                if image.width * image.height > limits.max_pixels:
-                    raise _too_many_pixels(f"{image.width:,} x {image.height:,} pixels", limits)
-                # Within the compressed samples this mark cannot stand.
-                if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
-                    raise Refused(413, f"the JPEG has more than {MAX_SCANS} scans", "save it again, as PNG or JPEG")
-                return decode_grey(image)
-    except Refused:
-        raise
-    except Image.DecompressionBombError as e:
-        found = re.search(r"\d{6,}", str(e))
-        raise _too_many_pixels(f"{int(found[0]):,} pixels" if found else "too many pixels", limits) from None
-    except UnidentifiedImageError:
-        if kind_of_bytes(content[:132]) not in ("", "picture"):
-            raise Refused(
-                415, "the file is an OCT volume, and the page reads pictures", "octfast predict reads volumes"
-            ) from None
-        raise Refused(415, "unsupported file type", f"choose one of {kinds}") from None
-    except OctfastError as e:
-        raise Refused(422, e.message, e.hint) from None
-    except Exception as e:  # decoders raise many kinds over damaged files
-        reason = " ".join(str(e).split())[:200] or type(e).__name__
-        raise Refused(422, f"the picture is damaged: {reason}", "export it from its program again") from None
+        return decode(content, formats=list(FORMATS), max_pixels=limits.max_pixels)
+    except Unreadable as e:
+        if e.trouble == "too-large":
+            raise Refused(413, e.message, e.hint) from None
+        if e.trouble != "not-a-picture":
+            raise Refused(422, e.message, e.hint) from None
+    if kind_of_bytes(content[:132]) not in ("", "picture"):
+        raise Refused(415, "the file is an OCT volume, and the page reads pictures", "octfast predict reads volumes")
+    raise Refused(415, "unsupported file type", f"choose one of {kinds}")
 
 
 def too_large(limits: Limits) -> Refused:
@@ -217,12 +199,6 @@ def calibration_words(info: BundleInfo) -> str:
     if isinstance(found.get("scans"), int) and isinstance(found.get("patients"), int):
         on = f" on {found['scans']:,} validation scans of {found['patients']:,} patients"
     return f"Probabilities are calibrated{on}; they hold for scans like those."
-
-
-def _too_many_pixels(what: str, limits: Limits) -> Refused:
-    return Refused(
-        413, f"the picture has {what}, more than {limits.max_pixels / 1e6:g} million", "crop or shrink it first"
-    )
 
 
 def _data_uri(picture: Image.Image) -> str:

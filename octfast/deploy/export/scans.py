@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from octfast.data.preprocess import decode_grey
+from octfast.data.decode import decode
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.errors import DataError, OctfastError
 from octfast.model.bundle.info import BundleInfo
@@ -109,11 +108,12 @@ def samples(path: str | Path) -> np.ndarray:
 
     Raises
     ------
-    DataError : see `octfast.data.preprocess.decode_grey`.
+    DataError : see `octfast.data.decode.decode`.
     """
-    grey = decode_grey(path)
-    with Image.open(path) as image:
-        return np.asarray(image) if image.mode == "RGB" else np.asarray(grey)[..., None]
+    found = decode(path)
+    if found.mode == "RGB" and found.colour is not None:
+        return np.asarray(found.colour)
+    return np.asarray(found.grey)[..., None]
 
 
 def _phantoms(info: BundleInfo, n: int, first: int) -> Sample:

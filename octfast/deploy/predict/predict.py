@@ -17,7 +17,7 @@ from octfast.deploy.predict.outputs import check_out, check_pictures, volumes_fi
 from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted, stream_rows
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
-from octfast.deploy.volumes.reader import VolumeReader
+from octfast.deploy.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.errors import DataError, UsageError
 from octfast.files import sha256_of
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE
@@ -40,6 +40,7 @@ class Prediction:
     classes : of the model.
     scans : rows with an answer.
     failed : rows with an error.
+    remarked : rows with remarks.
     abstained, referred : rows so marked; None where the model cannot abstain, or has no urgent classes.
     volumes : a row a volume, the urgent first; see `VolumeTable`.
     files : what was written.
@@ -53,6 +54,7 @@ class Prediction:
     whole: bool = False
     scans: int = 0
     failed: int = 0
+    remarked: int = 0
     abstained: int | None = None
     referred: int | None = None
     volumes: list[dict[str, Any]] = field(default_factory=list)
@@ -64,6 +66,7 @@ class Prediction:
         failed = bool(row.values["error"])
         self.failed += failed
         self.scans += not failed
+        self.remarked += bool(row.values.get("remarks"))
         if "abstained" in row.values:
             self.abstained = (self.abstained or 0) + bool(row.values["abstained"])
         if "referred" in row.values:
@@ -88,6 +91,8 @@ def predict(
     precision: str = "auto",
     device: str | None = None,
     weights: str | Path | None = None,
+    volume_memory: float | None = None,
+    any_modality: bool = False,
 ) -> pd.DataFrame:
     """Ask a trained model about pictures and volumes; what `octfast predict` does, with the table given back.
 
@@ -110,6 +115,8 @@ def predict(
     force : replace what is there.
     bs : pictures a batch.
     precision, device, weights : see `octfast.load`; a loaded model has its own.
+    volume_memory : that reading a volume may take, in GB; None is 4.
+    any_modality : read DICOM files of other modalities than OCT, too.
 
     Returns
     -------
@@ -141,6 +148,8 @@ def predict(
         precision=precision,
         device=device,
         weights=weights,
+        volume_memory=volume_memory,
+        any_modality=any_modality,
     )
     table = as_table({name: [row[name] for row in rows] for name in found.columns})
     return table.astype({"volume": "Int64", "frame": "Int64"})
@@ -164,6 +173,8 @@ def run_prediction(
     precision: str = "auto",
     device: str | None = None,
     weights: str | Path | None = None,
+    volume_memory: float | None = None,
+    any_modality: bool = False,
     stdin: BinaryIO | None = None,
 ) -> Prediction:
     """Do what `predict` does, without keeping the rows: each is handed to `on_row` with the columns as it comes.
@@ -197,7 +208,8 @@ def run_prediction(
         found.whole = True
         return found
     with ExitStack() as stack:
-        reader = stack.enter_context(VolumeReader())
+        memory = int((volume_memory or MAX_MEMORY / (1 << 30)) * (1 << 30))
+        reader = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
         journal = _journal(to, bundle, table, names, recursive)
         if journal is not None:
             journal.open(resume, force)

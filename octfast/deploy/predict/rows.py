@@ -6,7 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,7 +76,8 @@ class Table:
     Attributes
     ----------
     columns : in order: `path`; `volume`, `frame` (both from 0) and `eye` (R or L) of a B-scan in a volume; those of
-        `octfast.deploy.predictor.answer_columns`; `heat_map`; `error`.
+        `octfast.deploy.predictor.answer_columns`; `heat_map`; `remarks` (what was changed in a picture on reading
+        it, and what is doubtful about it); `error`.
     rule : by which the model answers.
 
     Raises
@@ -98,12 +98,13 @@ class Table:
         self.rule = rule_of(self.predictor.classes, calibration, abstain_below=below)
         answer = answer_columns(np.zeros((0, n)), self.rule, k or 1)
         heat_map = ["heat_map"] if self.wanted.heat_maps else []
-        self.columns = ["path", "volume", "frame", "eye", *answer, *heat_map, "error"]
+        self.columns = ["path", "volume", "frame", "eye", *answer, *heat_map, "remarks", "error"]
 
     def row(self, origin: _Origin, answer: Answer) -> Row:
         """The row of an answer."""
         values: dict[str, Any] = dict.fromkeys(self.columns)
         values |= {"path": origin.path, "volume": origin.volume, "frame": origin.frame, "eye": origin.eye}
+        values["remarks"] = "; ".join(answer.remarks)
         values["error"] = "" if answer.error is None else answer.error.message
         if answer.probabilities is not None:
             columns = answer_columns(answer.probabilities[None], self.rule, self.wanted.top_k or 1)
@@ -143,9 +144,6 @@ def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Or
         yield _Origin(n, item.path), DataError(item.problem, item.hint)
         return
     try:
-        if Path(item.path).exists() and not Path(item.path).is_file():
-            # Opening a pipe or a device would wait for ever.
-            raise DataError(f"{item.path} is no plain file", "leave it out")
         kind = kind_of(item.path)
     except DataError as e:
         yield _Origin(n, item.path), e

@@ -17,7 +17,7 @@ from octfast.files import whole_file
 
 FORMATS = ("csv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
-_TEXT = {"path", "eye", "predicted", "heat_map", "error"}
+_TEXT = {"path", "eye", "predicted", "heat_map", "remarks", "error"}
 _WHOLE = {"volume", "frame", "frames", "unread", "urgent_frame"}
 _YES_NO = {"abstained", "referred"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

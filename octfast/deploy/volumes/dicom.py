@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from octfast.data.decode import spread
 from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
 from octfast.errors import DataError
 
 # Photographs of the eye, and slices of a volume seen from the front, come from the same devices.
 _NO_BSCANS = {"OP": "a photograph of the eye", "OPTENF": "an en-face picture"}
+# The standard's, what some programs write instead, what exports write that call it "other", and none at all.
+_OCT = ("OPT", "OPTBSV", "OCT", "OT", "")
 # Of the functional groups of multi-frame files, those that say how samples become grey.
 _GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _COLOURS = ("Red", "Green", "Blue")
@@ -29,7 +32,7 @@ _READ = (
 )
 
 
-def read_dicom(path: Path, name: str) -> Iterator[BScan]:
+def read_dicom(path: Path, name: str, any_modality: bool = False) -> Iterator[BScan]:
     """The frames of a DICOM file in their order.
 
     Modality and VOI transformations (rescale, lookup tables, windows) are applied. Without a window 8 bits are taken as
@@ -38,7 +41,8 @@ def read_dicom(path: Path, name: str) -> Iterator[BScan]:
 
     Raises
     ------
-    DataError : no DICOM, no pixels, a photograph, sizes that cannot be, or a compression that nothing here decodes.
+    DataError : no DICOM, no pixels, a photograph, no OCT (unless `any_modality` allows that), sizes that cannot be, or
+        a compression that nothing here decodes.
     """
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
@@ -48,7 +52,7 @@ def read_dicom(path: Path, name: str) -> Iterator[BScan]:
         about = dcmread(path, stop_before_pixels=True, specific_tags=[*_READ])
     except InvalidDicomError:
         raise DataError(f"{name} is no DICOM file", "it lacks DICOM's mark; save it again, or remove it") from None
-    _check(about, name)
+    _check(about, name, any_modality)
     eye = _eye(about)
     try:
         ends = _ends(iter_pixels(path), about) if _needs_ends(about) else None
@@ -64,10 +68,15 @@ def read_dicom(path: Path, name: str) -> Iterator[BScan]:
         ) from None
 
 
-def _check(about: Any, name: str) -> None:
+def _check(about: Any, name: str, any_modality: bool) -> None:
     modality = str(about.get("Modality", "")).strip()
     if modality in _NO_BSCANS:
         raise DataError(f"{name} is {_NO_BSCANS[modality]} (Modality {modality}), not an OCT", "leave it out")
+    if modality not in _OCT and not any_modality:
+        raise DataError(
+            f"{name} is no OCT: its Modality is {modality[:16]}",
+            "leave it out; octfast predict --any-modality reads it all the same",
+        )
     try:
         height, width = int(about.get("Rows") or 0), int(about.get("Columns") or 0)
         frames = int(about.get("NumberOfFrames") or 1)
@@ -139,10 +148,7 @@ def _grey(samples: np.ndarray, look: Any, about: Any, name: str, ends: tuple[flo
         raise DataError(f"{name}: a frame of shape {samples.shape}", "the file is damaged")
     shown = np.asarray(apply_voi_lut(apply_modality_lut(samples, look), look), dtype=np.float64)
     low, high = ends or _range(look)
-    grey = np.nan_to_num((shown - low) / (high - low)).clip(0, 1) if high > low else np.zeros(shown.shape)
-    if kind == "MONOCHROME1":
-        grey = 1 - grey
-    return np.round(grey * 255).astype(np.uint8)
+    return spread(shown, low, high, inverted=kind == "MONOCHROME1")
 
 
 def _range(look: Any) -> tuple[float, float]:

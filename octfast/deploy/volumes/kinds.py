@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from octfast.data.decode import open_regular
 from octfast.data.scans import IMAGE_SUFFIXES
 
 VOLUME_SUFFIXES = {
@@ -23,13 +24,17 @@ def kind_of(path: str | Path) -> str:
     """What a file is: "picture", "dicom", "vol", "e2e", "fda", "fds" or "img"; "" where nothing tells.
 
     The first bytes decide where they are known, so that a DICOM file without an ending, or with a wrong one, is read as
-    what it is; else the ending does. Zeiss's .img has no mark of its own.
+    what it is; else the ending does. Zeiss's .img has no mark of its own. A DICOMDIR, which lists
+    the files of a disc and holds no picture, is "".
 
     Raises
     ------
     OSError : the file cannot be opened.
+    DataError : it is a pipe, a device, a socket or a folder.
     """
-    with Path(path).open("rb") as f:
+    if Path(path).name.upper() == "DICOMDIR":
+        return ""
+    with open_regular(path) as f:
         found = kind_of_bytes(f.read(_HEAD))
     suffix = Path(path).suffix.lower()
     if found == "topcon":

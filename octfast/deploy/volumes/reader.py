@@ -56,11 +56,13 @@ class VolumeReader:
     ----------
     seconds : that may pass without a B-scan.
     memory : that the process may take, in bytes, where the system can limit it.
+    any_modality : read DICOM files that say they are of something else than an OCT (Modality CT, MR, CR), too.
     """
 
-    def __init__(self, seconds: float = MAX_SECONDS, memory: int = MAX_MEMORY):
+    def __init__(self, seconds: float = MAX_SECONDS, memory: int = MAX_MEMORY, any_modality: bool = False):
         self.seconds = seconds
         self.memory = memory
+        self.any_modality = any_modality
         self._process: subprocess.Popen[bytes] | None = None
         self._late = False
 
@@ -99,7 +101,8 @@ class VolumeReader:
         done = False
         try:
             process = self._start()
-            self._ask({"path": str(Path(path).absolute()), "kind": kind, "name": str(path)}, process, path)
+            asked = {"path": str(Path(path).absolute()), "kind": kind, "name": str(path)}
+            self._ask({**asked, "any_modality": self.any_modality}, process, path)
             while True:
                 head = self._head(process, path)
                 if "error" in head:
@@ -130,7 +133,7 @@ class VolumeReader:
             )
         return self._process
 
-    def _ask(self, question: dict[str, str], process: subprocess.Popen[bytes], path: str | Path) -> None:
+    def _ask(self, question: dict[str, Any], process: subprocess.Popen[bytes], path: str | Path) -> None:
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(question).encode() + b"\n")

@@ -14,13 +14,17 @@ from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
 from octfast.errors import DataError
 
 _SHAPE = re.compile(r"(\d{2,4})x(\d{2,4})")
+_WHOLE_SHAPE = re.compile(r"(?<!\d)(\d{1,4})x(\d{1,5})x(\d{1,5})(?!\d)")
 _ZEISS_DEPTH = 1024
+_ZEISS_WIDTHS = (200, 512, 1024)
+# The two cubes that Cirrus records, by their size: 128 B-scans 512 wide, and 200 of 200. Line rasters are 1,024 wide.
+_CUBES = {128 * 1024 * 512: 512, 200 * 1024 * 200: 200}
 # For each kind of chunk with B-scans, where in its header the width and height stand, and the number of B-scans.
 _TOPCON = {b"@IMG_JPEG": (9, 17), b"@IMG_MOT_COMP_03": (1, 13), b"@IMG_SCAN_03": (1, 13)}
 
 
 def read_vendor(path: Path, kind: str, name: str) -> Iterator[BScan]:
-    """The B-scans of a file of kind "e2e", "fda", "fds" or "img", volume by volume.
+    """The B-scans of a file of kind "fda", "fds" or "img", volume by volume.
 
     Raises
     ------
@@ -28,7 +32,7 @@ def read_vendor(path: Path, kind: str, name: str) -> Iterator[BScan]:
     ImportError : OCT-Converter is not installed.
     """
     _let_it_run()
-    read = {"e2e": _e2e, "fda": _fda, "fds": _fds, "img": _img}[kind]
+    read = {"fda": _fda, "fds": _fds, "img": _img}[kind]
     volumes = read(path, name)
     if not any(len(frames) for frames, _ in volumes):
         raise DataError(f"{name} holds no B-scans", "it may hold photographs alone; leave it out")
@@ -36,15 +40,6 @@ def read_vendor(path: Path, kind: str, name: str) -> Iterator[BScan]:
         white = _white(frames)
         for i in range(len(frames)):
             yield BScan(_grey(np.asarray(frames[i]), white), n, i, eye if eye in ("R", "L") else "")
-
-
-def _e2e(path: Path, name: str) -> list[tuple[Any, str]]:
-    from oct_converter.readers import E2E
-
-    _check_directories(path, name)
-    file = E2E(path)
-    file.read_all_metadata = dict
-    return [(volume.volume, str(volume.laterality)) for volume in file.read_oct_volume()]
 
 
 def _fda(path: Path, name: str) -> list[tuple[Any, str]]:
@@ -72,19 +67,43 @@ def _fds(path: Path, name: str) -> list[tuple[Any, str]]:
 def _img(path: Path, name: str) -> list[tuple[Any, str]]:
     from oct_converter.readers import IMG
 
-    size = path.stat().st_size
-    named = _SHAPE.search(path.name)
-    # A file of this kind has no header: its name says how wide a cube is, or else its size does.
-    widths = [int(named[1])] if named else [w for w in (512, 200) if size % (_ZEISS_DEPTH * w) == 0]
-    if not size or not widths or not widths[0] or size % (_ZEISS_DEPTH * widths[0]):
+    frames, height, width = _img_shape(path.stat().st_size, path.name, name)
+    if frames > MAX_FRAMES or height * width > MAX_FRAME_PIXELS:
         raise DataError(
-            f"{name}: {size:,} bytes are no cube of B-scans {_ZEISS_DEPTH:,} high and 512 or 200 wide",
-            "give Zeiss's cube, or a name with its size, as in 200x200",
+            f"{name} has {frames:,} B-scans of {height:,} x {width:,} pixels",
+            f"a volume may have {MAX_FRAMES:,} of {MAX_FRAME_PIXELS:,}",
         )
-    if size // (_ZEISS_DEPTH * widths[0]) > MAX_FRAMES:
-        raise DataError(f"{name} has more than {MAX_FRAMES:,} B-scans", "a volume may have no more")
-    volume = IMG(path).read_oct_volume(rows=_ZEISS_DEPTH, cols=widths[0])
+    volume = IMG(path).read_oct_volume(rows=height, cols=width)
     return [(volume.volume, str(volume.laterality))]
+
+
+def _img_shape(size: int, file: str, name: str) -> tuple[int, int, int]:
+    """Frames, height and width of a file without a header: its name says them, or its size where one cube alone fits.
+
+    Raises
+    ------
+    DataError : no cube has that size, or several do.
+    """
+    hint = "give Zeiss's cube, or write the size into its name, FRAMESxHEIGHTxWIDTH, as in NAME_5x1024x1024.img"
+    if whole := _WHOLE_SHAPE.search(file):
+        frames, height, width = (int(n) for n in whole.groups())
+        if not size or frames * height * width != size:
+            raise DataError(f"{name}: {size:,} bytes are no cube of B-scans {whole[0]}", hint)
+        return frames, height, width
+    if named := _SHAPE.search(file):
+        widths = [int(named[1])]
+    elif size in _CUBES:
+        widths = [_CUBES[size]]
+    else:
+        widths = [*_ZEISS_WIDTHS]
+    fit = [(size // (_ZEISS_DEPTH * w), _ZEISS_DEPTH, w) for w in widths if w and size % (_ZEISS_DEPTH * w) == 0]
+    if not size or not fit:
+        wide = " or ".join(map(str, widths))
+        raise DataError(f"{name}: {size:,} bytes are no cube of B-scans {_ZEISS_DEPTH:,} high and {wide} wide", hint)
+    if len(fit) > 1:
+        several = " or ".join("x".join(map(str, shape)) for shape in fit)
+        raise DataError(f"{name} has no header, and its {size:,} bytes may be {several} (frames, height, width)", hint)
+    return fit[0]
 
 
 def _check_topcon(chunks: dict, path: Path, name: str) -> None:
@@ -122,35 +141,6 @@ def _topcon_eye(file: Any) -> str:
             except (OSError, TypeError, IndexError):
                 return ""
     return ""
-
-
-def _check_directories(path: Path, name: str) -> None:
-    """Refuse an .e2e file whose directories lead back into themselves, or number B-scans absurdly.
-
-    OCT-Converter would follow them for ever, and make a list as long as the highest number.
-    """
-    with path.open("rb") as f:
-        skip = 64 if f.read(21) == b"E2EMultipleVolumeFile" else 0
-        seen: set[int] = set()
-        at = 36
-        while True:
-            f.seek(skip + at)
-            head = f.read(52)
-            if len(head) < 52:
-                raise DataError(f"{name} ends within its directory", "the file is cut short; export it again")
-            entries, current, previous = struct.unpack_from("<3I", head, 36)
-            if seen:
-                held = f.read(44 * min(entries, 1 << 20))
-                slices = np.frombuffer(held[: len(held) // 44 * 44], "<i4").reshape(-1, 11)[:, 7]
-                if len(slices) and slices.max() > 2 * MAX_FRAMES:
-                    number = f"{slices.max() // 2:,}"
-                    raise DataError(f"{name} numbers a B-scan {number}", f"a volume may have {MAX_FRAMES:,}")
-            at = previous if seen else current
-            if at == 0:
-                return
-            if at in seen:
-                raise DataError(f"{name} has a directory that leads back into itself", "the file is damaged")
-            seen.add(at)
 
 
 def _white(frames: Any) -> float:

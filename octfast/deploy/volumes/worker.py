@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_MEMORY, BScan
 from octfast.errors import DataError
 
 _INSTALL = "pip install 'octfast[oct]'"
@@ -21,14 +21,15 @@ _INSTALL = "pip install 'octfast[oct]'"
 
 def main() -> None:
     """Answer requests until standard input ends."""
-    limit(int(sys.argv[1]))
+    memory = int(sys.argv[1])
+    limit(memory)
     warnings.simplefilter("ignore")
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     # What the readers print would otherwise stand between the pixels.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
-        answer(asked["path"], asked["kind"], asked["name"], out)
+        answer(asked["path"], asked["kind"], asked["name"], out, memory, asked.get("any_modality", False))
 
 
 def limit(memory: int) -> None:
@@ -42,11 +43,13 @@ def limit(memory: int) -> None:
             resource.setrlimit(getattr(resource, what), (most, most))
 
 
-def answer(path: str, kind: str, name: str, out: BinaryIO) -> None:
+def answer(
+    path: str, kind: str, name: str, out: BinaryIO, memory: int = MAX_MEMORY, any_modality: bool = False
+) -> None:
     """Send the B-scans of a file, then that it ended, or why it cannot be read."""
     said: dict[str, Any]
     try:
-        for scan in frames_of(Path(path), kind, name):
+        for scan in frames_of(Path(path), kind, name, any_modality):
             send(scan, name, out)
         said = {"end": True}
     except DataError as e:
@@ -55,7 +58,9 @@ def answer(path: str, kind: str, name: str, out: BinaryIO) -> None:
         package = (getattr(e, "name", None) or str(e)).split(".")[0]
         said = {"error": f"cannot read {name}: the package {package} is not installed", "hint": _INSTALL}
     except MemoryError:
-        said = {"error": f"{name} asks for more memory than a volume may take", "hint": "the file is damaged"}
+        most = f"{memory / (1 << 30):.3g} GB of memory"
+        hint = "octfast predict --volume-memory allows more; or else the file is damaged"
+        said = {"error": f"{name} needs more than the {most} that a volume may take", "hint": hint}
     except RecursionError:
         said = {"error": f"{name} is nested too deeply", "hint": "the file is damaged"}
     except Exception as e:  # the readers raise anything over a damaged file
@@ -63,16 +68,20 @@ def answer(path: str, kind: str, name: str, out: BinaryIO) -> None:
     out.write(json.dumps(said).encode() + b"\n")
 
 
-def frames_of(path: Path, kind: str, name: str) -> Iterator[BScan]:
+def frames_of(path: Path, kind: str, name: str, any_modality: bool = False) -> Iterator[BScan]:
     """The B-scans of a file of a kind (see `octfast.deploy.volumes.kinds.kind_of`)."""
     if kind == "dicom":
         from octfast.deploy.volumes.dicom import read_dicom
 
-        return read_dicom(path, name)
+        return read_dicom(path, name, any_modality)
     if kind == "vol":
         from octfast.deploy.volumes.vol import read_vol
 
         return read_vol(path, name)
+    if kind == "e2e":
+        from octfast.deploy.volumes.e2e import read_e2e
+
+        return read_e2e(path, name)
     from octfast.deploy.volumes.vendors import read_vendor
 
     return read_vendor(path, kind, name)

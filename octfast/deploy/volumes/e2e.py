@@ -1,0 +1,126 @@
+"""Reads Heidelberg's .e2e, B-scan by B-scan, so that large files take no more memory than small ones."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.deploy.volumes.vol import shown
+from octfast.errors import DataError
+
+_ENTRY, _HEAD, _FOLDER = 44, "<12s5I4i2H2I", 52
+_EYE, _IMAGE = 3, 0x40000000
+_MOST_ENTRIES = 1 << 20
+
+
+class _Place(NamedTuple):
+    """Where the samples of a B-scan stand, and their shape."""
+
+    at: int
+    height: int
+    width: int
+
+
+def read_e2e(path: Path, name: str) -> Iterator[BScan]:
+    """The B-scans of an .e2e file, volume by volume.
+
+    The layout is that of https://bitbucket.org/uocte/uocte/wiki/Heidelberg%20File%20Format and the order and grey are
+    OCT-Converter's, but a volume has an eye only where its own chunks say so.
+
+    Raises
+    ------
+    DataError : no volume in it, a directory that leads back into itself, sizes that cannot be, or a file cut short.
+    """
+    with path.open("rb") as f:
+        skip = 64 if f.read(21) == b"E2EMultipleVolumeFile" else 0
+        volumes, eyes = _volumes(f, skip, name)
+        if not volumes:
+            raise DataError(f"{name} holds no B-scans", "it may hold photographs alone; leave it out")
+        for n, (key, places) in enumerate(volumes.items()):
+            for i, place in enumerate(places):
+                f.seek(place.at)
+                samples = np.frombuffer(f.read(2 * place.height * place.width), "<u2")
+                if len(samples) < place.height * place.width:
+                    raise DataError(f"{name} ends within a B-scan", "the file is cut short; export it again")
+                yield BScan(_greys()[samples].reshape(place.height, place.width), n, i, eyes.get(key, ""))
+
+
+def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place]], dict[tuple, str]]:
+    """Where the B-scans of each volume stand, in order, and the eyes; a key is patient, study and series."""
+    starts: list[int] = []
+    last: dict[tuple, int] = {}
+    for held in _directories(f, skip, name):
+        for row in held.tolist():
+            key = tuple(row[4:7])
+            last[key] = max(last.get(key, row[7]), row[7])
+        unsigned = held.view("<u4")
+        starts += unsigned[unsigned[:, 1] > unsigned[:, 0], 1].tolist()
+    numbered: dict[tuple, dict[int, _Place]] = {key: {} for key, n in last.items() if n > 0}
+    others: dict[tuple, list[_Place]] = {}
+    eyes: dict[tuple, str] = {}
+    for start in starts:
+        f.seek(start + skip)
+        raw = f.read(60)
+        if len(raw) < 60:
+            continue
+        chunk = struct.unpack(_HEAD, raw)
+        key, slice_id, ind, kind = chunk[6:9], chunk[9], chunk[10], chunk[12]
+        if kind == _EYE and (eye := f.read(5)[4:].decode("latin-1")) in ("R", "L"):
+            eyes.setdefault(key, eye)
+        if kind != _IMAGE or ind != 1 or len(head := f.read(20)) < 20:
+            continue
+        height, width = struct.unpack("<5I", head)[3:]
+        if not height * width:
+            continue
+        if height * width > MAX_FRAME_PIXELS:
+            raise DataError(
+                f"{name} has a B-scan of {height:,} x {width:,} pixels", f"a volume may have {MAX_FRAME_PIXELS:,}"
+            )
+        place = _Place(f.tell(), height, width)
+        if key in numbered:
+            numbered[key][int(slice_id / 2)] = place
+        else:
+            others.setdefault(key, []).append(place)
+    found = {key: [places[n] for n in sorted(places)] for key, places in numbered.items() if places} | others
+    if any(len(places) > MAX_FRAMES for places in found.values()):
+        raise DataError(f"{name} has more than {MAX_FRAMES:,} B-scans", "a volume may have no more")
+    return found, eyes
+
+
+def _directories(f: BinaryIO, skip: int, name: str) -> Iterator[np.ndarray]:
+    """The entries of each directory, int32 of shape (n, 11): 4 to 6 patient, study, series; 7 is twice the slice."""
+    seen: set[int] = set()
+    at = 36
+    while True:
+        f.seek(skip + at)
+        head = f.read(_FOLDER)
+        if len(head) < _FOLDER:
+            raise DataError(f"{name} ends within its directory", "the file is cut short; export it again")
+        entries, current, previous = struct.unpack_from("<3I", head, 36)
+        if seen:
+            held = f.read(_ENTRY * min(entries, _MOST_ENTRIES))
+            found = np.frombuffer(held[: len(held) // _ENTRY * _ENTRY], "<i4").reshape(-1, 11)
+            if len(found) and found[:, 7].max() > 2 * MAX_FRAMES:
+                number = f"{found[:, 7].max() // 2:,}"
+                raise DataError(f"{name} numbers a B-scan {number}", f"a volume may have {MAX_FRAMES:,}")
+            yield found
+        at = previous if seen else current
+        if at == 0:
+            return
+        if at in seen:
+            raise DataError(f"{name} has a directory that leads back into itself", "the file is damaged")
+        seen.add(at)
+
+
+@functools.cache
+def _greys() -> np.ndarray:
+    """The grey of each sample: floats without a sign, 6 bits of exponent, 10 of mantissa in turned order."""
+    stored = np.arange(1 << 16)
+    mantissa = sum(((stored >> bit) & 1) << (9 - bit) for bit in range(10))
+    return shown((1 + mantissa / 1024) * 2.0 ** ((stored >> 10) - 63.0))
