@@ -17,7 +17,9 @@ RADIUS = 11
 SAME_TEXTURE = 0.42
 # Where hardly a pixel has texture, two pictures agree by chance.
 _LEAST_TEXTURE = 400
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14
+# Rows with one key of a band, from which on most are taken for copies of each other.
+_LARGE = 64
 _ONES = np.array([n.bit_count() for n in range(256)], dtype=np.uint8)
 _REVERSED = np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1).ravel()
 
@@ -40,12 +42,34 @@ def exact_copies(keys: Sequence[Hashable], how: str) -> list[Copy]:
     return found
 
 
+class Groups:
+    """Scans that are copies of each other, gathered as they are found.
+
+    of : int64 of shape (n,), the same for scans of one group.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.of = np.arange(n)
+        self._members: dict[int, list[int]] = {i: [i] for i in range(n)}
+
+    def join(self, a: int, b: int) -> bool:
+        """Make one group of those of two scans; False where they are in one already."""
+        small, large = sorted((int(self.of[a]), int(self.of[b])), key=lambda g: len(self._members[g]))
+        if small == large:
+            return False
+        moved = self._members.pop(small)
+        self.of[moved] = large
+        self._members[large] += moved
+        return True
+
+
 def near_copies(stats: Sequence[ImageStats]) -> list[Copy]:
     """Copies that were saved again, resized, made brighter or darker a little, or mirrored.
 
-    Candidates are the pairs whose perceptual hashes lie within `RADIUS` bits, all of which are found; those whose
-    texture agrees to `SAME_TEXTURE` are copies. Copies of copies are gathered, and each is given with one that it was
-    compared with, never across a chain.
+    Candidates are the pairs whose perceptual hashes lie within `RADIUS` bits, all of which are found unless both are
+    known to be of one group of copies already; those whose texture agrees to `SAME_TEXTURE` are copies. Each copy is
+    given once, with one of its group that it was compared with, never across a chain. So a thousand copies of a scan
+    take about a thousand comparisons, not half a million.
 
     Parameters
     ----------
@@ -57,12 +81,16 @@ def near_copies(stats: Sequence[ImageStats]) -> list[Copy]:
         return []
     hashes = np.stack([stats[i].hashes for i in at])
     textures = np.stack([stats[i].texture for i in at])
-    plain = near_pairs(hashes[:, 0], RADIUS, 8 * hashes.shape[-1] - HASH_SIZE**2)
-    both = near_pairs(hashes.reshape(2 * n, -1), RADIUS, 8 * hashes.shape[-1] - HASH_SIZE**2, mirror=True)
-    found = {(int(a), int(b)): (s, "") for a, b, s in _verified(textures, plain, mirrored=False)}
-    for a, b, s in _verified(textures, both, mirrored=True):
-        if s > found.get((int(a), int(b)), (0.0, ""))[0]:
-            found[int(a), int(b)] = (s, "mirrored, ")
+    groups = Groups(n)
+    found: dict[tuple[int, int], tuple[float, str]] = {}
+    unused = 8 * hashes.shape[-1] - HASH_SIZE**2
+    for mirror, codes in ((False, hashes[:, 0]), (True, hashes.reshape(2 * n, -1))):
+        for a, b in _near(codes, RADIUS, unused, mirror, groups):
+            others = mirror_textures(textures[b]) if mirror else textures[b]
+            score = agreement(textures[a], others)
+            for i in np.flatnonzero(score >= SAME_TEXTURE):
+                if groups.join(a[i], b[i]):
+                    found[int(a[i]), int(b[i])] = float(score[i]), "mirrored, " if mirror else ""
     return [
         Copy(int(at[a]), int(at[b]), f"{how}texture agrees to {s:.2f}") for a, b, s, how in _spanning_trees(found, n)
     ]
@@ -85,13 +113,21 @@ def near_pairs(codes: np.ndarray, radius: int, unused: int = 0, mirror: bool = F
     -------
     int64 of shape (pairs, 2), the first smaller than the second, sorted.
     """
+    blocks = [np.stack(block, axis=1) for block in _near(codes, radius, unused, mirror)]
+    return np.unique(np.concatenate(blocks), axis=0) if blocks else np.empty((0, 2), dtype=np.int64)
+
+
+def _near(
+    codes: np.ndarray, radius: int, unused: int, mirror: bool, groups: Groups | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The pairs of `near_pairs`, some at a time, the first smaller; with `groups`, none that are in one by then."""
     n, bits = len(codes), 8 * codes.shape[1] - unused
     if n < 2:
-        return np.empty((0, 2), dtype=np.int64)
+        return
+    scans = np.arange(n) // 2 if mirror else np.arange(n)
     # Neighbouring bits of a hash go together, so a band of them alone would put half of all scans into one bucket.
     order = np.random.default_rng(0).permutation(bits)
-    scans = n // 2 if mirror else n
-    found = np.empty(0, dtype=np.int64)
+    earlier: list[np.ndarray] = []
     # With as many differences allowed as there are bits, all are near.
     bands = np.array_split(order, radius + 1) if radius < bits else [order[:0]]
     for band in bands:
@@ -99,22 +135,38 @@ def near_pairs(codes: np.ndarray, radius: int, unused: int = 0, mirror: bool = F
         keys = np.zeros(n, dtype=np.int64)
         if len(band):
             keys = np.unique(np.packbits(picked, axis=1), axis=0, return_inverse=True)[1].ravel()
-        parts = [found]
-        for a, b in _same_keys(keys):
+        for a, b in _same_keys(keys, scans, groups):
             if mirror:
                 asked = (a % 2 != b % 2) & (a // 2 != b // 2)
                 a, b = a[asked], b[asked]
             near = _ONES[codes[a] ^ codes[b]].sum(1, dtype=np.int32) <= radius
-            a, b = (a[near] // 2, b[near] // 2) if mirror else (a[near], b[near])
-            if len(a):
-                parts.append(np.minimum(a, b) * scans + np.maximum(a, b))
-        found = np.unique(np.concatenate(parts))
-    return np.stack([found // scans, found % scans], axis=1)
+            # What was the same in a band before was compared there.
+            for before in earlier:
+                near &= before[a] != before[b]
+            if near.any():
+                a, b = scans[a[near]], scans[b[near]]
+                yield np.minimum(a, b), np.maximum(a, b)
+        earlier.append(keys)
 
 
-def _same_keys(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of positions with the same key, in blocks of bounded size."""
+def _same_keys(keys: np.ndarray, scans: np.ndarray, groups: Groups | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All pairs of positions with the same key, in blocks of bounded size; with `groups`, none of one group."""
+
+    def apart(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if groups is None:
+            return a, b
+        differ = groups.of[scans[a]] != groups.of[scans[b]]
+        return a[differ], b[differ]
+
     rows = np.argsort(keys, kind="stable").astype(np.int64)
+    _, first, sizes = np.unique(keys[rows], return_index=True, return_counts=True)
+    if groups is not None:
+        for start, size in zip(first[sizes > _LARGE], sizes[sizes > _LARGE], strict=True):
+            for pivot, others in _around_pivots(rows[start : start + size], scans, groups):
+                for at in range(0, len(others), _BLOCK):
+                    block = others[at : at + _BLOCK]
+                    yield apart(np.full(len(block), pivot), block)
+        rows = rows[np.repeat(sizes <= _LARGE, sizes)]
     keys = keys[rows]
     starts = np.arange(len(keys) - 1)
     step = 1
@@ -124,8 +176,23 @@ def _same_keys(keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         starts = starts[keys[starts] == keys[starts + step]]
         for at in range(0, len(starts), _BLOCK):
             block = starts[at : at + _BLOCK]
-            yield rows[block], rows[block + step]
+            yield apart(rows[block], rows[block + step])
         step += 1
+
+
+def _around_pivots(bucket: np.ndarray, scans: np.ndarray, groups: Groups) -> Iterator[tuple[int, np.ndarray]]:
+    """Pairs of a position with many others, so that in the end all of a bucket were compared, or are in one group.
+
+    A few are compared with all, which gathers most of many copies. Of the largest group nothing more needs to be done:
+    whatever is not in it is compared with all.
+    """
+    for pivot in bucket[:: max(1, len(bucket) // 4)]:
+        yield int(pivot), bucket[bucket != pivot]
+    kept, size = np.unique(groups.of[scans[bucket]], return_counts=True)
+    one = scans[bucket[np.flatnonzero(groups.of[scans[bucket]] == kept[size.argmax()])[0]]]
+    for row in bucket[groups.of[scans[bucket]] != groups.of[one]]:
+        if groups.of[scans[row]] != groups.of[one]:
+            yield int(row), bucket[bucket != row]
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -152,17 +219,8 @@ def mirror_textures(textures: np.ndarray) -> np.ndarray:
     return _REVERSED[rows[..., ::-1]].reshape(textures.shape)
 
 
-def _verified(textures: np.ndarray, pairs: np.ndarray, mirrored: bool) -> list[tuple[int, int, float]]:
-    kept = []
-    for start in range(0, len(pairs), 4096):
-        a, b = pairs[start : start + 4096].T
-        score = agreement(textures[a], mirror_textures(textures[b]) if mirrored else textures[b])
-        kept += [(int(a[i]), int(b[i]), float(score[i])) for i in np.flatnonzero(score >= SAME_TEXTURE)]
-    return kept
-
-
 def _spanning_trees(found: dict[tuple[int, int], tuple[float, str]], n: int) -> list[tuple[int, int, float, str]]:
-    """Of all pairs, those that link each copy to one before it, starting from the first of each group."""
+    """The pairs from the first of each group outwards, each copy after the one that it is given with."""
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import breadth_first_order
 

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
-from octfast.data.audit.duplicates import Copy, agreement, exact_copies, mirror_textures, near_copies, near_pairs
-from octfast.data.audit.image_stats import all_image_stats, texture
+from octfast.data.audit.duplicates import (
+    RADIUS,
+    SAME_TEXTURE,
+    Copy,
+    agreement,
+    exact_copies,
+    mirror_textures,
+    near_copies,
+    near_pairs,
+)
+from octfast.data.audit.image_stats import ImageStats, all_image_stats, texture
 from octfast.data.phantom.draw import make_phantom
 from tests.data.audit.samples import again, phantom, save
 
@@ -96,3 +108,55 @@ def test_blank_and_small_scans_are_like_no_other(tmp_path):
     stats = all_image_stats(sorted(map(str, tmp_path.iterdir())))
     assert all(s.hashes is None for s in stats)
     assert near_copies(stats) == []
+
+
+def made_stats(rng: np.random.Generator, kinds: np.ndarray, flips: float, mirrored: bool = False) -> list[ImageStats]:
+    """Scans of some kinds: those of a kind have the same texture, and hashes that differ in a few bits."""
+    centres = rng.integers(0, 2, (kinds.max() + 1, 2, 144), dtype=np.uint8)
+    textures = rng.integers(0, 256, (kinds.max() + 1, 512), dtype=np.uint8)
+    stats = []
+    for kind in kinds:
+        bits = centres[kind] ^ (rng.random((2, 144)) < flips)
+        texture = np.stack([textures[kind], ~textures[kind]])
+        if mirrored and rng.random() < 0.5:
+            bits, texture = bits[::-1], mirror_textures(texture[None])[0]
+        stats.append(ImageStats(hashes=np.packbits(bits, axis=1), texture=texture))
+    return stats
+
+
+@given(n=st.integers(2, 120), kinds=st.integers(1, 4), flips=st.floats(0, 0.06), seed=st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_the_groups_of_copies_are_those_of_comparing_all(n, kinds, flips, seed):
+    rng = np.random.default_rng(seed)
+    stats = made_stats(rng, rng.integers(0, kinds, n), flips, mirrored=True)
+    links = near_copies(stats)
+    both = np.stack([np.unpackbits(s.hashes, axis=1) for s in stats])
+    textures = np.stack([s.texture for s in stats])
+    joined = np.eye(n, dtype=bool)
+    for i in range(n):
+        plain = ((both[i, 0] != both[:, 0]).sum(1) <= RADIUS) & (agreement(textures[i][None], textures) >= SAME_TEXTURE)
+        near = ((both[i, 0] != both[:, 1]).sum(1) <= RADIUS) | ((both[i, 1] != both[:, 0]).sum(1) <= RADIUS)
+        mirror = near & (agreement(textures[i][None], mirror_textures(textures)) >= SAME_TEXTURE)
+        joined[i] |= plain | mirror
+    wanted = connected_components(csr_matrix(joined), directed=False)[1]
+    ends = np.array([(link.of, link.copy) for link in links], dtype=int).reshape(-1, 2)
+    found = connected_components(csr_matrix((np.ones(len(ends)), ends.T), shape=(n, n)), directed=False)[1]
+    assert [set(np.flatnonzero(found == found[i])) for i in range(n)] == [
+        set(np.flatnonzero(wanted == wanted[i])) for i in range(n)
+    ]
+    # Each copy once, and only with what it is a copy of.
+    assert len(links) == n - len(set(wanted)) == len({link.copy for link in links})
+    assert all(joined[link.of, link.copy] or joined[link.copy, link.of] for link in links)
+
+
+def test_thousands_of_copies_take_no_time_and_no_memory():
+    rng = np.random.default_rng(1)
+    stats = made_stats(rng, np.r_[np.zeros(5000, dtype=int), np.arange(1, 1001)], 0.01)
+    tracemalloc.start()
+    started = time.perf_counter()
+    links = near_copies(stats)
+    assert len(links) == 4999
+    # Comparing each with each took 300 seconds and 5 GB.
+    assert time.perf_counter() - started < 30
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
