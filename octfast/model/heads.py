@@ -54,8 +54,13 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
     body = make_body(network, arch)
     width = _timm_width(network) if arch.library == "timm" else _width(body)
     if head == "linear":
-        return body, _linear(width, n_classes)
-    return body, nn.Sequential(
+        return body, linear_head(width, n_classes)
+    return body, two_layer_head(width, n_classes)
+
+
+def two_layer_head(width: int, n_classes: int) -> nn.Sequential:
+    """The head of two layers, of 256 and `n_classes` units."""
+    return nn.Sequential(
         nn.BatchNorm1d(width),
         nn.Dropout(0.1),
         nn.Linear(width, 256),
@@ -66,7 +71,7 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
     )
 
 
-def _linear(width: int, n_classes: int) -> nn.Sequential:
+def linear_head(width: int, n_classes: int) -> nn.Sequential:
     """One layer that starts at zero, so that every class is as probable as another before the first step.
 
     In the few hundred steps that a small set allows, a layer that starts at random keeps much of its chance.
