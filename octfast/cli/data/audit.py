@@ -66,6 +66,16 @@ def audit(
             for row in summary[summary["check"] != "release"].itertuples()
         ]
         print_table("Findings", ["severity", "check", "files", "what", "the first of them"], shown)
+    if len(found.properties):
+        told = [
+            [
+                *(row.property, _share(row.right, row.low, row.high), f"{row.chance:.0%}", row.label),
+                _share(row.told, row.told_low, row.told_high),
+            ]
+            for row in found.properties.itertuples()
+        ]
+        columns = ["property", "gives the class", "guessing", "tells best", "from the others"]
+        print_table("What a property alone says of other patients' scans, with 95% intervals", columns, told)
     if found.release:
         print(f"This is {found.release}.\n")
     numbers = severity_counts(found)
@@ -80,3 +90,7 @@ def audit(
     elif numbers["error"] or numbers["warning"]:
         print(f"Next: octfast data audit {data} --out findings.csv lists the files")
     raise typer.Exit(int(found.spoils))
+
+
+def _share(share: float, low: float, high: float) -> str:
+    return f"{share:.0%} ({low:.0%}-{high:.0%})"

@@ -18,6 +18,7 @@ from octfast.data.audit.checks import (
     MEANING,
     NOTE,
     SEVERITIES,
+    TWO_PATIENTS,
     WARNING,
     Finding,
     check_table,
@@ -26,6 +27,7 @@ from octfast.data.audit.checks import (
     sort_findings,
 )
 from octfast.data.audit.duplicates import Copy, exact_copies, near_copies
+from octfast.data.audit.giveaways import giveaway_findings, giveaways
 from octfast.data.audit.image_stats import TEXTURE_SIZE, ImageStats, all_image_stats
 from octfast.data.audit.releases import find_release
 from octfast.data.readers.read import read_data
@@ -48,6 +50,7 @@ class Audit:
         the set as a whole is meant), `detail`, `related` (the other file, or "").
     counts : scans a split and class, and patients a split, see `octfast.data.scans.describe_scans`.
     release : which release of OCT2017 it is and what is known of that, or "".
+    properties : how well each cheap property of the files alone gives the class, see `giveaways`.
     scans, readable, patients : how many.
     seconds : that the audit took.
     """
@@ -55,6 +58,7 @@ class Audit:
     findings: pd.DataFrame
     counts: pd.DataFrame
     release: str
+    properties: pd.DataFrame
     scans: int
     readable: int
     patients: int
@@ -70,7 +74,9 @@ class Audit:
         rows = []
         for (severity, check), part in self.findings.groupby(["severity", "check"], sort=False):
             files = int((part["path"] != "").sum())
-            rows.append((severity, check, files, MEANING[str(check)], part["detail"].iloc[0]))
+            two = int(part["detail"].str.contains(TWO_PATIENTS, regex=False).sum())
+            what = MEANING[str(check)] + (f"; {two:,} of them under two patients" if two else "")
+            rows.append((severity, check, files, what, part["detail"].iloc[0]))
         return pd.DataFrame(rows, columns=["severity", "check", "files", "what", "detail"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +88,7 @@ class Audit:
             "patients": self.patients,
             "counts": self.counts.to_dict("index"),
             "release": self.release or None,
+            "properties": self.properties.to_dict("records"),
             "summary": self.summary().to_dict("records"),
             "findings": self.findings.to_dict("records"),
             "seconds": round(self.seconds, 2),
@@ -116,6 +123,8 @@ def audit(data: pd.DataFrame | str | Path, workers: int | None = None, **columns
     findings += _formats(paths, stats)
     findings += _borders(stats)
     findings += _copies(scans, stats)
+    properties = giveaways(scans, stats)
+    findings += giveaway_findings(properties)
     if release:
         # A known release with known trouble is worth a warning only where the trouble itself is found, which has its
         # own checks.
@@ -124,6 +133,7 @@ def audit(data: pd.DataFrame | str | Path, workers: int | None = None, **columns
         findings=pd.DataFrame(sort_findings(findings), columns=list(Finding._fields)),
         counts=describe_scans(scans),
         release=str(release) if release else "",
+        properties=properties,
         scans=len(scans),
         readable=sum(not s.trouble for s in stats),
         patients=int(scans["patient"].nunique()),

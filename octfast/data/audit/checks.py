@@ -25,6 +25,7 @@ MEANING = {
     "patient-across-splits": "scans of a patient who stands in two splits: a leak",
     "duplicate-across-classes": "the same scan under two labels",
     "near-duplicate-across-classes": "almost the same scan under two labels",
+    "gives-class-away": "a property of the files that gives the class away by itself",
     "class-missing": "a split without a class",
     "duplicate": "the same scan again in its class and split",
     "near-duplicate": "almost the same scan again in its class and split",
@@ -47,6 +48,8 @@ MEANING = {
     "white-border": "white borders, as rotation leaves them",
     "release": "the release of OCT2017",
 }
+# In the detail of a copy that stands under another patient than its original.
+TWO_PATIENTS = "under the patients"
 _FEWEST = {"train": 20, "test": 10}
 _WIDEST = 0.10
 
@@ -114,6 +117,11 @@ def copy_findings(scans: pd.DataFrame, of: int, copy: int, check: str, how: str,
         detail = f"{labels[copy]} and {labels[of]}; {how}"
         findings.append(Finding(ERROR, f"{check}-across-classes", ends[0], detail, ends[2]))
     if not findings and within:
+        patients = scans["patient"].astype(str).to_numpy()
+        # A file that is a patient of its own, as nothing tells whose it is, is not under another.
+        known = not any(patients[i].endswith(Path(str(paths[i])).name) for i in (of, copy))
+        if known and patients[of] != patients[copy]:
+            ends = ends[0], f"{how}, {TWO_PATIENTS} {patients[copy]} and {patients[of]}", ends[2]
         findings.append(Finding(WARNING, check, *ends))
     return findings
 
