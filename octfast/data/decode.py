@@ -170,7 +170,7 @@ def refuse_special(path: str | Path) -> None:
     """
     kind = stat.S_IFMT(os.stat(path).st_mode)  # noqa: PTH116
     if kind != stat.S_IFREG:
-        reason = f"no plain file but {_SPECIAL.get(kind, 'a device')}"
+        reason = f"not a plain file but {_SPECIAL.get(kind, 'a device')}"
         raise Unreadable(f"{path} is {reason}", "leave it out", "not-a-picture", reason)
 
 

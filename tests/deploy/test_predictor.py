@@ -160,7 +160,7 @@ class TestPictures:
 
     def test_a_picture_larger_than_100_million_pixels_is_refused(self):
         picture = Image.new("1", (MAX_PIXELS // 10_000 + 1, 10_000))
-        with pytest.raises(DataError, match="10001 x 10000 pixels"):
+        with pytest.raises(DataError, match="10,001 x 10,000 pixels"):
             decode_picture(picture)
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")

@@ -60,7 +60,7 @@ def test_pipes_and_folders_are_not_opened(predictor, tmp_path):
 
     os.mkfifo(tmp_path / "pipe.png")
     (row,) = predict(predictor, tmp_path / "pipe.png").itertuples()
-    assert "no plain file" in row.error
+    assert "not a plain file" in row.error
 
 
 def test_top_k_and_abstention(predictor, scans):

@@ -142,6 +142,7 @@ function drawAnswer(row, heading) {
   if (a.referred && !model.urgent_classes.includes(a.predicted)) {
     words.append(make("p", {}, `Referred, as ${model.urgent_classes.join(" and ")} have ${percent(a.urgent_score)} together.`));
   }
+  for (const remark of a.remarks || []) words.append(make("p", { class: "remark" }, `Of the picture: ${remark}.`));
   const body = make("tbody");
   for (const [name, p] of Object.entries(a.probabilities)) {
     const fill = make("div", { class: "fill" });
@@ -204,14 +205,14 @@ function cell(value) {
 }
 
 function table() {
-  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", ...model.classes.map((c) => `p_${c}`), "calibrated", "error", "notice"];
+  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
   const notice = [model.notice, model.synthetic].filter(Boolean).join(" ");
   const lines = rows
     .filter((r) => !r.skipped && r.state !== "waiting")
     .map((r) => {
       const a = r.answer || {};
       const p = model.classes.map((c) => (a.probabilities ? a.probabilities[c] : null));
-      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, ...p, a.calibrated, r.error, notice];
+      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, ...p, a.calibrated, (a.remarks || []).join("; "), r.error, notice];
     });
   return [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }

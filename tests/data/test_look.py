@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from octfast.data.decode import decode
+from octfast.data.look import chroma, unusual
+from octfast.data.phantom.draw import make_phantom
+from tests.pictures import scan
+
+
+def checks(picture: Image.Image) -> list[str]:
+    return [check for check, _ in unusual(decode(picture))]
+
+
+def test_nothing_is_said_of_an_ordinary_scan():
+    for label in ("CNV", "NORMAL"):
+        assert checks(Image.fromarray(make_phantom(label, 1))) == []
+        assert checks(Image.fromarray(make_phantom(label, 1)).convert("RGB")) == []
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (Image.new("L", (100, 100), 90), ["blank"]),
+        (Image.fromarray(scan() // 20), ["dark"]),
+        (Image.fromarray(scan(20, 100)), ["tiny"]),
+        (Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)), ["colour"]),
+        (Image.fromarray(scan().astype(np.uint16)), ["16-bit"]),
+        (Image.fromarray(scan()).convert("CMYK"), ["cmyk"]),
+    ],
+    ids=lambda v: v[0] if isinstance(v, list) else "",
+)
+def test_blank_dark_tiny_and_coloured_pictures_are_said(picture, said):
+    assert checks(picture) == said
+
+
+def test_chroma_counts_pixels_whose_channels_lie_apart():
+    picture = np.zeros((10, 10, 3), np.uint8)
+    picture[0, :, 0] = 200
+    assert chroma(picture) == (0.1, 10)
