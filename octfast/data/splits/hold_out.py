@@ -84,7 +84,8 @@ def _keep_classes(group: np.ndarray, scans_of: np.ndarray) -> list[int]:
 def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int = 0) -> pd.DataFrame:
     """Give each scan its split; the test scans stay as they are.
 
-    Scans that are linked, by a patient or by files that are the same byte for byte, stay together.
+    Scans that are linked, by a patient or by files that are the same byte for byte, stay together; where such files
+    link all patients, as a blank picture in each may, the patients alone do, and the log says so.
 
     Parameters
     ----------
@@ -116,12 +117,25 @@ def assign_validation(scans: pd.DataFrame, valid: str | float = 0.1, seed: int =
         return out
     share = validation_share(valid)
     pool = out.index[out["split"] != "test"]
-    held = hold_out(out.loc[pool].assign(patient=group_names(out.loc[pool])), share, seed)
+    held = _held_out(out.loc[pool], share, seed)
     out.loc[pool, "split"] = np.where(held, "valid", "train")
     lacking = sorted(set(out.loc[pool, "label"]) - set(out.loc[out["split"] == "valid", "label"]))
     if lacking:
         log.warning("validation has no scan of %s: too few patients of that class", ", ".join(lacking))
     return out
+
+
+def _held_out(pool: pd.DataFrame, share: float, seed: int) -> np.ndarray:
+    """`hold_out` by groups that no identical file crosses; by patients alone where such files link too many of them."""
+    groups = group_names(pool)
+    try:
+        return hold_out(pool.assign(patient=groups), share, seed)
+    except DataError:
+        held = hold_out(pool, share, seed)
+    log.warning(
+        "identical files link so many patients that they cannot all be kept in one split: see octfast data audit"
+    )
+    return held
 
 
 def shared_patients(scans: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,8 @@ import pytest
 
 from octfast.data.readers.folder import read_scans
 from octfast.data.readers.read import data_folder, read_data
+from octfast.data.splits.groups import identical_files
+from octfast.data.splits.hold_out import assign_validation
 from octfast.errors import DataError, UsageError
 
 
@@ -88,3 +90,38 @@ def test_the_folder_of_the_data_holds_all_scans(folder, phantoms, tmp_path):
     npz(tmp_path / "octmnist.npz")
     scans = read_data(tmp_path / "octmnist.npz", cache=tmp_path / "cache")
     assert data_folder(tmp_path / "octmnist.npz", scans).parent == tmp_path / "cache" / "medmnist"
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["", "OCTDL_labels.csv"])
+def test_octdl_as_it_is_shipped(name):
+    from tests.conftest import SHARED
+
+    octdl = SHARED / "data" / "octdl" / name
+    if not octdl.exists():
+        pytest.skip(f"no {octdl}")
+    scans = read_data(octdl)
+    assert len(scans) == 2064 and scans["patient"].nunique() == 820 and scans["label"].nunique() == 7
+    same = pd.Series(identical_files(scans["path"].tolist()))
+    groups = scans.groupby(same.to_numpy())
+    pairs = groups.size()[lambda n: n > 1].index
+    assert len(pairs) == 55 and (groups["patient"].nunique()[pairs] > 1).sum() == 47
+    for seed in range(3):
+        split = assign_validation(scans, 0.1, seed)["split"]
+        assert (split.groupby(same.to_numpy()).nunique() == 1).all()
+
+
+def test_a_table_that_names_the_patients_is_read_where_folders_do_not(folder, said):
+    for name in ("A/x.png", "A/y.png", "B/z.png", "B/lost.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    for file in (folder / "images").iterdir():
+        file.unlink()
+    (folder / "images").rmdir()
+    table = pd.DataFrame({"image": ["x", "y", "z"], "dx": ["A", "A", "B"], "patient": ["1", "1", "2"]})
+    write(folder, table)
+    scans = read_data(folder)
+    assert scans["patient"].tolist() == ["1", "1", "2"]
+    lines = said()
+    assert any("do not say the patients, but scans.csv does: the table is read" in line for line in lines)
+    assert any("left out: 1 pictures below" in line and "B/lost.png" in line for line in lines)

@@ -31,3 +31,10 @@ def test_the_default_split_keeps_identical_files_together(tmp_path):
         out = assign_validation(scans, 0.2, seed)
         assert 0.1 < (out["split"] == "valid").mean() < 0.3
         assert (out.groupby(identical_files(out["path"].tolist()))["split"].nunique() == 1).all()
+
+
+def test_a_file_that_all_patients_share_does_not_prevent_a_split(tmp_path, said):
+    rows = [("AB"[i % 2], i, "blank" if j else f"{i}", "train") for i in range(20) for j in range(2)]
+    out = assign_validation(put(tmp_path, rows), 0.2)
+    assert (out.groupby("patient")["split"].nunique() == 1).all() and (out["split"] == "valid").sum() == 8
+    assert any("identical files link so many patients" in line for line in said())
