@@ -24,7 +24,7 @@ _TEXT = frozenset({".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".np
 
 HIDDEN = "hidden files with endings of pictures"
 BROKEN = "links that lead nowhere, or back to a folder above"
-SPECIAL = "no files but pipes, sockets or devices with names of pictures"
+SPECIAL = "pipes, sockets or devices with names of pictures"
 
 
 class LeftOut:

@@ -92,7 +92,7 @@ def test_pipes_named_like_pictures_are_never_opened(tmp_path, said):
     os.mkfifo(tmp_path / "A" / "pipe.png")
     os.mkfifo(tmp_path / "A" / "IM1")
     assert len(read_data(tmp_path)) == 2
-    assert any("left out: 1 no files but pipes" in line for line in said())
+    assert any("left out: 1 pipes, sockets or devices" in line for line in said())
 
 
 def test_a_deep_tree_needs_no_deep_stack(tmp_path):
