@@ -231,7 +231,10 @@ def _decode_image(image: Image.Image, data: bytes, most: int, small: bool) -> De
         colour = colour and colour.transpose(_TURNS[left])
     # A file's own image would be closed with it.
     grey = grey.copy() if grey is image else grey
-    colour = colour.copy() if colour is not None and colour is image else colour
+    grey.info = {}  # where the orientation is noted, which would be applied again
+    if colour is not None:
+        colour = colour.copy() if colour is image else colour
+        colour.info = {}
     size = grey.size
     if loaded.size != image.size:  # it came smaller
         size = image.size[::-1] if left in (5, 6, 7, 8) else image.size

@@ -32,7 +32,10 @@ def unusual(picture: Decoded, small: np.ndarray | None = None) -> list[tuple[str
     if picture.mode == "CMYK":
         found.append(("cmyk", "CMYK, read as grey"))
     if small is None:
-        small = np.asarray(picture.grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+        # What came small already needs no filter.
+        way = Image.Resampling.NEAREST if picture.grey.width < picture.width else Image.Resampling.BILINEAR
+        small = np.asarray(picture.grey.resize((_SIDE, _SIDE), way))
+    small = small[:: max(1, small.shape[0] // _SIDE), :: max(1, small.shape[1] // _SIDE)]
     found += brightness(small)
     if picture.colour is not None:
         found += colours(picture.colour.resize((_SIDE, _SIDE), Image.Resampling.NEAREST))
@@ -43,6 +46,9 @@ def brightness(small: np.ndarray) -> list[tuple[str, str]]:
     """Whether a picture, made small, is of one grey or almost black."""
     if small.std() < _BLANK:
         return [("blank", f"blank: grey {small.mean():.0f} all over")]
+    # More than a hundredth that is brighter and not white, which a border may be, is quickly seen.
+    if np.count_nonzero((small >= _DARK) & (small < 250)) > small.size / 100:
+        return []
     brightest = np.percentile(small[small < 250], 99) if (small < 250).any() else 255
     if brightest < _DARK:
         return [("dark", f"dark: 99 of 100 pixels at grey {brightest:.0f} of 255 or below")]

@@ -63,6 +63,7 @@ def test_the_noted_orientation_is_applied_and_said(orientation, form, how, mode)
     expected = ImageOps.exif_transpose(plain).convert("L")
     np.testing.assert_array_equal(grey_of(data), np.asarray(expected))
     assert ("read upright" in words_of(data)) == (orientation > 1)
+    np.testing.assert_array_equal(grey_of(decode(data).grey), np.asarray(expected))
     colour = decode(data).colour
     assert colour is None or colour.size == expected.size
     small = decode(data, small=True)

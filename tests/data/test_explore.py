@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,13 @@ def test_the_command_prints_json_alone(folder):
     assert content["total"] == {"scans": 7, "patients": 4, "unreadable": 0}
     assert content["counts"][0] == {"split": "train", "A": 3, "B": 1, "all": 4}
     assert content["brightness"] == [] and content["synthetic"] is False
+
+
+def test_pipes_and_devices_are_not_opened(folder):
+    scans = ex.explore(folder).scans
+    for n, path in enumerate(scans["path"].iloc[:2]):
+        Path(path).unlink()
+        os.mkfifo(path) if n else Path(path).symlink_to("/dev/zero")
+    for with_brightness in (False, True):
+        found = ex.explore(scans, with_brightness=with_brightness).scans
+        assert found["trouble"].str.contains("not a plain file").tolist() == [True, True] + [False] * (len(scans) - 2)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import random
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -179,3 +181,53 @@ def test_splits_drawn_beforehand_are_kept(phantoms, tmp_path):
     save_splits(splits, tmp_path / "splits.csv")
     ready = prepare(phantoms, valid=0.5, splits=tmp_path / "splits.csv")
     pd.testing.assert_series_equal(ready.scans["split"], splits["split"])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_damaged_scans_that_end_well_are_left_out_listed_and_the_rest_is_trained_on(phantoms, tmp_path, split, said):
+    root = shutil.copytree(phantoms, tmp_path / "spoilt")
+    spoilt = sorted((root / split).rglob("*.jpeg"))[::9]
+    for file in spoilt:
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    ready = prepare(root, valid=0.25)
+    assert {Path(p).name for p in ready.left_out["path"]} == {f.name for f in spoilt}
+    assert ready.left_out["reason"].str.startswith("truncated").all()
+    assert not set(ready.scans["path"]) & set(map(str, spoilt))
+    assert any("left out, unreadable" in line for line in said())
+
+
+def test_turned_blank_tiny_and_paged_scans_are_said_before_training(tmp_path, said):
+    exif = Image.Exif()
+    exif[274] = 3
+    for label in "AB":
+        (tmp_path / label).mkdir()
+        for n in range(3):
+            Image.fromarray(scan(seed=n)).save(tmp_path / label / f"{n}.png", exif=exif)
+            Image.new("L", (50, 50), 9).save(tmp_path / label / f"blank{n}.png")
+        Image.fromarray(scan(9, 9)).save(tmp_path / label / "tiny.png")
+        pages = [Image.fromarray(scan(seed=1)), Image.fromarray(scan(seed=2))]
+        pages[0].save(tmp_path / label / "stack.tif", save_all=True, append_images=pages[1:])
+    good, bad = leave_out_unreadable(read_scans(tmp_path))
+    lines = said()
+    assert bad.empty and len(good) == 16
+    for count, words in ((6, "stored rotated"), (6, "blank"), (2, "lower or narrower"), (2, "animated or of several")):
+        assert any(line.startswith(f"{count} scans are {words}") for line in lines), words
+
+
+def test_the_check_is_as_strict_as_the_decoder(tmp_path):
+    """Whatever is done to a file, what passes can be decoded, and what does not cannot."""
+    draw = random.Random(0)
+    whole = {file.name: file.read_bytes() for file in write_kinds(tmp_path / "a").values()}
+    for n in range(300):
+        name, data = draw.choice(sorted(whole.items()))
+        at = draw.randrange(len(data))
+        how = draw.choice((data[:at], data[:at] + b"\xff\xd9", data[:at] + bytes(40) + data[at + 40 :]))
+        (tmp_path / name).write_bytes(how)
+        reason, _ = check_file(tmp_path / name)
+        assert "\n" not in reason
+        try:
+            decode_grey(tmp_path / name)
+            assert not reason, (n, name)
+        except DataError:
+            assert reason, (n, name)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,3 +35,20 @@ def test_a_look_at_a_damaged_file_never_raises(clean, tmp_path, cut, flip, value
     path.write_bytes(data)
     stats = image_stats(path)
     assert stats.trouble in ("", "truncated", "not-a-picture", "unreadable")
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    for name in ("a.png", "b.png"):
+        stats = image_stats(tmp_path / name)
+        assert stats.trouble == "not-a-picture" and "not a plain file" in stats.detail
+
+
+def test_a_jpeg_damaged_within_is_no_sound_scan(clean, tmp_path):
+    data = files(clean)[0].read_bytes()
+    (tmp_path / "cut.jpeg").write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    middle = len(data) // 2
+    (tmp_path / "wiped.jpeg").write_bytes(data[:middle] + bytes(600) + data[middle + 600 :])
+    assert image_stats(tmp_path / "cut.jpeg").trouble == "truncated"
+    assert image_stats(tmp_path / "wiped.jpeg").trouble in ("truncated", "unreadable")

@@ -130,3 +130,18 @@ def test_a_jpeg_of_a_great_many_scans_is_refused(client):
 def test_a_volume_is_told_from_what_is_no_picture(client):
     for head in (bytes(128) + b"DICM", b"HSF-OCT-103" + bytes(200), b"FOCT" + bytes(200)):
         refused(post(client, head), 415, "volume", "octfast predict")
+
+
+def test_what_is_doubtful_about_a_picture_stands_beside_the_answer(client, tmp_path):
+    assert post(client, png(scan())).json()["remarks"] == []
+    assert "blank" in post(client, png(np.full((60, 80), 90, np.uint8))).json()["remarks"][0]
+    exif, out = Image.Exif(), io.BytesIO()
+    exif[274] = 3
+    Image.fromarray(scan()[::-1, ::-1]).save(out, "PNG", exif=exif)
+    turned, upright = post(client, out.getvalue()).json(), post(client, png(scan())).json()
+    assert turned["probabilities"] == upright["probabilities"] and "upright" in turned["remarks"][0]
+
+
+def test_a_damaged_jpeg_is_refused_though_it_ends_well(client, trained):
+    data = Path(trained.predictions("valid")["path"].iloc[0]).read_bytes()
+    refused(post(client, data[: len(data) // 2] + b"\xff\xd9"), 422, "truncated")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from octfast.deploy.predict.inputs import Item
 from octfast.deploy.predict.predict import predict
@@ -16,6 +17,7 @@ from octfast.deploy.volumes.reader import VolumeReader
 from octfast.model.bundle.write import update_info
 from tests.deploy.predict.conftest import CLASSES, OPERATING
 from tests.deploy.volumes import volume_files as files
+from tests.pictures import scan
 
 
 def test_a_row_a_scan_in_the_order_of_the_inputs(predictor, scans):
@@ -121,3 +123,17 @@ def test_errors_stream_as_rows_do(predictor, scans):
         (last,) = rows
     assert waited and [r.values["error"] for r in found] == ["no such file"] * 40
     assert [r.item for r in found] == list(range(40)) and last.values["error"] == ""
+
+
+def test_what_is_doubtful_about_a_picture_is_said_in_its_row(predictor, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.fromarray(scan()).save(tmp_path / "a.png")
+    Image.fromarray(scan()[::-1, ::-1]).save(tmp_path / "b.png", exif=exif)
+    Image.fromarray(scan().astype(np.uint16) * 16).save(tmp_path / "c.png")
+    Image.new("L", (90, 90), 7).save(tmp_path / "d.png")
+    table = predict(predictor, [tmp_path / f"{name}.png" for name in "abcd"])
+    for remarks, words in zip(table["remarks"], ("", "upright", "16 bits a sample", "blank"), strict=True):
+        assert words in remarks and bool(words) == bool(remarks)
+    of_classes = table.filter(like="p_")
+    assert np.allclose(of_classes.iloc[0], of_classes.iloc[1]) and np.allclose(of_classes.iloc[0], of_classes.iloc[2])
