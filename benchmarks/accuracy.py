@@ -195,7 +195,7 @@ def fit(
     class Best(Callback):
         """The weights of the epoch with the lowest validation loss, as SaveModelCallback keeps them."""
 
-        least = float("inf")
+        order, least = 60, float("inf")  # after the Recorder
 
         def after_epoch(self):
             if (loss := self.recorder.values[-1][1]) < self.least:

@@ -48,6 +48,12 @@ def run_predictions(
     if part.empty:
         there = ", ".join(sorted(scans["split"].unique()))
         raise DataError(f"the run {run.path.name} has no {split} scans", f"it has {there}")
+    if split != "test" and run.config.get("chosen", {}).get("folds"):
+        raise DataError(
+            f"the run {run.path.name} has lost {run.predictions_file(split).name}, and its model has learned from the "
+            f"{split} scans, so that its own answers for them would look too good",
+            "copy the file from where the run was made, train again, or look at --split test",
+        )
     model, info = load_bundle(run.bundle)
     with track(f"predicting {split}", len(part)) as update:
         table = predict_scans(model, info, part, precision=run.config.get("precision", "auto"), progress=update)

@@ -453,7 +453,7 @@ class TestSlim:
 
 def test_show(octfast, trained, bundle):
     ended = octfast("model", "show", trained.path)
-    assert ended.code == 0 and "test_resnet with the head octfast" in ended.out and "Not a medical device" in ended.out
+    assert ended.code == 0 and "test_resnet with the head linear" in ended.out and "Not a medical device" in ended.out
     import json
 
     said = json.loads(octfast("model", "show", bundle, "--json").out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from octfast.assess.predictions import held_out_predictions
+from octfast.assess.predictions import held_out_predictions, run_predictions
+from octfast.errors import DataError
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
-from octfast.run.folder import FOLD
+from octfast.run.folder import FOLD, open_run
 from octfast.train.folds import IGNORED, FoldHeads, accuracy, draw_folds
 from octfast.train.job import train_classifier
 from tests.conftest import quick
@@ -103,6 +105,15 @@ def test_the_model_is_the_head_of_all_scans_and_not_of_a_fold(validated):
     table, _ = held_out_predictions(validated, temperature=1.0)
     own = predict_scans(model, info, table[["path", "label", "patient", "split"]], precision="fp32")
     assert own["loss"].mean() < table["loss"].mean()
+
+
+def test_lost_predictions_of_scans_that_the_model_has_learned_from_are_not_made_anew(validated, tmp_path):
+    own = open_run(shutil.copytree(validated.path, tmp_path / "own"))
+    for split in ("valid", "train"):
+        own.predictions_file(split).unlink()
+        with pytest.raises(DataError, match=f"predictions-{split}.csv.*has learned from"):
+            run_predictions(own, split)
+    assert len(run_predictions(own, "test")[0]) == 16
 
 
 def test_the_command_says_what_the_folds_gave(octfast_train, phantoms):
