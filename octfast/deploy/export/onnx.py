@@ -246,11 +246,12 @@ def onnx_session(file: str | Path | bytes) -> Any:
 def usage(name: str) -> str:
     """Python lines that load a file and run it on a scan; `name` as Python writes it."""
     return f"""import numpy as np, onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 # The names of the classes, and more, stand in session.get_modelmeta().custom_metadata_map.
 session = onnxruntime.InferenceSession({name})
-scan = np.asarray(Image.open("scan.jpeg").convert("L"))[None, :, :, None]  # uint8 (batch, height, width, channels)
+grey = ImageOps.exif_transpose(Image.open("scan.jpeg")).convert("L")  # of 8 bits a sample
+scan = np.asarray(grey)[None, :, :, None]  # uint8 (batch, height, width, channels)
 p = session.run(None, {{"{INPUT}": scan}})[0][0].tolist()"""
 
 

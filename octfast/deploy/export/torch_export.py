@@ -72,8 +72,9 @@ def program_runner(file: str | Path) -> Callable[[np.ndarray], np.ndarray]:
 def usage(name: str) -> str:
     """Python lines that load a file and run it on a scan; `name` as Python writes it."""
     return f"""import numpy as np, torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 network = torch.export.load({name}).module()  # load no file that you do not trust
-scan = torch.from_numpy(np.array(Image.open("scan.jpeg").convert("L")))[None, :, :, None]  # uint8 (N, H, W, channels)
+grey = ImageOps.exif_transpose(Image.open("scan.jpeg")).convert("L")  # of 8 bits a sample
+scan = torch.from_numpy(np.array(grey))[None, :, :, None]  # uint8 (N, H, W, channels)
 p = network(scan)[0].tolist()"""
