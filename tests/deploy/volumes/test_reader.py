@@ -337,26 +337,6 @@ def test_a_topcon_header_that_lies_is_refused_before_anything_is_made(reader, tm
     assert "shorter than its header says" in refusal(reader, path)
 
 
-def test_an_e2e_whose_directory_leads_back_into_itself(reader, tmp_path):
-    pytest.importorskip("oct_converter")
-    path = files.write_e2e(tmp_path / "a.e2e", [files.frames_of()])
-    raw = bytearray(path.read_bytes())
-    struct.pack_into("<I", raw, 88 + 44, 88)
-    path.write_bytes(raw)
-    begun = time.monotonic()
-    assert "back into itself" in refusal(reader, path)
-    assert time.monotonic() - begun < 10
-
-
-def test_an_e2e_that_numbers_its_scans_absurdly(reader, tmp_path):
-    pytest.importorskip("oct_converter")
-    path = files.write_e2e(tmp_path / "a.e2e", [files.frames_of()])
-    raw = bytearray(path.read_bytes())
-    struct.pack_into("<i", raw, 88 + 52 + 44 + 28, 1 << 30)
-    path.write_bytes(raw)
-    assert "numbers a B-scan 536,870,912" in refusal(reader, path)
-
-
 def test_a_missing_package_is_a_sentence(tmp_path):
     from octfast.deploy.volumes import worker as _volume_worker
 
@@ -444,70 +424,6 @@ def test_a_wrong_answer_of_the_process_is_refused(tmp_path):
     assert MAX_FRAME_PIXELS < 100_000_000
     with VolumeReader() as reader, pytest.raises(DataError, match="damaged"):
         reader._frame({"height": 1 << 20, "width": 1 << 20}, reader._start(), "x")
-
-
-def rasters(path: Path, size: int) -> Path:
-    path.write_bytes(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8).tobytes())
-    return path
-
-
-def test_an_img_of_several_possible_shapes_names_them_and_its_name_can_say_which(reader, tmp_path):
-    pytest.importorskip("oct_converter")
-    size = 5 * 1024 * 1024  # an HD 5 line raster, which is no ten B-scans 512 wide
-    said = refusal(reader, rasters(tmp_path / "PHD 5 Line Raster_OS.img", size))
-    assert "10x1024x512 or 5x1024x1024" in said
-    scans = read(reader, rasters(tmp_path / "raster_5x1024x1024.img", size))
-    assert stacked(scans).shape == (5, 1024, 1024)
-    assert "no cube of B-scans 6x1024x1024" in refusal(reader, rasters(tmp_path / "raster_6x1024x1024.img", size))
-
-
-@pytest.mark.parametrize(
-    ("size", "shape"), [(128 * 1024 * 512, (128, 1024, 512)), (200 * 1024 * 200, (200, 1024, 200))]
-)
-def test_the_cubes_of_cirrus_are_known_by_their_size(reader, tmp_path, size, shape):
-    pytest.importorskip("oct_converter")
-    path = tmp_path / "cube.img"
-    with path.open("wb") as f:
-        f.truncate(size)
-    assert stacked(read(reader, path)).shape == shape
-
-
-def test_the_eye_of_one_volume_is_not_that_of_the_next(reader, tmp_path):
-    frames = files.frames_of(3)
-    path = files.write_e2e(tmp_path / "a.e2e", [frames, frames, frames], eyes="R?L")
-    assert [s.eye for s in read(reader, path) if s.frame == 0] == ["R", "", "L"]
-
-
-def test_an_e2e_is_read_as_oct_converter_reads_it(reader, tmp_path):
-    pytest.importorskip("oct_converter")
-    from oct_converter.readers import E2E
-
-    from octfast.deploy.volumes.vendors import _let_it_run
-
-    _let_it_run()
-    path = files.write_e2e(tmp_path / "a.e2e", [files.frames_of(4), files.frames_of(2)[::-1]])
-    file = E2E(path)
-    file.read_all_metadata = dict
-    theirs = [np.round(np.asarray(frame) * 255) for volume in file.read_oct_volume() for frame in volume.volume]
-    np.testing.assert_array_equal(np.stack([s.pixels for s in read(reader, path)]), np.stack(theirs))
-
-
-def test_large_volumes_in_one_e2e_take_no_more_memory_than_one(tmp_path):
-    frames = np.repeat(np.repeat(files.frames_of(8, 62, 64), 8, axis=1), 8, axis=2)
-    path = files.write_e2e(tmp_path / "a.e2e", [frames] * 9, eyes="RLRLRLRLR")
-    with VolumeReader(memory=700 << 20) as reader:
-        assert len(list(reader.read(path, "e2e"))) == 72
-
-
-def test_an_e2e_cut_short_gives_what_is_there_and_says_so(reader, tmp_path):
-    path = files.write_e2e(tmp_path / "a.e2e", [files.frames_of(4)])
-    raw = path.read_bytes()
-    path.write_bytes(raw[: raw.rindex(b"MDbData") - 100])
-    seen = []
-    with pytest.raises(DataError, match="ends within a B-scan"):
-        for scan in reader.read(path, "e2e"):
-            seen.append(scan.frame)
-    assert seen == [0, 1, 2]
 
 
 def test_the_limit_of_memory_is_named_where_it_is_the_reason(tmp_path, monkeypatch):
