@@ -169,7 +169,7 @@ def test_bad_files_have_a_sentence_each(open_page, scans, tmp_path):
     page.set_input_files("#files", [str(tmp_path / n) for n in names])
     settled(page, 6)
     said = dict(zip(names, page.locator("#results .card").all_inner_texts(), strict=True))
-    assert "cannot decode" in said["broken.png"] and "unsupported file type" in said["notes.txt"]
+    assert "truncated" in said["broken.png"] and "unsupported file type" in said["notes.txt"]
     assert "400,000,000 pixels" in said["huge.png"] and "empty" in said["empty.png"] and "21 MB" in said["large.png"]
     assert all("What to do:" in said[n] for n in names[:5])
     assert hostile.name in said[hostile.name] and page.locator("#results img").count() == 1
