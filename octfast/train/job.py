@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shutil
 import time
@@ -74,7 +75,7 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     _check_names(config)
     given = config.out is not None and Path(config.out).expanduser().is_dir()
     run = new_run(config.out, config.arch.replace("/", "_"))
-    with run_log(run.path / "log.txt") as notes:
+    with run_log(run.path / "log.txt") as notes, _alone():
         start = time.time()
         with _removed_on_failure(run, keep_folder=given):
             prepared = _prepared(config)
@@ -106,6 +107,22 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
         about["seconds"] = round(time.time() - start, 1)
         run.write_json("config.json", about)
     return run
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Take what a launcher of several processes left in the environment out of fastai's sight, and say so.
+
+    With a RANK above 0 fastai saves nothing, and `lr_find` would leave its own ruined weights in the model.
+    """
+    left = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    if left:
+        words = ", ".join(f"{name}={value}" for name, value in left.items())
+        log.warning("%s in the environment is ignored: octfast trains in one process", words)
+    try:
+        yield
+    finally:
+        os.environ.update(left)
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -215,6 +216,15 @@ def test_patience_ends_a_run_early(phantoms):
     assert len(losses) < 30 and losses.iloc[-1] >= losses.iloc[:-1].min()
     assert (losses.diff().iloc[1:-1] < 0).all()
     assert "stopped early" in (run.path / "log.txt").read_text()
+
+
+def test_what_a_launcher_left_in_the_environment_does_no_harm(phantoms, trained, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run = train_classifier(**quick(phantoms, out="r", epochs=3, lr=None))
+    pd.testing.assert_frame_equal(run.history.drop(columns="seconds"), trained.history.drop(columns="seconds"))
+    assert any("RANK=1, WORLD_SIZE=2" in note.text for note in run.notes)
+    assert os.environ["RANK"] == "1"
 
 
 def test_without_weights_phantoms_fall_back_to_an_untrained_body(phantoms, monkeypatch):

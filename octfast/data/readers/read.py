@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -59,6 +60,12 @@ def read_data(
     DataError : nothing that can be read, or more than one thing that could be meant.
     """
     named = {"path": path_column, "label": label_column, "patient": patient_column, "split": split_column}
+    # A Path has made one slash of two.
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(source), re.IGNORECASE):
+        raise DataError(
+            f"{source} is an address on the web, and nothing is fetched without being asked for",
+            "download it and give the folder; octfast data download fetches public sets",
+        )
     source = Path(source).expanduser()
     if not source.exists():
         raise DataError(f"no such file or folder: {source}", _near(source) or _KINDS)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -125,3 +126,9 @@ def test_a_table_that_names_the_patients_is_read_where_folders_do_not(folder, sa
     lines = said()
     assert any("do not say the patients, but scans.csv does: the table is read" in line for line in lines)
     assert any("left out: 1 pictures below" in line and "B/lost.png" in line for line in lines)
+
+
+@pytest.mark.parametrize("address", ["https://example.org/scans.zip", "S3://bucket/scans", Path("http://localhost/x")])
+def test_an_address_on_the_web_is_refused_as_one(address):
+    with pytest.raises(DataError, match=re.escape(f"{address} is an address on the web")):
+        read_data(address)
