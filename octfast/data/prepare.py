@@ -14,6 +14,7 @@ import pandas as pd
 
 from octfast.console import track
 from octfast.data.audit.checks import quick_audit, wilson
+from octfast.data.corrections import Applied, apply_corrections
 from octfast.data.decode import Unreadable, decode
 from octfast.data.look import unusual
 from octfast.data.readers.read import data_folder, read_data
@@ -47,13 +48,16 @@ class Prepared:
     Attributes
     ----------
     scans : the Scans table, every scan in its split; no patient in two splits, unless that was allowed.
-    left_out : the scans that are not used, with a column `reason`: unreadable files, and leaks that were dropped.
+    left_out : the scans that are not used, with a column `reason`: unreadable files, leaks that were dropped, and what
+        a reviewer left out.
     root : the folder that the paths are written relative to.
+    corrected : what a file of corrections changed, where one was given.
     """
 
     scans: pd.DataFrame
     left_out: pd.DataFrame
     root: Path
+    corrected: Applied | None = None
 
 
 def prepare(
@@ -65,6 +69,7 @@ def prepare(
     fold: int | None = None,
     drop_leaks: bool = False,
     allow_leaks: bool = False,
+    corrections: str | Path | None = None,
     cache: str | Path | None = None,
     **columns: Any,
 ) -> Prepared:
@@ -79,6 +84,7 @@ def prepare(
     splits, fold : a CSV of `octfast data split` to take the splits from, and the fold of it to validate on.
     drop_leaks : leave out scans whose patient, or an identical file, is in a split that goes before theirs.
     allow_leaks : warn of patients in two splits instead of refusing them.
+    corrections : a file of corrections of `octfast review`, see `apply_corrections`.
     cache : where a MedMNIST file is unpacked.
     columns : `path_column`, `label_column`, `patient_column`, `split_column` of a table of scans.
 
@@ -99,9 +105,13 @@ def prepare(
     if splits is not None:
         scans = apply_splits(scans, splits, fold)
     left_out = scans.iloc[:0].assign(reason="")
+    corrected = None
+    if corrections is not None:
+        scans, left_out, corrected = apply_corrections(scans, corrections, root)
     if not given:
         with track("checking files", len(scans)) as update:
-            scans, left_out = leave_out_unreadable(scans, update)
+            scans, unreadable = leave_out_unreadable(scans, update)
+        left_out = pd.concat([left_out, unreadable], ignore_index=True)
     # Splits that were drawn beforehand bring their validation with them.
     if (given or splits is not None) and (scans["split"] == "valid").any():
         valid = "folder"
@@ -113,7 +123,7 @@ def prepare(
         left_out = pd.concat([left_out, leaked], ignore_index=True)
     scans = assign_validation(scans, valid, seed)
     leaks.refuse_leaks(scans, allow_leaks)
-    return Prepared(scans, left_out, root)
+    return Prepared(scans, left_out, root, corrected)
 
 
 def log_scans(scans: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,7 @@ def _prepared(config: TrainConfig) -> Prepared:
         fold=config.fold,
         drop_leaks=config.drop_leaks,
         allow_leaks=config.allow_leaks,
+        corrections=config.corrections,
         cache=config.cache,
         **config.columns,
     )
@@ -195,6 +196,7 @@ def _described(config: TrainConfig, prepared: Prepared, learn: Learner) -> dict[
             "source": config.data,
             "synthetic": config.data is None or is_synthetic(prepared.scans),
             "fingerprint": fingerprint(prepared.scans, prepared.root),
+            "corrected": None if prepared.corrected is None else asdict(prepared.corrected),
         },
         "weights_report": learn.oct.weights.to_dict(),
         "versions": versions(),
