@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -84,14 +85,48 @@ def _misread(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return error.exit_code
-    near = sorted(getattr(error, "possibilities", None) or ())
+    near = _nearest_first(getattr(error, "option_name", None) or "", getattr(error, "possibilities", None) or ())
     message, _, guess = (error.message if near else error.format_message()).partition(" Did you mean ")
     meant = " or ".join(near) or guess.rstrip("?").replace("'", "").replace(", ", " or ")
     context = getattr(error, "ctx", None)
     help_ = f"see {context.command_path if context else 'octfast'} --help"
-    message = message.strip().removesuffix(".")
-    print_error(message[:1].lower() + message[1:], f"did you mean {meant}? Else {help_}" if meant else help_)
+    message = _in_plain_words(message.strip().removesuffix("."))
+    if not message[1:2].isupper():
+        message = message[:1].lower() + message[1:]
+    print_error(message, f"did you mean {meant}? Else {help_}" if meant else help_)
     return error.exit_code
+
+
+def _nearest_first(given: str, names: Any) -> list[str]:
+    """The names that were perhaps meant: those that begin as what was given, then the most similar."""
+    from difflib import SequenceMatcher
+
+    begun = [name for name in names if given and name.startswith(given)]
+    return sorted(begun or names, key=lambda name: -SequenceMatcher(None, given, name).ratio())
+
+
+# What the library that reads the command line says of a value, and what is said here.
+_VALUES = (
+    (r"Input should be a valid number.*|.* is not a valid float", "must be a number"),
+    (r"Input should be a valid integer.*|.* is not a valid int(eger)?", "must be a whole number"),
+    (r"Input should be greater than or equal to (\S+)", r"must be \1 or more"),
+    (r"Input should be less than or equal to (\S+)", r"must be \1 or less"),
+    (r"Input should be (greater|less) than (\S+)", r"must be \1 than \2"),
+    (r"Input should be a valid boolean.*", "must be true or false"),
+)
+
+
+def _in_plain_words(message: str) -> str:
+    """The message about a command line, its option first and without the words of a validator."""
+    if found := re.fullmatch(r"Invalid value for '?([^':]+)'?: (.*)", message, re.S):
+        option, said = found.groups()
+        for pattern, plain in _VALUES:
+            if re.fullmatch(pattern, said, re.S):
+                return f"{option} {re.sub(pattern, plain, said, flags=re.S)}"
+        return f"{option}: {said}"
+    if found := re.fullmatch(r"Missing (?:argument|parameter|option):? '?([^']+?)'?", message):
+        return f"{found[1] if found[1].startswith('-') else found[1].upper()} is missing"
+    return re.sub(r"^Option '?(\S+?)'? requires an argument$", r"\1 needs a value", message)
 
 
 def _say_where() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale, table_temperature
 from octfast.run.folder import FOLD, Run, open_run
+
+log = logging.getLogger("octfast")
 
 
 def run_predictions(
@@ -143,10 +146,18 @@ def _open_all(runs: Sequence[Run | str | Path]) -> list[Run]:
             continue
         folder = Path(given).expanduser()
         inner = [f for f in sorted(folder.iterdir()) if _is_run(f)] if folder.is_dir() and not _is_run(folder) else []
-        for path in inner or [folder]:
+        for path in [f for f in inner if _has_ended(f)] or [folder]:
             run = open_run(path)
             opened[run.path] = run
     return list(opened.values())
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether a run has a trained model; of one that has none yet it is said that it is passed over."""
+    if (folder / "model").is_dir():
+        return True
+    log.warning("passed over: %s has no trained model, its training has not ended", folder.name)
+    return False
 
 
 def _is_run(folder: Path) -> bool:

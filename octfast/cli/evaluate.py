@@ -133,6 +133,7 @@ def evaluate(
 
 def _show(found: Evaluation) -> None:
     """Print the tables of an evaluation for a person."""
+    from octfast.assess.metrics.metrics import PREVALENCE, SMALL_GROUP
     from octfast.console import plain_text, print_table
     from octfast.notices import SYNTHETIC_NOTE
 
@@ -152,6 +153,10 @@ def _show(found: Evaluation) -> None:
         rows.append([name, *(f"{number(c['value'])} ({ends(c)})" for c in cells)])
     heads = [f"{c} ({counts['classes'][c]['scans']:,} scans)" for c in settings["classes"]]
     print_table(f"Each class against the others, {level} intervals", ["figure", *heads], rows)
+    # Beside the table that it is about, as classes that were not named may have a share that no clinic has.
+    for note in found.remarks:
+        if note.kind == PREVALENCE:
+            print(plain_text(note.text))
     _say_methods(found.per_class, "class")
     if len(found.referral):
         print_table(f"Urgent referral ({', '.join(settings['urgent'])} against the others)", *_referral(found, level))
@@ -173,8 +178,8 @@ def _show(found: Evaluation) -> None:
     if few:
         print("(small): fewer than 50 scans or 20 patients; the figures are rough")
     for note in found.remarks:
-        # What stands beside the groups already.
-        if note.kind != "small group":
+        # What stands beside the tables already.
+        if note.kind not in (PREVALENCE, SMALL_GROUP):
             print(plain_text(note.text))
     if found.source.get("synthetic"):
         print(SYNTHETIC_NOTE)

@@ -93,6 +93,15 @@ def test_out_of_fold_predictions_are_those_of_the_runs_together(folds, trained, 
         assert n == 2 and set(again["path"]) == set(table["path"])
 
 
+def test_a_run_whose_training_has_not_ended_is_passed_over_with_a_word(folds, trained, tmp_path, said):
+    unfinished = shutil.copytree(trained.path, tmp_path / "folds" / "unfinished")
+    shutil.rmtree(unfinished / "model")
+    assert out_of_fold([tmp_path / "folds"])[2] == 2
+    assert [line for line in said() if "unfinished has no trained model" in line]
+    with pytest.raises(BundleError, match="training has not ended"):
+        out_of_fold([folds[0], unfinished])
+
+
 def test_runs_that_are_no_folds(folds, trained, tmp_path):
     with pytest.raises(DataError, match=r"no folds: .* is held out by 2"):
         out_of_fold([*folds, trained])

@@ -40,8 +40,11 @@ def test_as_json_twice(octfast, tmp_path):
 
 def test_a_small_validation_is_refused_in_a_line(octfast, own_run):
     before = read_info(own_run.bundle)
-    said = error(octfast("calibrate", own_run.path), 1)
+    ended = octfast("calibrate", own_run.path)
+    said = error(ended, 1)
     assert "too small to calibrate on" in said and "fewer than 200" in said
+    # The run has no folds; with them all training scans would count.
+    assert "--folds 5" in ended.lines[-1]
     assert read_info(own_run.bundle) == before and not (own_run.figures / "reliability.png").exists()
 
 

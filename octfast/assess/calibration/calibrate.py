@@ -110,7 +110,7 @@ def calibrate_run(
     check_coverage(coverage)
     reason = too_small(raw, classes)
     if reason:
-        raise DataError(f"{run.path.name}: {reason}", "train again with more held out, such as --valid 0.2")
+        raise DataError(f"{run.path.name}: {reason}", _what_to_do(run))
     notes = [_ON_VALIDATION, _SETS_HOLD]
     found: dict[str, Any] = {"split": "valid", "scans": len(raw), "patients": int(raw["patient"].nunique())}
     temperature = 1.0
@@ -131,6 +131,13 @@ def calibrate_run(
     found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
     info = update_info(run.bundle, temperature=temperature, calibration=found)
     return _measured(run, {"valid": raw, **_test_table(run, notes)}, info, notes)
+
+
+def _what_to_do(run: Run) -> str:
+    """What to do where the scans to calibrate on are too few."""
+    if run.config.get("chosen", {}).get("folds"):
+        return "collect more scans, or go on with the probabilities as they are"
+    return "train again with --folds 5, so that all training scans count too, or hold more out: --valid 0.3"
 
 
 def _measured(run: Run, tables: dict[str, pd.DataFrame], info: BundleInfo, notes: list[str]) -> Calibrated:

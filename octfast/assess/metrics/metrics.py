@@ -229,8 +229,8 @@ def _prevalence_note(statistics: Statistics, given: dict[str, float]) -> Note:
     shown = [f"{c} {share:.3g}%" for c, share in zip(names, 100 * every, strict=True)]
     named = [words for c, words in zip(names, shown, strict=True) if c in given]
     rest = [words for c, words in zip(names, shown, strict=True) if c not in given]
-    said = f"; {', '.join(rest)}: not named, they share the rest in proportion to their scans" if rest else ""
-    return Note(PREVALENCE, f"PPV and NPV at a prevalence are for {', '.join(named)}{said}.")
+    said = f" Not named, so sharing the rest in proportion to their scans here: {', '.join(rest)}." if rest else ""
+    return Note(PREVALENCE, f"PPV and NPV at that prevalence assume {', '.join(named)}.{said}")
 
 
 def _estimates(

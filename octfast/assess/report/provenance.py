@@ -244,7 +244,7 @@ def repeat_rows(known: Provenance) -> list[tuple[str, str]]:
 
 
 def train_command(known: Provenance) -> str:
-    """The command that trains the same again: what differs from the defaults, and the seed.
+    """The command that trains the same again into a new run folder: what differs from the defaults, and the seed.
 
     Folders and files elsewhere stand with their names alone: config.json says where they lay.
     """
@@ -259,7 +259,12 @@ def train_command(known: Provenance) -> str:
             continue
         flag = f"--{name.replace('_', '-')}"
         words += [flag] if value is True else [flag, named(value) if name in _FILES else str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, "--out", again(known)])
+
+
+def again(known: Provenance) -> str:
+    """The run folder of the same training once more, as the run's own is never written into again."""
+    return f"runs/{known.name}-again"
 
 
 def cautions(known: Provenance, split: str, scans: int) -> list[str]:

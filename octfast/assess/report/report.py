@@ -37,6 +37,7 @@ from octfast.assess.report.pictures import HeatPictures, figure_picture
 from octfast.assess.report.provenance import (
     SPLIT_NAMES,
     Provenance,
+    again,
     cautions,
     patients_in_words,
     repeat_rows,
@@ -264,7 +265,7 @@ def _commands(known: Provenance, split: str, by: Sequence[str], method: str, giv
     """The commands that train and report the same again; the folders of this machine are not named."""
     import shlex
 
-    words = ["octfast", "report", known.name, "--split", split]
+    words = ["octfast", "report", again(known), "--split", split]
     for column in by:
         words += ["--by", column]
     words += [] if method == "gradcam" else ["--method", method]

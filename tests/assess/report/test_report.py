@@ -413,6 +413,8 @@ def test_the_command_that_repeats_a_run_is_one_that_octfast_takes(own_run):
     asked = context.params
     for name in ("seed", "epochs", "arch", "size", "weights", "valid", "views", "drop_leaks", "patient_column"):
         assert asked[name] == config[name], name
+    # Into a new folder, which the second line reads.
+    assert str(asked["out"]) == f"runs/{own_run.path.name}-again"
 
 
 def test_no_folder_of_this_machine_stands_in_what_is_passed_on(own_run):
@@ -458,9 +460,15 @@ def test_the_page_says_with_what_it_was_asked(own_run, tmp_path):
 
 def test_the_prevalence_of_every_class_is_said_on_the_page_and_the_card(own_run):
     page = page_of(own_run, "test", prevalence={"CNV": 0.02, "DME": 0.04}, heatmaps=False)
-    words = "PPV and NPV at a prevalence are for CNV 2%, DME 4%; DRUSEN 47%, NORMAL 47%: not named"
+    words = "PPV and NPV at that prevalence assume CNV 2%, DME 4%. Not named, so sharing the rest"
     assert words in page.section("results") and words in (own_run.path / CARD).read_text(encoding="utf-8")
     assert page.section("results").count(words) == 1
+
+
+def test_the_two_lines_of_how_to_repeat_it_fit_together(written):
+    _, _, page = written
+    (made,) = re.findall(r"octfast train .*? --out (\S+)", page.section("repeat"))
+    assert f"octfast report {made} --split" in page.section("repeat")
 
 
 def test_the_counts_of_the_checklist_make_44(written):
