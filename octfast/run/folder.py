@@ -14,6 +14,7 @@ import pandas as pd
 from octfast.data.scans import load_scans, save_scans
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.files import new_folder, numbered_folder, write_text
+from octfast.model.bundle.state import refuse_unfinished
 from octfast.notices import Note
 from octfast.run.html import run_html
 
@@ -132,28 +133,31 @@ def _as_json(value: Any) -> Any:
 
 
 def open_run(run: str | Path | None = None, data: str | Path | None = None) -> Run:
-    """Open a run folder; None takes the newest, which runs/latest names.
+    """Open the folder of a finished run; None takes the newest, which runs/latest names.
 
     Raises
     ------
-    BundleError : no such run.
+    BundleError : no such run, or its training has not come to its end.
     """
     if run is None:
         run = latest_run()
         if run is None:
-            raise BundleError(f"no run in {RUNS.resolve()}", "train first: octfast train; or name a run folder")
+            raise BundleError(
+                f"no finished run in {RUNS.resolve()}", "train first: octfast train; or name a run folder"
+            )
     path = Path(run).expanduser()
     if not (path / "config.json").is_file():
         raise BundleError(
             f"{path} is not a run folder: config.json is missing", "give a folder that octfast train made"
         )
+    refuse_unfinished(path)
     if data is not None and not Path(data).is_dir():
         raise DataError(f"no such folder: {data}", "give the folder that holds the scans now")
     return Run(path.resolve(), Path(data).resolve() if data else None)
 
 
 def new_run(out: str | Path | None, name: str) -> Run:
-    """Make the folder of a new run and let runs/latest name it.
+    """Make the folder of a new run.
 
     Parameters
     ----------
@@ -174,7 +178,7 @@ def new_run(out: str | Path | None, name: str) -> Run:
 
 
 def set_latest(run: Run) -> bool:
-    """Let runs/latest name this run, as a symbolic link or, where there are none, as a file with its path."""
+    """Let runs/latest name a finished run, as a symbolic link or, where there are none, as a file with its path."""
     link = RUNS / "latest"
     part = RUNS / f".latest-{os.getpid()}"
     try:

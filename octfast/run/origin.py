@@ -13,13 +13,23 @@ import pandas as pd
 
 
 def fingerprint(scans: pd.DataFrame, root: Path) -> str:
-    """A digest of the path below `root`, the size, label, patient and split of every scan, in hex."""
+    """A digest of the path below `root`, the size, label, patient and split of every scan, in hex.
+
+    A file that has gone meanwhile counts as one of size -1.
+    """
     digest = hashlib.sha256()
     for row in scans.itertuples():
         path = Path(str(row.path))
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        digest.update(f"{name}\t{path.stat().st_size}\t{row.label}\t{row.patient}\t{row.split}\n".encode())
+        digest.update(f"{name}\t{_size(path)}\t{row.label}\t{row.patient}\t{row.split}\n".encode())
     return digest.hexdigest()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def versions() -> dict[str, str]:

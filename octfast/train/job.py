@@ -20,33 +20,30 @@ from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import default_device
-from fastcore.basics import noop
 
 from octfast.console import track
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.phantom.draw import default_phantoms, is_synthetic
 from octfast.data.prepare import Prepared, log_scans, prepare
-from octfast.data.scans import describe_scans, save_scans, write_csv
+from octfast.data.scans import SPLITS, save_scans, write_csv
 from octfast.data.splits.hold_out import validation_share
 from octfast.errors import OctfastError, WeightsError
 from octfast.figure import save_figure
 from octfast.model.arch import find_arch
-from octfast.model.bundle.info import BundleInfo
-from octfast.model.bundle.write import save_bundle
 from octfast.model.engine import check_engine
-from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.heads import check_head
-from octfast.model.temperature import calibrate_bundle, rescale
-from octfast.notices import SYNTHETIC_NOTE
-from octfast.run.folder import FOLD, REMINDER, Run, new_run, set_latest
+from octfast.run.folder import Run, new_run, set_latest
 from octfast.run.log import run_log
 from octfast.run.origin import fingerprint, git_state, versions
+from octfast.run.state import training_state
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
-from octfast.train.learner import bundle_info, oct_learner, unfreeze_to
-from octfast.train.plots import plot_history, plot_lr_find
+from octfast.train.learner import oct_learner, unfreeze_to
+from octfast.train.leave_out import with_readable
+from octfast.train.outcome import leave_results
+from octfast.train.plots import plot_lr_find
 
 log = logging.getLogger("octfast")
 
@@ -79,34 +76,48 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
         start = time.time()
         with _removed_on_failure(run, keep_folder=given):
             prepared = _prepared(config)
-            dls = oct_dataloaders(
-                prepared, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers
-            )
-            learn = _learner(dls, config)
-        about = _described(config, prepared, learn)
+            (learn, about), prepared = with_readable(lambda p: _begun(p, config), prepared, SPLITS)
         about["notes"] = notes
         _save_scans(run, prepared)
-        run.write_json("config.json", about)
+        with training_state(run, about):
+            _finish(run, config, prepared, learn, about)
+            about["seconds"] = round(time.time() - start, 1)
         set_latest(run)
-        trainee, chosen = _fit(learn, config, run)
-        about["chosen"].update(chosen)
-        info = _save_model(run, learn, about, prepared.scans)
-        held_out = _held_out(trainee, learn, prepared.scans, info, config)
-        info = calibrate_bundle(run.bundle, held_out)
-        held_out = rescale(held_out, info.classes, info.temperature)
-        for split, table in held_out.groupby("split"):
-            _save_predictions(run, table.reset_index(drop=True), str(split))
-        if FOLD in held_out:
-            run.write_json("metrics-folds.json", headline(held_out))
-        test = prepared.scans[prepared.scans["split"] == "test"]
-        if len(test):
-            _save_predictions(run, _predict(learn, test, info, config.precision), "test")
-        if isinstance(trainee, FrozenLearner):
-            trainee.close()
-        _remind(learn, info)
-        about["seconds"] = round(time.time() - start, 1)
-        run.write_json("config.json", about)
     return run
+
+
+def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, Any]]:
+    """A Learner of these scans, and what config.json says before the training."""
+    dls = oct_dataloaders(prepared, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers)
+    learn = _learner(dls, config)
+    return learn, _described(config, prepared, learn)
+
+
+def _finish(run: Run, config: TrainConfig, given: Prepared, learn: Learner, about: dict[str, Any]) -> None:
+    """Fit, and leave the model, its calibration and its predictions in the run folder.
+
+    Parameters
+    ----------
+    about : what config.json is to say; it gets what was chosen.
+    """
+
+    def fit(scans: Prepared) -> tuple[Learner, Learner]:
+        whole = learn
+        if scans is not given:
+            whole, anew = _begun(scans, config)
+            about.update(anew)
+            (run.path / "history.csv").unlink(missing_ok=True)
+        trainee, chosen = _fit(whole, config, run)
+        about["chosen"].update(chosen)
+        return whole, trainee
+
+    (learn, trainee), prepared = with_readable(fit, given, ("train", "valid"))
+    prepared = leave_results(run, learn, trainee, prepared, about, config.precision)
+    if prepared is not given:
+        _save_scans(run, prepared)
+        about["data"]["fingerprint"] = fingerprint(prepared.scans, prepared.root)
+    if isinstance(trainee, FrozenLearner):
+        trainee.close()
 
 
 @contextmanager
@@ -209,59 +220,6 @@ def _save_scans(run: Run, prepared: Prepared) -> None:
     save_scans(prepared.scans, run.path / "scans.csv", prepared.root)
     if len(prepared.left_out):
         save_scans(prepared.left_out, run.path / "left-out.csv", prepared.root)
-
-
-def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataFrame) -> BundleInfo:
-    """Write the bundle and the figure of the history; `about` : as config.json has it."""
-    synthetic = about["data"]["synthetic"]
-    training = {
-        "seed": about["seed"],
-        "epochs": about["epochs"],
-        "scans": describe_scans(scans).to_dict("index"),
-        "versions": about["versions"],
-    }
-    info = bundle_info(learn, training=training, synthetic=synthetic)
-    save_bundle(run.path / "model", learn.model, info)
-    title = "synthetic phantoms" if synthetic else Path(about["data"]["root"]).name
-    save_figure(plot_history(run.history, f"{about['arch']}, {title}"), run.figures / "history.png")
-    return info
-
-
-def _predict(learn: Learner, scans: pd.DataFrame, info: BundleInfo, precision: str) -> pd.DataFrame:
-    """The Predictions table of scans of one split."""
-    with track(f"predicting {scans['split'].iloc[0]}", len(scans)) as update:
-        return predict_scans(learn.model, info, scans, precision=precision, device=learn.dls.device, progress=update)
-
-
-def _held_out(
-    trainee: Learner, learn: Learner, scans: pd.DataFrame, info: BundleInfo, config: TrainConfig
-) -> pd.DataFrame:
-    """The Predictions table of validation, or of training and validation by the heads of their folds."""
-    valid = scans[scans["split"] == "valid"]
-    if not isinstance(trainee, FrozenLearner):
-        return _predict(learn, valid, info, config.precision)
-    if trainee.folds is None:
-        # Their activations are stored, so that they need no forward pass.
-        with trainee.no_bar(), trainee.no_logging():
-            outputs, _ = trainee.get_preds(act=noop)
-        return predictions_table(valid, outputs.float().cpu().numpy(), info.classes)
-    both = pd.concat([scans[scans["split"] == "train"], valid]).assign(**{FOLD: trainee.folds})
-    return predictions_table(both, trainee.out_of_fold(), info.classes)
-
-
-def _save_predictions(run: Run, table: pd.DataFrame, split: str) -> None:
-    run.save_predictions(table, split)
-    run.write_json(f"metrics-{split}.json", headline(table))
-
-
-def _remind(learn: Learner, info: BundleInfo) -> None:
-    """Say once more at the end what makes this model worth little."""
-    reminder = {"kind": REMINDER}
-    if learn.oct.weights.source == "none":
-        words = "remember: the body of this model is untrained; with pretrained weights it would do better"
-        log.warning(words, extra=reminder)
-    if info.synthetic:
-        log.warning("remember: %s", SYNTHETIC_NOTE, extra=reminder)
 
 
 def _fit(learn: Learner, config: TrainConfig, run: Run) -> tuple[Learner, dict[str, Any]]:

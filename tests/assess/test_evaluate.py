@@ -14,8 +14,8 @@ from octfast.data.readers.read import read_data
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.bundle.read import read_info
 from octfast.model.bundle.write import update_info
+from octfast.model.forward import headline
 from octfast.run.folder import open_run
-from octfast.train.job import headline
 
 FEW = {"resamples": 100}
 

@@ -86,7 +86,7 @@ def test_a_folder_of_the_users_named_latest_is_left_alone():
 
 
 def test_no_run_at_all():
-    with pytest.raises(BundleError, match="no run in") as e:
+    with pytest.raises(BundleError, match="no finished run in") as e:
         open_run()
     assert "octfast train" in e.value.hint
 

@@ -17,10 +17,10 @@ from octfast.data.readers.folder import read_scans
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import DataError, UsageError, WeightsError
 from octfast.model.bundle.read import load_bundle
-from octfast.model.forward import predict_scans
+from octfast.model.forward import headline, predict_scans
 from octfast.run.folder import open_run
 from octfast.train.config import TrainConfig
-from octfast.train.job import headline, train_classifier
+from octfast.train.job import train_classifier
 from octfast.train.store.cache import list_stores
 from tests.conftest import quick
 from tests.data.splits.test_hold_out import table

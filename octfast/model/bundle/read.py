@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from octfast.errors import BundleError, OctfastError
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo, parse_info
+from octfast.model.bundle.state import refuse_unfinished
 from octfast.model.bundle.strict import HINT, MEND, open_plain
 
 if TYPE_CHECKING:
@@ -17,15 +18,22 @@ _MAX_JSON = 4 << 20
 
 
 def find_bundle(path: str | Path) -> Path:
-    """The folder of a bundle: the one given, or the model of the run folder that was given."""
+    """The folder of a bundle: the one given, or the model of the run folder that was given.
+
+    Raises
+    ------
+    BundleError : the path cannot be read, or the training of the run has not come to its end.
+    """
     try:
         folder = Path(path).expanduser()
         inside = folder / "model"
         # By the name, not by what it points to: a link there is refused with its own sentence.
         there = any(f.is_symlink() or f.exists() for f in (folder / INFO_FILE, folder / MODEL_FILE))
-        return inside if not there and inside.is_dir() else folder
+        run = folder.resolve().parent if there and folder.resolve().name == "model" else folder
     except (OSError, ValueError, RuntimeError) as e:
         raise BundleError(f"cannot read {str(path)[:200]!r}: {e}", HINT) from None
+    refuse_unfinished(run)
+    return inside if not there and inside.is_dir() else folder
 
 
 def read_info(folder: str | Path) -> BundleInfo:

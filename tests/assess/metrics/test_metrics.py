@@ -14,7 +14,7 @@ from sklearn import metrics
 from octfast.assess.metrics.intervals import wilson
 from octfast.assess.metrics.metrics import evaluate_table
 from octfast.errors import DataError, UsageError
-from octfast.train.job import headline
+from octfast.model.forward import headline
 from tests.assess.tables import CLASSES, clustered, table_of, tables
 
 URGENT = ["CNV", "DME"]

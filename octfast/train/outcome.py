@@ -1,0 +1,131 @@
+"""What a training leaves: the model, its calibration, and predictions of scans that it did not learn from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from fastai.learner import Learner
+from fastcore.basics import noop
+
+from octfast.console import track
+from octfast.data.prepare import Prepared
+from octfast.data.scans import describe_scans
+from octfast.errors import DataError
+from octfast.figure import save_figure
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle
+from octfast.model.forward import headline, predict_scans, predictions_table
+from octfast.model.temperature import calibrate_bundle, rescale
+from octfast.notices import SYNTHETIC_NOTE
+from octfast.run.folder import FOLD, REMINDER, Run
+from octfast.train.frozen import FrozenLearner
+from octfast.train.learner import bundle_info
+from octfast.train.leave_out import with_readable
+from octfast.train.plots import plot_history
+
+log = logging.getLogger("octfast")
+
+
+def leave_results(
+    run: Run, learn: Learner, trainee: Learner, prepared: Prepared, about: dict[str, Any], precision: str
+) -> Prepared:
+    """Write the model, calibrate it, and write its predictions of the scans that are held out, with their figures.
+
+    Parameters
+    ----------
+    learn : the whole Learner.
+    trainee : the Learner that was fitted, which may be of stored activations.
+    about : as config.json has it.
+
+    Returns
+    -------
+    The scans without those that could not be read any more.
+
+    Raises
+    ------
+    DataError : validation cannot be read any more.
+    """
+    info = _save_model(run, learn, about, prepared.scans)
+    held_out, prepared = with_readable(
+        lambda p: _held_out(trainee, learn, p.scans, info, precision), prepared, ("valid",)
+    )
+    info = calibrate_bundle(run.bundle, held_out)
+    held_out = rescale(held_out, info.classes, info.temperature)
+    for split, table in held_out.groupby("split"):
+        _save_predictions(run, table.reset_index(drop=True), str(split))
+    if FOLD in held_out:
+        run.write_json("metrics-folds.json", headline(held_out))
+    if (prepared.scans["split"] == "test").any():
+        prepared = _predict_test(run, learn, prepared, info, precision)
+    _remind(learn, info)
+    return prepared
+
+
+def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataFrame) -> BundleInfo:
+    """Write the bundle and the figure of the history; `about` : as config.json has it."""
+    synthetic = about["data"]["synthetic"]
+    training = {
+        "seed": about["seed"],
+        "epochs": about["epochs"],
+        "scans": describe_scans(scans).to_dict("index"),
+        "versions": about["versions"],
+    }
+    info = bundle_info(learn, training=training, synthetic=synthetic)
+    save_bundle(run.path / "model", learn.model, info)
+    title = "synthetic phantoms" if synthetic else Path(about["data"]["root"]).name
+    save_figure(plot_history(run.history, f"{about['arch']}, {title}"), run.figures / "history.png")
+    return info
+
+
+def _predict(learn: Learner, scans: pd.DataFrame, info: BundleInfo, precision: str) -> pd.DataFrame:
+    """The Predictions table of scans of one split."""
+    with track(f"predicting {scans['split'].iloc[0]}", len(scans)) as update:
+        return predict_scans(learn.model, info, scans, precision=precision, device=learn.dls.device, progress=update)
+
+
+def _held_out(trainee: Learner, learn: Learner, scans: pd.DataFrame, info: BundleInfo, precision: str) -> pd.DataFrame:
+    """The Predictions table of validation, or of training and validation by the heads of their folds."""
+    valid = scans[scans["split"] == "valid"]
+    if not isinstance(trainee, FrozenLearner):
+        return _predict(learn, valid, info, precision)
+    if trainee.folds is None:
+        # Their activations are stored, so that they need no forward pass.
+        with trainee.no_bar(), trainee.no_logging():
+            outputs, _ = trainee.get_preds(act=noop)
+        return predictions_table(valid, outputs.float().cpu().numpy(), info.classes)
+    both = pd.concat([scans[scans["split"] == "train"], valid]).assign(**{FOLD: trainee.folds})
+    return predictions_table(both, trainee.out_of_fold(), info.classes)
+
+
+def _predict_test(run: Run, learn: Learner, given: Prepared, info: BundleInfo, precision: str) -> Prepared:
+    """Predict the test scans; gives what is left of all scans."""
+
+    def predict(prepared: Prepared) -> pd.DataFrame:
+        scans = prepared.scans
+        return _predict(learn, scans[scans["split"] == "test"], info, precision)
+
+    try:
+        table, prepared = with_readable(predict, given, ("test",))
+    except DataError as e:
+        log.warning("no predictions of test: %s; octfast evaluate makes them when they can be read", e.message)
+        return given
+    _save_predictions(run, table, "test")
+    return prepared
+
+
+def _save_predictions(run: Run, table: pd.DataFrame, split: str) -> None:
+    run.save_predictions(table, split)
+    run.write_json(f"metrics-{split}.json", headline(table))
+
+
+def _remind(learn: Learner, info: BundleInfo) -> None:
+    """Say once more at the end what makes this model worth little."""
+    reminder = {"kind": REMINDER}
+    if learn.oct.weights.source == "none":
+        words = "remember: the body of this model is untrained; with pretrained weights it would do better"
+        log.warning(words, extra=reminder)
+    if info.synthetic:
+        log.warning("remember: %s", SYNTHETIC_NOTE, extra=reminder)
