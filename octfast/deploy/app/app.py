@@ -166,8 +166,6 @@ def serve(
     BundleError : see `octfast.model.bundle.read.load_bundle`.
     """
     need_app()
-    import uvicorn
-
     from octfast.deploy.predictor import load
 
     listener = bind(host, port)
@@ -187,28 +185,40 @@ def serve(
         if ready:
             ready(address)
         app = make_app(answers, [*own_names(host), *allow_hosts])
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http="h11",
-                ws="none",
-                lifespan="on",
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=10,
-                timeout_graceful_shutdown=5,
-                # Far above the queue, whose refusals are better worded.
-                limit_concurrency=1000,
-            )
-        )
-        if open_browser:
-            # The socket listens already, so that the browser waits until the server answers.
-            webbrowser.open(address)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])
+        run_server(app, listener, open_browser)
         log.info("stopped")
+
+
+def run_server(app: Guard, listener: socket.socket, open_browser: bool = False) -> None:
+    """Answer requests at a listening socket until it is interrupted.
+
+    Parameters
+    ----------
+    open_browser : show the page in the user's browser.
+    """
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=10,
+            timeout_graceful_shutdown=5,
+            # Far above the queue, whose refusals are better worded.
+            limit_concurrency=1000,
+        )
+    )
+    if open_browser:
+        # The socket listens already, so that the browser waits until the server answers.
+        webbrowser.open(url(listener))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
 
 
 def need_app() -> None:
