@@ -1,0 +1,188 @@
+"""A finished run's stored features, and its head trained on them again within seconds, on other labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.callback.progress import ProgressCallback
+from fastai.data.core import DataLoaders
+from fastai.data.transforms import Normalize
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.optimizer import Adam
+from fastai.torch_core import set_seed
+from fastcore.basics import noop
+from torch import nn
+
+from octfast.data.loaders import batch_size, oct_dataloaders
+from octfast.errors import UsageError
+from octfast.model.bundle.read import load_bundle
+from octfast.model.heads import linear_head, two_layer_head
+from octfast.run.folder import FOLD, Run
+from octfast.train.folds import FoldHeads, FoldLoader, draw_folds
+from octfast.train.frozen import frozen_learner
+from octfast.train.learner import oct_splitter
+
+log = logging.getLogger("octfast")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The features of a run's training and validation scans, with what its head was trained by.
+
+    Attributes
+    ----------
+    scans : the Scans table, training before validation.
+    features : float32 of shape (scans, dim).
+    classes : in the order of their index.
+    folds : the fold of each scan, from 0.
+    head : "linear" or "octfast".
+    fit : `epochs`, `lr`, `wd` and `seed` of the training.
+    """
+
+    scans: pd.DataFrame
+    features: np.ndarray
+    classes: tuple[str, ...]
+    folds: np.ndarray
+    head: str
+    fit: dict[str, Any] = field(default_factory=dict)
+
+    def out_of_fold(self, labels: Sequence[str], keep: np.ndarray | None = None) -> np.ndarray:
+        """Train the heads of the folds anew on these labels, and let each judge the scans of its fold.
+
+        Parameters
+        ----------
+        labels : of all scans.
+        keep : which scans are learned from; None takes all. The others are judged all the same.
+
+        Returns
+        -------
+        Logits of shape (scans, classes), each row by a head that was trained without the patient.
+
+        Raises
+        ------
+        UsageError : fewer than two classes are left.
+        """
+        keep = np.ones(len(self.scans), bool) if keep is None else keep
+        index = {c: i for i, c in enumerate(self.classes)}
+        targets = torch.tensor([index[label] for label in labels])
+        rows = np.flatnonzero(keep)
+        if len(torch.unique(targets[rows])) < 2:
+            raise UsageError("the labels that are left are of one class", "a classifier needs two or more")
+        set_seed(self.fit["seed"])
+        width = self.features.shape[1]
+        head = (linear_head if self.head == "linear" else two_layer_head)(width, len(self.classes))
+        if self.head != "linear":
+            head.apply(_kaiming)
+        model = FoldHeads(nn.Identity(), head, int(self.folds.max()) + 1)
+        bs = batch_size(len(rows))
+        kept, every = (_Rows(self.features[rows]), _Rows(self.features[:0])), (_Rows(self.features),) * 2
+        loaders = DataLoaders(
+            FoldLoader(kept, targets[rows], self.folds[rows], True, bs=bs, shuffle=True, drop_last=True),  # type: ignore[arg-type]
+            FoldLoader(every, targets, self.folds, False, bs=512),  # type: ignore[arg-type]
+            device="cpu",
+        )
+        learn = Learner(loaders, model, CrossEntropyLossFlat(), opt_func=Adam, wd=self.fit["wd"])
+        with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging(), learn.no_bar():
+            # Validation is asked for once, at the end.
+            learn.fit_one_cycle(self.fit["epochs"], self.fit["lr"])
+            outputs, _ = learn.get_preds(act=noop)
+        return outputs[torch.arange(len(outputs)), torch.tensor(self.folds)].float().numpy()
+
+
+def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
+    """The features that a run's body gives of its training and validation scans, from the store where it is at hand.
+
+    Where it is not, the body runs over the scans once more, and the store is kept.
+
+    Raises
+    ------
+    UsageError : more than a head was trained, or a head that is not one of octfast's own.
+    OctfastError : the scans or the model cannot be read.
+    """
+    config = run.config
+    if config.get("unfreeze", "head") != "head" or config.get("head") not in ("linear", "octfast"):
+        raise UsageError(
+            f"the run {run.path.name} trained more than a head on stored features", "train again with octfast train"
+        )
+    model, info = load_bundle(run.bundle)
+    scans = run.scans
+    scans = scans[scans["split"] != "test"].reset_index(drop=True)
+    dls = oct_dataloaders(scans, size=info.size, bs=config["chosen"]["bs"], seed=config["seed"], num_workers=0)
+    for dl in dls.loaders:
+        norm = next(t for t in dl.after_batch.fs if isinstance(t, Normalize))
+        norm.mean, norm.std = (torch.tensor(v, device=norm.mean.device).view(1, 3, 1, 1) for v in (info.mean, info.std))
+    learn = Learner(
+        dls,
+        model.requires_grad_(True),
+        loss_func=CrossEntropyLossFlat(),
+        opt_func=Adam,
+        splitter=oct_splitter,
+        train_bn=False,
+    )
+    learn.freeze()
+    fast = frozen_learner(
+        learn,
+        views=1,
+        seed=config["seed"],
+        engine=config.get("engine", "auto"),
+        precision=config.get("precision", "auto"),
+        cache=cache or config.get("cache"),
+    )
+    try:
+        parts = [store.take(np.arange(len(store)), 0).astype(np.float32) for store in fast.stores]
+    finally:
+        fast.close()
+    table = pd.concat([pd.DataFrame(dl.items) for dl in (dls.train, dls.valid)], ignore_index=True)
+    return Stored(
+        scans=table,
+        features=np.concatenate(parts),
+        classes=tuple(info.classes),
+        folds=_folds(run, table, config),
+        head=config["head"],
+        fit={
+            "epochs": config["epochs"],
+            "lr": config["chosen"]["lr"],
+            "wd": 0.1 if config["head"] == "linear" else None,
+            "seed": config["seed"],
+        },
+    )
+
+
+class _Rows:
+    """Features in memory, in the place of a store."""
+
+    def __init__(self, features: np.ndarray):
+        self.features, self.shape = features, (len(features), 1, features.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def take(self, rows: np.ndarray, view: int) -> np.ndarray:
+        return self.features[rows]
+
+
+def _folds(run: Run, scans: pd.DataFrame, config: dict[str, Any]) -> np.ndarray:
+    """The folds that the run was cross-validated by, else folds drawn anew."""
+    tables = [t for t in (run.predictions("train"), run.predictions("valid")) if t is not None and FOLD in t]
+    if tables:
+        known = pd.concat(tables).drop_duplicates("path").set_index("path")[FOLD]
+        if set(scans["path"]) <= set(known.index):
+            return known.loc[scans["path"]].to_numpy(dtype=int)
+    folds = draw_folds(scans, config.get("folds") or 5, config["seed"])
+    if folds is None:
+        raise UsageError(f"the scans of {run.path.name} cannot be divided into folds", "see the warning above")
+    log.info("%d folds by patient are drawn, as the run was not cross-validated", folds.max() + 1)
+    return folds
+
+
+def _kaiming(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight)
