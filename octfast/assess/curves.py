@@ -15,8 +15,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from octfast.assess.metrics.abstain import coverage_risk, risk_area
 from octfast.assess.metrics.referral import referral_at, urgent_score
 from octfast.assess.metrics.reliability import ece, reliability
-from octfast.figure import Figure
-from octfast.model.temperature import table_temperature
+from octfast.figure import Place, one_axes, plain_text, whole_place
+from octfast.model.temperature import rescale, table_temperature
 
 # Okabe and Ito's colours without the yellow, which is too light for a line. Each has a dash and a marker of its own,
 # so that none of them is needed.
@@ -53,7 +53,10 @@ def plot_roc(
     threshold: float | None = None,
     title: str = "ROC, each class against the rest",
     note: str = "",
-) -> Figure:
+    place: Place = None,
+    figsize: tuple[float, float] | None = None,
+    dpi: float | None = None,
+) -> Any:
     """Sensitivity against the false alarms, a line a class, with the areas below them.
 
     With more than eight classes those with the smallest areas have a line of their own, the others thin grey ones.
@@ -63,12 +66,17 @@ def plot_roc(
     urgent : classes whose referral has a thick line too.
     threshold : of the urgent score, marked by a star.
     note : a line below the figure.
+    place : where to draw, see `octfast.figure`; None makes a figure.
+
+    Returns
+    -------
+    The figure, or the axes that was given.
     """
     curves = []
     for name, actual, score in _each(table, classes):
         x, y, _ = roc_curve(actual, score)
         curves.append(_Curve(name, x, y, float(roc_auc_score(actual, score)), int(actual.sum())))
-    fig, ax = _square()
+    fig, ax = _square(place, figsize, dpi)
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=1)
     ax.text(0.5, 0.48, "chance", color=_GREY, fontsize=8, rotation=45, ha="center", va="top")
     if urgent:
@@ -84,7 +92,7 @@ def plot_roc(
                 ax.plot(*at, marker="*", markersize=17, color="black", label=said, **star)
     _draw(ax, curves, "AUC", len(classes) - len(curves))
     ax.set(xlabel="1 - specificity (false alarms)", ylabel="sensitivity", title=title)
-    return _finish(fig, note, ax, "lower right")
+    return _finish(fig, note, ax, "lower right", legend=True)
 
 
 def plot_precision_recall(
@@ -93,7 +101,10 @@ def plot_precision_recall(
     *,
     title: str = "Precision and recall, each class against the rest",
     note: str = "",
-) -> Figure:
+    place: Place = None,
+    figsize: tuple[float, float] | None = None,
+    dpi: float | None = None,
+) -> Any:
     """How many of the scans called a class are of it, against how many of it are found; with the average precisions.
 
     A short line at the right edge marks the share of the class in the table, which is the precision of chance.
@@ -101,6 +112,11 @@ def plot_precision_recall(
     Parameters
     ----------
     note : a line below the figure.
+    place : where to draw, see `octfast.figure`; None makes a figure.
+
+    Returns
+    -------
+    The figure, or the axes that was given.
     """
     curves = []
     for name, actual, score in _each(table, classes):
@@ -108,7 +124,7 @@ def plot_precision_recall(
         # As steps, since precision between two thresholds is not on the line between them.
         x, y = np.repeat(x, 2)[1:], np.repeat(y, 2)[:-1]
         curves.append(_Curve(name, x, y, float(average_precision_score(actual, score)), int(actual.sum())))
-    fig, ax = _square()
+    fig, ax = _square(place, figsize, dpi)
     drawn = _draw(ax, curves, "AP", len(classes) - len(curves))
     for curve, (colour, _, _) in drawn:
         share = curve.positives / len(table)
@@ -116,7 +132,14 @@ def plot_precision_recall(
     if drawn:
         ax.plot([], [], color=_GREY, linewidth=2.5, label="at the right edge: share of the class, as by chance")
     ax.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)", title=title)
-    return _finish(fig, note, ax, "lower left")
+    return _finish(fig, note, ax, "lower left", legend=True)
+
+
+def before_and_after(table: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """(a Predictions table without a temperature, the table as it is; None where it has no temperature)."""
+    if table_temperature(table) == 1:
+        return table, None
+    return rescale(table, classes, 1.0), table
 
 
 def plot_reliability(
@@ -127,7 +150,10 @@ def plot_reliability(
     bins: int = 15,
     title: str = "Reliability",
     note: str = "",
-) -> Figure:
+    place: Place = None,
+    figsize: tuple[float, float] | None = None,
+    dpi: float | None = None,
+) -> Any:
     """How often the predicted class is right by its probability, and how many scans have that probability.
 
     Parameters
@@ -135,8 +161,13 @@ def plot_reliability(
     before : the table without a temperature.
     after : at the fitted one; None draws `before` alone.
     note : a line below the figure.
+    place : where to draw, see `octfast.figure`; None makes a figure.
+
+    Returns
+    -------
+    The figure, or the axes that was given.
     """
-    fig = Figure(figsize=(6.4, 7.6), layout="constrained")
+    fig = whole_place(place, figsize or (6.4, 7.6), dpi)
     ax, below = fig.subplots(2, 1, height_ratios=[3.2, 1], sharex=True)
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=1)
     start = 0.0 if len(classes) > 2 else 0.5
@@ -178,21 +209,31 @@ def plot_reliability(
         below.legend(loc="upper left", frameon=False)
     for axes in (ax, below):
         axes.grid(alpha=0.3)
-    return _finish(fig, note)
+    return _finish(fig, note, ax)
 
 
 def plot_coverage_risk(
-    table: pd.DataFrame, *, title: str = "Risk by coverage: what abstaining gains", note: str = ""
-) -> Figure:
+    table: pd.DataFrame,
+    *,
+    title: str = "Risk by coverage: what abstaining gains",
+    note: str = "",
+    place: Place = None,
+    figsize: tuple[float, float] | None = None,
+    dpi: float | None = None,
+) -> Any:
     """The share of wrong answers against the share of scans answered, the surest first; thresholds marked on it.
 
     Parameters
     ----------
     note : a line below the figure.
+    place : where to draw, see `octfast.figure`; None makes a figure.
+
+    Returns
+    -------
+    The figure, or the axes that was given.
     """
     curve = coverage_risk(table)
-    fig = Figure(figsize=(7.2, 5), layout="constrained")
-    ax = fig.subplots()
+    fig, ax = one_axes(place, figsize or (7.2, 5), dpi)
     if len(curve):
         overall = float(curve["risk"].iloc[-1])
         # The first few scans alone have intervals from 0 to 1, which would press the curve flat.
@@ -213,7 +254,7 @@ def plot_coverage_risk(
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
     ax.grid(alpha=0.3)
-    return _finish(fig, note)
+    return _finish(fig, note, ax)
 
 
 def _mark_thresholds(ax: Axes, curve: pd.DataFrame) -> None:
@@ -269,18 +310,21 @@ def _places(curve: _Curve, i: int, of: int, count: int = 5) -> tuple[np.ndarray,
     return np.interp(wanted, length, curve.x), np.interp(wanted, length, curve.y)
 
 
-def _square() -> tuple[Figure, Axes]:
-    fig = Figure(figsize=(6.4, 6.6), layout="constrained")
-    ax = fig.subplots()
+def _square(place: Place, figsize: tuple[float, float] | None, dpi: float | None) -> tuple[Any, Axes]:
+    fig, ax = one_axes(place, figsize or (6.4, 6.6), dpi)
     ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     ax.grid(alpha=0.3)
     return fig, ax
 
 
-def _finish(fig: Figure, note: str, ax: Axes | None = None, loc: Any = "best") -> Figure:
-    if ax is not None and ax.get_legend_handles_labels()[1]:
+def _finish(fig: Any, note: str, ax: Axes, loc: Any = "best", legend: bool = False) -> Any:
+    """Write the legend, and the line below a figure; there is none below an axes that was given."""
+    if legend and ax.get_legend_handles_labels()[1]:
         ax.legend(loc=loc, fontsize=8.5, framealpha=0.9, edgecolor="none", handlelength=3.4)
-    fig.supxlabel(f"{note}  {_FOOTER}".strip(), fontsize=8, color=_GREY)
+    plain_text(ax if fig is None else fig)
+    if fig is None:
+        return ax
+    fig.supxlabel(f"{note}  {_FOOTER}".strip(), fontsize=8, color=_GREY, parse_math=False)
     return fig
 
 

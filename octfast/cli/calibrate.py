@@ -14,6 +14,8 @@ def calibrate(
     coverage: Annotated[float, typer.Option(help="How often a prediction set should hold the truth.")] = 0.9,
     sensitivity: Annotated[float, typer.Option(help="Wanted sensitivity of urgent referral.")] = 0.95,
     urgent: options.Urgent = None,
+    format: options.FigureFormat = "png",
+    dpi: options.Dpi = 120,
     data: options.DataMoved = None,
     as_json: options.Json = False,
 ) -> None:
@@ -33,11 +35,13 @@ def calibrate(
     from octfast.assess.calibration.calibrate import calibrate_run
     from octfast.cli.evaluate import split_names
     from octfast.console import print_json, print_table
+    from octfast.figure import Files
     from octfast.notices import SYNTHETIC_NOTE
     from octfast.run.folder import open_run
 
     names = split_names(urgent)
-    found = calibrate_run(open_run(run, data), coverage=coverage, sensitivity=sensitivity, urgent=names)
+    write = Files(format, dpi)
+    found = calibrate_run(open_run(run, data), coverage=coverage, sensitivity=sensitivity, urgent=names, files=write)
     if as_json:
         print_json(found.to_dict())
         return

@@ -58,10 +58,21 @@ def evaluate(
     known_only: Annotated[
         bool, typer.Option("--known-only", help="Leave out scans of DATA whose class the model has not.")
     ] = False,
+    tables: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write every table as CSV and LaTeX into this new folder.")
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also draw ROC, precision-recall, reliability and risk-coverage there."),
+    ] = None,
+    format: options.FigureFormat = "png",
+    dpi: options.Dpi = 120,
     path_column: options.PathColumn = None,
     label_column: options.LabelColumn = None,
     patient_column: options.PatientColumn = None,
     split_column: options.SplitColumn = None,
+    patient_from: options.PatientFrom = None,
+    label_from: options.LabelFrom = None,
     moved: options.Moved = None,
     as_json: options.Json = False,
 ) -> None:
@@ -79,14 +90,30 @@ def evaluate(
       octfast evaluate runs/first --split test --by device --prevalence CNV=.02,DME=.03
 
       octfast evaluate runs/first/model hospital.csv --sensitivity 0.98
+
+      octfast evaluate --tables tables --figures curves --format pdf
     """
-    from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_bundle_and_run
+    from octfast.assess.evaluate import (
+        evaluate_data,
+        evaluate_run,
+        evaluation_folder,
+        find_bundle_and_run,
+        read_evaluation,
+    )
     from octfast.assess.metrics.costs import parse_prevalence, read_costs
+    from octfast.assess.paper import write_curves, write_tables
+    from octfast.assess.predictions import run_predictions
     from octfast.console import print_json
     from octfast.errors import UsageError
+    from octfast.figure import Files
+    from octfast.files import is_taken
     from octfast.model.bundle.read import read_info
     from octfast.run.folder import open_run
 
+    write = Files(format, dpi)
+    for name, place in (("--tables", tables), ("--figures", figures)):
+        if place is not None and is_taken(place):
+            raise UsageError(f"{name} {place} exists and is not empty", "give another folder; nothing is overwritten")
     bundle, own = find_bundle_and_run(run)
     classes = read_info(bundle).classes
     asked: dict[str, Any] = {
@@ -111,6 +138,8 @@ def evaluate(
             "label_column": label_column,
             "patient_column": patient_column,
             "split_column": split_column,
+            "patient_from": patient_from,
+            "label_from": label_from,
         }
         found = evaluate_data(own or bundle, data, folder, split, known_only=known_only, columns=columns, **asked)
     elif own is None:
@@ -119,16 +148,24 @@ def evaluate(
         folder = own.path
         given = {"--out": out, "--known-only": known_only, "--label-column": label_column, "--path-column": path_column}
         given |= {"--patient-column": patient_column, "--split-column": split_column}
+        given |= {"--patient-from": patient_from, "--label-from": label_from}
         idle = [name for name, value in given.items() if value]
         if idle:
             raise UsageError(f"{idle[0]} is for DATA, and none was given", "name the scans behind the run, or leave it")
         found = evaluate_run(own, split, **asked)
-    file = folder / f"metrics-{found.source['split']}.json"
+    split = found.source["split"]
+    files = [folder / f"metrics-{split}.json"]
+    files += [] if tables is None else write_tables(found, tables)
+    if figures is not None:
+        # What training or this evaluation has left there; the model is not run again.
+        judged = read_evaluation(folder)[0] if data is not None or own is None else run_predictions(own, split)[0]
+        files += write_curves(judged, found, figures, write)
     if as_json:
-        print_json({**found.to_dict(), "file": str(file)})
+        print_json({**found.to_dict(), "file": str(files[0]), "files": [str(f) for f in files]})
         return
     _show(found)
-    print(file)
+    for file in files:
+        print(file)
 
 
 def _show(found: Evaluation) -> None:

@@ -31,15 +31,17 @@ def interpret(
         list[Path] | None,
         typer.Option(help="A run of a cross-validation, or a folder of them; repeat. Finds label errors out of fold."),
     ] = None,
+    format: options.FigureFormat = "png",
+    dpi: options.Dpi = 120,
     data: options.DataMoved = None,
     as_json: options.Json = False,
 ) -> None:
     """Show where a trained model goes wrong.
 
     Writes into figures/ of the run folder: top_losses.png, hardest_wrong.png, easiest_right.png, missed_urgent.png,
-    confusion_matrix.png, confusion_matrix_normalised.png and montage.png; and beside it predictions-<split>.csv,
-    missed-urgent.csv and with --label-errors label-errors.csv (with the split in their names where it is not valid).
-    The model runs at most once over the split, and once a scan for its heat map.
+    confusion_matrix.png, confusion_matrix_normalised.png and montage.png, but none without scans; and beside it
+    predictions-<split>.csv, missed-urgent.csv and with --label-errors label-errors.csv (with the split in their names
+    where it is not valid). The model runs at most once over the split, and once a scan for its heat map.
 
     Heat maps show what raised the score of the predicted class. They are not evidence of disease location.
 
@@ -49,11 +51,14 @@ def interpret(
 
       octfast interpret runs/first --split test --top-losses 16 --no-heatmaps
 
+      octfast interpret runs/first --format pdf --dpi 300
+
       octfast interpret runs/first --folds runs/fold1 --folds runs/fold2 --folds runs/fold3
     """
     from octfast.assess.interpret.interpret import interpret_run
     from octfast.cli.evaluate import split_names
     from octfast.console import print_json
+    from octfast.figure import Files
     from octfast.run.folder import open_run
 
     found = interpret_run(
@@ -66,6 +71,7 @@ def interpret(
         urgent=split_names(urgent),
         label_errors=label_errors,
         folds=folds or (),
+        files=Files(format, dpi),
     )
     if as_json:
         print_json(found.to_dict())
@@ -83,24 +89,25 @@ def _print(found: Findings, most: int, smallest: bool) -> None:
         f"{headline['patients']} patients, loss {headline['loss']:.3f}"
     )
     print_table(
-        "Confusion (rows actual, columns predicted)",
-        ["actual", *found.confusion.columns],
+        "Confusion (rows label, columns predicted)",
+        ["label", *found.confusion.columns],
         [[name, *map(int, row)] for name, row in zip(found.confusion.index, found.confusion.to_numpy(), strict=True)],
     )
     if len(found.confused):
-        print_table("Most confused", list(found.confused.columns), found.confused.head(10).itertuples(index=False))
+        columns = ["label", *found.confused.columns[1:]]
+        print_table("Most confused", columns, found.confused.head(10).itertuples(index=False))
     else:
         print("No scan was confused with another class.")
     _print_scans(
         f"{'Smallest' if smallest else 'Top'} losses",
         found.top,
-        {"actual": "label", "predicted": "predicted", "p(actual)": "p_actual", "p(predicted)": "probability"},
+        {"label": "label", "predicted": "predicted", "p(label)": "p_actual", "p(predicted)": "probability"},
     )
     if found.missed is not None and len(found.missed):
         _print_scans(
             f"Urgent scans ({', '.join(found.urgent)}) taken for another class: {len(found.missed)}",
             found.missed.head(most),
-            {"actual": "label", "predicted": "predicted", "p(urgent)": "p_urgent", "p(predicted)": "probability"},
+            {"label": "label", "predicted": "predicted", "p(urgent)": "p_urgent", "p(predicted)": "probability"},
         )
     elif found.missed is not None:
         print(f"No urgent scan ({', '.join(found.urgent)}) was taken for another class.")

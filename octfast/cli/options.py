@@ -39,6 +39,9 @@ Resamples = Annotated[int, Option(help="Of the bootstrap over patients.")]
 BootstrapSeed = Annotated[int, Option("--seed", min=0, help="Of the bootstrap.")]
 By = Annotated[list[str] | None, Option(help="Column whose groups are judged one by one; repeatable.")]
 
+FigureFormat = Annotated[str, Option("--format", help="Of the figures: png, svg or pdf.")]
+Dpi = Annotated[int, Option(help="Pixels an inch, 20 to 1200: 120 for a screen, 300 for print.")]
+
 HeatMaps = Annotated[
     bool, Option("--heatmaps/--no-heatmaps", help="Beside each scan what raised the predicted class's score.")
 ]

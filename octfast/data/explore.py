@@ -16,12 +16,12 @@ from octfast.console import track
 from octfast.data.decode import Unreadable, decode, open_regular
 from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.read import read_data
-from octfast.data.scans import SPLITS, write_csv
+from octfast.data.scans import SPLITS, in_order, write_csv
 from octfast.errors import DataError
 from octfast.files import is_taken, usable_cores
 
 if TYPE_CHECKING:
-    from octfast.figure import Figure
+    from octfast.figure import Figure, Files
 
 SYNTHETIC = "Synthetic phantoms, which show no patient."
 ALL = "all"
@@ -66,26 +66,27 @@ class Exploration:
             figures["brightness"] = draw.brightness_figure(self.scans, self.name, note)
         return figures
 
-    def save(self, out: str | Path, samples: int = 4, seed: int = 0) -> list[Path]:
-        """Write every table as CSV and every figure as PNG, and give back the files.
+    def save(self, out: str | Path, samples: int = 4, seed: int = 0, files: Files | None = None) -> list[Path]:
+        """Write every table as CSV and every figure, as PNG unless `files` says otherwise, and give back the files.
 
         Raises
         ------
         DataError : `out` is not empty or cannot be written.
         """
-        from octfast.figure import save_figure
+        from octfast.figure import Files
 
+        write = files or Files()
         out = check_folder_free(out)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            files = []
+            written = []
             for name, table in {**self.tables(), "scans": self.scans}.items():
-                files.append(out / f"{name}.csv")
-                write_csv(table, files[-1])
-            files += [save_figure(fig, out / f"{name}.png") for name, fig in self.figures(samples, seed).items()]
+                written.append(out / f"{name}.csv")
+                write_csv(table, written[-1])
+            written += [write.save(fig, out / name) for name, fig in self.figures(samples, seed).items()]
         except OSError as e:
             raise DataError(f"cannot write {out}: {e}", "choose a folder that can be written to") from e
-        return files
+        return written
 
     def to_dict(self) -> dict[str, Any]:
         """All tables as plain values for JSON."""
@@ -157,9 +158,8 @@ def counts(scans: pd.DataFrame) -> pd.DataFrame:
 
 def patients(scans: pd.DataFrame) -> pd.DataFrame:
     """Patients a split and class; `all` counts each patient once, so it may be less than the sum."""
-    by = scans.groupby(["split", "label"])["patient"].nunique().unstack(fill_value=0)
+    by = _in_order(scans.groupby(["split", "label"])["patient"].nunique().unstack(fill_value=0))
     by[ALL] = scans.groupby("split")["patient"].nunique()
-    by = _in_order(by)
     by.loc[ALL] = [*scans.groupby("label")["patient"].nunique().reindex(by.columns[:-1]), scans["patient"].nunique()]
     return by
 
@@ -241,13 +241,13 @@ def _frequencies(scans: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def _with_sums(table: pd.DataFrame) -> pd.DataFrame:
-    table[ALL] = table.sum(axis=1)
     table = _in_order(table)
+    table[ALL] = table.sum(axis=1)
     table.loc[ALL] = table.sum()
     return table
 
 
 def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    table = table.reindex([s for s in SPLITS if s in table.index]).astype(np.int64)
+    table = table.reindex([s for s in SPLITS if s in table.index]).astype(np.int64)[in_order(table.columns)]
     table.columns.name = None
     return table

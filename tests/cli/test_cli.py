@@ -310,7 +310,7 @@ def test_interpret_for_people(octfast, own_run):
     assert ended.out.startswith(f"valid: {right} of {len(found)} scans right ({right / len(found):.1%})")
     worst = found.sort_values("loss").iloc[::-1]["path"].map(lambda p: Path(p).name).tolist()
     assert all(name in ended.out for name in worst[:2]) and worst[3] not in ended.out
-    assert "Confusion (rows actual, columns predicted)" in ended.out and "top_losses.png" in ended.out
+    assert "Confusion (rows label, columns predicted)" in ended.out and "top_losses.png" in ended.out
 
 
 @pytest.mark.parametrize("words", [[], ["--split", "test", "--smallest"], ["--top-losses", 10_000, "--split", "train"]])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from octfast.run.folder import open_run
+from tests.assess.simulated import simulated_run
 from tests.cli.test_cli import error
 
 
@@ -51,8 +53,44 @@ def test_show_for_people_and_programs(octfast, own_run):
     said = json.loads(octfast("show", own_run.path, "--seed", 3, "--json").out)
     assert ended.code == 0 and said["path"] in ended.out and said["file"] in ended.out
     assert Path(said["file"]).exists() and sum(said["probabilities"].values()) == pytest.approx(1)
-    assert f"actual {said['actual']}, predicted {said['predicted']}" in ended.out
+    assert f"label {said['actual']}, predicted {said['predicted']}" in ended.out
     assert "Not a medical device." in ended.out
+
+
+def test_show_prints_the_seed_that_it_chose_by(octfast, own_run):
+    ended = octfast("show", own_run.path)
+    (seed,) = re.findall(r"the same again: --seed (\d+)", ended.out)
+    assert ended.out.splitlines()[0] == octfast("show", own_run.path, "--seed", seed).out.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["interpret", "--no-heatmaps"], ["show", "--seed", 1], ["calibrate"], ["evaluate", "--figures", "curves"]],
+    ids=lambda words: words[0],
+)
+def test_figures_in_other_formats(octfast, own_run, tmp_path, words):
+    run = simulated_run(tmp_path / "run") if words[0] == "calibrate" else own_run
+    before = set(run.figures.glob("*.png"))
+    ended = octfast(words[0], run.path, *words[1:], "--format", "svg", "--dpi", 50, "--json")
+    assert ended.code == 0, ended.err
+    said = json.loads(ended.out)
+    drawn = [f for f in [*said.get("files", ()), said.get("file", "")] if f.endswith(".svg")]
+    assert drawn and all(Path(f).read_text(encoding="utf-8").startswith("<?xml") for f in drawn)
+    assert set(run.figures.glob("*.png")) == before
+    assert "unknown" in error(octfast(words[0], run.path, *words[1:], "--format", "bmp"), 2)
+
+
+def test_nothing_is_drawn_of_no_scans(octfast, own_run):
+    table = own_run.predictions("valid")
+    classes = ["CNV", "DME", "DRUSEN", "NORMAL"]
+    sure = pd.get_dummies(table["label"])[classes].to_numpy() * 0.97 + 0.01
+    table[[f"p_{c}" for c in classes]] = sure
+    own_run.save_predictions(table.assign(predicted=table["label"], probability=0.97, loss=0.03), "valid")
+    (own_run.figures / "missed_urgent.png").write_text("of another question")
+    ended = octfast("interpret", own_run.path, "--no-heatmaps")
+    assert "No urgent scan" in ended.out and "missed_urgent.png" not in ended.out
+    assert not (own_run.figures / "missed_urgent.png").exists()
+    assert not (own_run.figures / "hardest_wrong.png").exists()
 
 
 def test_show_takes_a_scan_by_name_or_file(octfast, octfast_train, phantoms):

@@ -23,7 +23,7 @@ from octfast.assess.metrics.referral import check_sensitivity, fix_operating_poi
 from octfast.assess.metrics.reliability import calibration_scores
 from octfast.assess.predictions import held_out_predictions, run_predictions
 from octfast.errors import DataError, OctfastError
-from octfast.figure import save_figure
+from octfast.figure import Files
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.write import update_info
 from octfast.model.decide import urgent_classes
@@ -84,6 +84,7 @@ def calibrate_run(
     coverage: float = 0.9,
     sensitivity: float = 0.95,
     urgent: Sequence[str] | None = None,
+    files: Files | None = None,
 ) -> Calibrated:
     """Fit a run's temperature, operating point and prediction sets on validation, and keep them in its bundle.
 
@@ -96,6 +97,7 @@ def calibrate_run(
     coverage : of the prediction sets.
     sensitivity : of urgent referral, wanted on validation.
     urgent : classes that are referred urgently; None takes those of CNV and DME that there are.
+    files : how to write the figures; None writes PNG.
 
     Raises
     ------
@@ -130,7 +132,7 @@ def calibrate_run(
     threshold = conformal_threshold(valid, coverage)
     found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
     info = update_info(run.bundle, temperature=temperature, calibration=found)
-    return _measured(run, {"valid": raw, **_test_table(run, notes)}, info, notes)
+    return _measured(run, {"valid": raw, **_test_table(run, notes)}, info, notes, files or Files())
 
 
 def _what_to_do(run: Run) -> str:
@@ -140,7 +142,9 @@ def _what_to_do(run: Run) -> str:
     return "train again with --folds 5, so that all training scans count too, or hold more out: --valid 0.3"
 
 
-def _measured(run: Run, tables: dict[str, pd.DataFrame], info: BundleInfo, notes: list[str]) -> Calibrated:
+def _measured(
+    run: Run, tables: dict[str, pd.DataFrame], info: BundleInfo, notes: list[str], write: Files
+) -> Calibrated:
     """What the calibration comes to on each of the uncalibrated tables, and its figure."""
     classes, temperature = info.classes, info.temperature
     operating, conformal = info.calibration.get("operating"), info.calibration["conformal"]
@@ -158,8 +162,8 @@ def _measured(run: Run, tables: dict[str, pd.DataFrame], info: BundleInfo, notes
         sets.append({"split": split, **coverage_of_sets(table, held), "intervals": coverage_intervals(table, held)})
         title = f"Reliability, {'validation' if split == 'valid' else split}"
         figure = plot_reliability(before, after, classes, title=title, note=SYNTHETIC_NOTE if info.synthetic else "")
-        name = "reliability.png" if split == "valid" else f"reliability-{split}.png"
-        files.append(save_figure(figure, run.figures / name))
+        name = "reliability" if split == "valid" else f"reliability-{split}"
+        files.append(write.save(figure, run.figures / name))
     return Calibrated(info, pd.DataFrame(scores), pd.DataFrame(referral), pd.DataFrame(sets), notes, files)
 
 

@@ -16,7 +16,7 @@ from octfast.assess.predictions import out_of_fold
 from octfast.console import track
 from octfast.data.scans import save_scans
 from octfast.errors import UsageError
-from octfast.figure import Figure, save_figure
+from octfast.figure import Figure, Files
 from octfast.model.bundle.read import read_info
 from octfast.model.decide import urgent_classes
 from octfast.model.forward import headline
@@ -91,6 +91,7 @@ def interpret_run(
     urgent: Sequence[str] | None = None,
     label_errors: bool = False,
     folds: Sequence[Run | str | Path] = (),
+    files: Files | None = None,
 ) -> Findings:
     """Find where a run's model goes wrong in a split, and draw it into the run folder.
 
@@ -107,6 +108,7 @@ def interpret_run(
     label_errors : whether to list the scans whose label is suspected, by the predictions of this split.
     folds : runs of a cross-validation (or folders of them), whose out-of-fold predictions then tell the suspected
         labels instead.
+    files : how to write the figures; None writes PNG.
 
     Raises
     ------
@@ -139,26 +141,31 @@ def interpret_run(
         title = f"Suspected label errors by {basis}: {len(suspects)}{_shown(suspects, k)}"
         shown["label_errors"] = (suspects.head(k), title)
     notes: list[str] = []
+    write = files or Files()
     heat = heatmaps and _compute_heat_maps(interp, method, [scans for scans, _ in shown.values()], notes)
     note = SYNTHETIC_NOTE if synthetic else ""
     suffix = "" if split == "valid" else f"-{split}"
     figures: dict[str, Path] = {}
 
     def keep(name: str, figure: Figure) -> None:
-        figures[name] = save_figure(figure, run.figures / f"{name}{suffix}.png")
+        figures[name] = write.save(figure, run.figures / f"{name}{suffix}")
 
     for name, (scans, title) in shown.items():
-        keep(name, interp.plot_scans(scans, title, heatmaps=heat and method, note=note))
+        if len(scans) or name == first:
+            keep(name, interp.plot_scans(scans, title, heatmaps=heat and method, note=note, place=None))
+        else:
+            # A picture of an earlier question would be taken for the answer to this one.
+            (run.figures / f"{name}{suffix}.{write.format}").unlink(missing_ok=True)
         if name == first:
-            keep("confusion_matrix", interp.plot_confusion_matrix(title=f"Confusion, {said}", note=note))
-            title = f"Confusion, share of each actual class, {split}"
-            keep("confusion_matrix_normalised", interp.plot_confusion_matrix(True, title, note=note))
-    keep("montage", interp.plot_montage(title=f"Montage of the classes, {said}", note=note))
-    files = [*figures.values(), run.predictions_file(split)]
+            keep("confusion_matrix", interp.plot_confusion_matrix(title=f"Confusion, {said}", note=note, place=None))
+            title = f"Confusion, share of each labelled class, {split}"
+            keep("confusion_matrix_normalised", interp.plot_confusion_matrix(True, title, note=note, place=None))
+    keep("montage", interp.plot_montage(title=f"Montage of the classes, {said}", note=note, place=None))
+    written = [*figures.values(), run.predictions_file(split)]
     if missed is not None:
-        files.append(_save(missed, run, f"missed-urgent{suffix}.csv"))
+        written.append(_save(missed, run, f"missed-urgent{suffix}.csv"))
     if suspects is not None:
-        files.append(_save(suspects.assign(predictions=basis), run, f"label-errors{suffix}.csv"))
+        written.append(_save(suspects.assign(predictions=basis), run, f"label-errors{suffix}.csv"))
     return Findings(
         split=split,
         headline=headline(table),
@@ -171,7 +178,7 @@ def interpret_run(
         missed=missed,
         label_errors=suspects,
         label_errors_from=basis,
-        files=files,
+        files=written,
         figures=figures,
         synthetic=synthetic,
         notes=notes,

@@ -13,14 +13,16 @@ import torch
 from fastai.data.transforms import CategoryMap
 from fastai.interpret import ClassificationInterpretation as _FastaiInterpretation
 from fastai.learner import Learner
+from matplotlib.axes import Axes
 from torch import nn
 
+from octfast.assess import curves
 from octfast.assess.interpret import plots, rows
 from octfast.assess.interpret.heatmap import HeatMaps
 from octfast.assess.interpret.label_errors import find_label_errors
 from octfast.assess.predictions import run_predictions
 from octfast.errors import UsageError
-from octfast.figure import Figure
+from octfast.figure import pyplot_place
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predictions_table
@@ -32,8 +34,11 @@ class ClassificationInterpretation(_FastaiInterpretation):
 
     All of fastai's methods work, with fastai's arguments: `confusion_matrix`, `plot_confusion_matrix`,
     `most_confused`, `top_losses`, `print_classification_report`, `show_results`. `plot_top_losses` shows each scan
-    once, with the probability of its own class and of the predicted one, and beside it with `heatmaps=True` what
-    raised the score of that one. The plots give back their Figure.
+    once, with the probability of its label and of the predicted class, and beside it with `heatmaps=True` what raised
+    the score of that one.
+
+    The plots keep to matplotlib's habit: they draw in the axes given as `ax`, else on pyplot's current figure if it is
+    empty, else on a new one, and give back what they drew on. A notebook shows it once; `plt.savefig` saves it.
 
     Further methods give tables: `confusion`, `confused_pairs`, `top_scans`, `easiest_right`, `hardest_wrong`,
     `missed_urgent`, `label_errors`. `octfast interpret` asks nothing but this class.
@@ -93,7 +98,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
         return self.table.iloc[idxs.tolist() if hasattr(idxs, "tolist") else idxs]
 
     def confusion(self) -> pd.DataFrame:
-        """Counts of actual (rows) against predicted (columns)."""
+        """Counts of the label (rows) against the predicted class (columns)."""
         return rows.confusion_matrix(self.table, self.classes)
 
     def confusion_matrix(self) -> np.ndarray:
@@ -141,25 +146,28 @@ class ClassificationInterpretation(_FastaiInterpretation):
             self._heat[method] = HeatMaps(*self._model(), method)
         return self._heat[method]
 
-    def plot_scans(self, scans: pd.DataFrame, title: str, *, heatmaps: bool | str = False, **kwargs) -> Figure:
-        """Scans in a grid, each with its actual and its predicted class, their probabilities and its loss.
+    def plot_scans(
+        self, scans: pd.DataFrame, title: str, *, heatmaps: bool | str = False, ax: Axes | None = None, **kwargs
+    ) -> Any:
+        """Scans in a grid, each with its label and its predicted class, their probabilities and its loss.
 
         Parameters
         ----------
         scans : rows of one of this class's tables.
         heatmaps : True, "gradcam", "hirescam" or "occlusion" to show beside each what raised its predicted class's
             score.
+        ax : one of plt.subplots, in whose place the grid is drawn.
         kwargs : see `octfast.assess.interpret.plots.plot_top_losses`.
         """
         if heatmaps:
             maps = self.heat_maps("gradcam" if heatmaps is True else heatmaps)
             maps.compute(scans["path"], scans["predicted"])
             kwargs.setdefault("heat", maps.get)
-        return plots.plot_top_losses(scans, title, **kwargs)
+        return plots.plot_top_losses(scans, title, **_placed(ax, kwargs))
 
     def plot_top_losses(
         self, k: int | Sequence[int] = 9, largest: bool = True, nrows: int | None = None, **kwargs
-    ) -> Figure:
+    ) -> Any:
         """The k scans with the largest (or smallest) loss, or those at the ranks `k`, in `nrows` lines.
 
         See `plot_scans` for what else can be given.
@@ -171,14 +179,14 @@ class ClassificationInterpretation(_FastaiInterpretation):
             kwargs.setdefault("ncols", max(1, -(-len(scans) // nrows)))
         return self.plot_scans(scans, **{"title": "Top losses", **kwargs})
 
-    def show_results(self, idxs: Sequence[int], **kwargs) -> Figure:
+    def show_results(self, idxs: Sequence[int], **kwargs) -> Any:
         """The scans in the given rows of the table, as `plot_scans` shows them."""
         return self.plot_scans(rows.with_p_actual(self[idxs]), **{"title": "Results", **kwargs})
 
-    def plot_montage(self, per_class: int = 6, **kwargs) -> Figure:
+    def plot_montage(self, per_class: int = 6, *, ax: Axes | None = None, **kwargs) -> Any:
         """A line of scans a class, from its smallest loss to its largest; see `plot_montage` in `plots`."""
         scans = rows.montage_rows(self.table, self.classes, per_class)
-        return plots.plot_montage(scans, **{"classes": self.classes, **kwargs})
+        return plots.plot_montage(scans, **{"classes": self.classes, **_placed(ax, kwargs)})
 
     def plot_confusion_matrix(
         self,
@@ -187,9 +195,11 @@ class ClassificationInterpretation(_FastaiInterpretation):
         cmap: str = "Blues",
         norm_dec: int = 2,
         plot_txt: bool = True,
+        *,
+        ax: Axes | None = None,
         **kwargs,
-    ) -> Figure:
-        """Counts and the share of each actual class; shares alone, with `norm_dec` decimals, if `normalize`.
+    ) -> Any:
+        """Counts and the share of each labelled class; shares alone, with `norm_dec` decimals, if `normalize`.
 
         See `octfast.assess.interpret.plots.plot_confusion_matrix` for what else can be given.
         """
@@ -197,7 +207,32 @@ class ClassificationInterpretation(_FastaiInterpretation):
             kwargs["text"] = lambda count, share: f"{share:.{norm_dec}f}"
         if not plot_txt:
             kwargs["text"] = lambda count, share: ""
-        return plots.plot_confusion_matrix(self.confusion(), title, cmap=cmap, **kwargs)
+        return plots.plot_confusion_matrix(self.confusion(), title, cmap=cmap, **_placed(ax, kwargs))
+
+    def plot_roc(self, *, ax: Axes | None = None, **kwargs) -> Any:
+        """The ROC of each class against the others; see `octfast.assess.curves.plot_roc`."""
+        return curves.plot_roc(self.table, self.classes, **_placed(ax, kwargs))
+
+    def plot_precision_recall(self, *, ax: Axes | None = None, **kwargs) -> Any:
+        """Precision against recall of each class; see `octfast.assess.curves.plot_precision_recall`."""
+        return curves.plot_precision_recall(self.table, self.classes, **_placed(ax, kwargs))
+
+    def plot_reliability(self, *, ax: Axes | None = None, **kwargs) -> Any:
+        """How often the model is right by how sure it is, before and after its temperature where it has one.
+
+        See `octfast.assess.curves.plot_reliability`.
+        """
+        before, after = curves.before_and_after(self.table, self.classes)
+        return curves.plot_reliability(before, after, self.classes, **_placed(ax, kwargs))
+
+    def plot_coverage_risk(self, *, ax: Axes | None = None, **kwargs) -> Any:
+        """How wrong it is if it answers only where it is surest; see `octfast.assess.curves.plot_coverage_risk`."""
+        return curves.plot_coverage_risk(self.table, **_placed(ax, kwargs))
+
+
+def _placed(ax: Axes | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a plot with the place to draw it in; `place=None` among them makes a figure without pyplot."""
+    return kwargs if "place" in kwargs else {**kwargs, "place": pyplot_place(ax)}
 
 
 class _Recorded:

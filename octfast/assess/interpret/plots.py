@@ -17,7 +17,7 @@ from PIL import Image
 from octfast.assess.interpret.heatmap import COLOURS, overlay
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
-from octfast.figure import Figure, short
+from octfast.figure import Place, one_axes, plain_text, short, whole_place
 from octfast.notices import CAUTION, NOTICE
 
 RIGHT, WRONG = "#0072B2", "#D55E00"
@@ -32,22 +32,27 @@ def plot_confusion_matrix(
     *,
     cmap: str = "Blues",
     text: Callable[[int, float], str] = "{}\n{:.0%}".format,
+    place: Place = None,
     figsize: tuple[float, float] | None = None,
     dpi: float | None = None,
-) -> Figure:
-    """A confusion matrix: in each cell the count and its share of the actual class, which also gives the shade.
+) -> Any:
+    """A confusion matrix: in each cell the count and its share of the labelled class, which also gives the shade.
 
     Parameters
     ----------
-    counts : actual by predicted, see `octfast.assess.interpret.rows.confusion_matrix`.
+    counts : label by predicted, see `octfast.assess.interpret.rows.confusion_matrix`.
     note : a line below the plot.
     text : gives what stands in a cell from its count and share.
+    place : where to draw, see `octfast.figure`; None makes a figure.
     figsize : in inches; None fits the classes.
+
+    Returns
+    -------
+    The figure, or the axes that was given.
     """
     n = len(counts)
     side = max(4.5, 1.1 * n + 1.5)
-    fig = Figure(figsize=figsize or (side + 1, side), dpi=dpi, layout="constrained")
-    ax = fig.subplots()
+    fig, ax = one_axes(place, figsize or (side + 1, side), dpi)
     values = counts.to_numpy()
     sums = values.sum(1, keepdims=True)
     share = np.divide(values, sums, out=np.zeros(values.shape), where=sums > 0)
@@ -56,14 +61,13 @@ def plot_confusion_matrix(
         for j in range(n):
             cell = text(values[i, j], share[i, j]) if sums[i] else f"{values[i, j]}"
             ax.text(j, i, cell, ha="center", va="center", color="white" if share[i, j] > 0.55 else "black")
-    actual = [f"{short(c)}\n(n={s})" for c, s in zip(counts.index, sums[:, 0], strict=True)]
+    labels = [f"{short(c)}\n(n={s})" for c, s in zip(counts.index, sums[:, 0], strict=True)]
     names = [short(c) for c in counts.columns]
     ax.set_xticks(range(n), names, rotation=0 if n <= 5 else 60, ha="center" if n <= 5 else "right")
-    ax.set_yticks(range(n), actual)
-    ax.set(xlabel="predicted", ylabel="actual", title=title)
-    fig.colorbar(shade, ax=ax, label="share of the actual class", shrink=0.8)
-    _finish(fig, note)
-    return fig
+    ax.set_yticks(range(n), labels)
+    ax.set(xlabel="predicted", ylabel="label", title=title)
+    (fig or ax.figure).colorbar(shade, ax=ax, label="share of the labelled class", shrink=0.8)
+    return _finish(fig, note, ax)
 
 
 def plot_top_losses(
@@ -73,10 +77,11 @@ def plot_top_losses(
     *,
     heat: Heat | None = None,
     ncols: int | None = None,
+    place: Place = None,
     figsize: tuple[float, float] | None = None,
     dpi: float | None = None,
-) -> Figure:
-    """Scans in a grid, each whole, with what it is, what it was taken for, both probabilities, its loss and file name.
+) -> Any:
+    """Scans in a grid, each whole, with its label, what it was taken for, both probabilities, its loss and file name.
 
     Parameters
     ----------
@@ -84,14 +89,19 @@ def plot_top_losses(
     note : a line below the plot.
     heat : gives the heat map of a path and a class; beside each scan stands that of its predicted class.
     ncols : scans a line; None takes as many as lines, to 5 (to 3 with heat maps).
+    place : where to draw, see `octfast.figure`; None makes a figure.
     figsize : in inches; None fits the scans.
+
+    Returns
+    -------
+    The figure, or the part of it that the axes had which was given.
     """
     n = max(1, len(rows))
     columns = ncols or min(n, 3 if heat else 5, math.ceil(math.sqrt(n)))
     lines = math.ceil(n / columns)
     panels = 2 if heat else 1
     wide = 3.1 * panels * columns + 0.7 if heat else 4.0 * columns
-    fig = Figure(figsize=figsize or (wide, 3.9 * lines + 0.6), dpi=dpi, layout="constrained")
+    fig = whole_place(place, figsize or (wide, 3.9 * lines + 0.6), dpi)
     axes = np.atleast_1d(fig.subplots(lines, panels * columns)).ravel()
     for ax in axes[panels * len(rows) :]:
         ax.axis("off")
@@ -99,7 +109,7 @@ def plot_top_losses(
         ax = axes[panels * i]
         picture = _show(ax, str(row.path))
         wrong = row.label != row.predicted
-        head = f"actual {short(row.label)} ({row.p_actual:.0%})"
+        head = f"label {short(row.label)} ({row.p_actual:.0%})"
         ax.set_title(
             f"{head}\npredicted {short(row.predicted)} ({row.probability:.0%})\nloss {row.loss:.2f}, "
             f"{'wrong' if wrong else 'right'}",
@@ -116,11 +126,20 @@ def plot_top_losses(
     fig.suptitle(title, fontsize=12)
     if heat and len(rows):
         note = f"{_heat_bar(fig, axes)}\n{note}".strip()
-    _finish(fig, note)
-    return fig
+    _in_line(axes)
+    return _finish(fig, note)
 
 
-def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, classes: Sequence[str] = ()) -> Figure:
+def plot_montage(
+    rows: pd.DataFrame,
+    title: str = "Montage",
+    note: str = "",
+    *,
+    classes: Sequence[str] = (),
+    place: Place = None,
+    figsize: tuple[float, float] | None = None,
+    dpi: float | None = None,
+) -> Any:
     """A line of scans a class, from its smallest loss to its largest, each with what it was taken for.
 
     Parameters
@@ -128,12 +147,19 @@ def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, 
     rows : from `octfast.assess.interpret.rows.montage_rows`.
     note : a line below the plot.
     classes : the lines, from above; by default those of the rows.
+    place : where to draw, see `octfast.figure`; None makes a figure.
+    figsize : in inches; None fits the scans.
+
+    Returns
+    -------
+    The figure, or the part of it that the axes had which was given.
     """
     names = list(classes) or list(dict.fromkeys(rows["label"]))
     most = max(1, int(rows["label"].value_counts().max())) if len(rows) else 1
     lines = max(1, len(names))
-    fig = Figure(figsize=(2.5 * most + 0.5, 2.75 * lines + 0.9), layout="constrained")
-    for line, name in zip(fig.subplots(lines, most, squeeze=False), names, strict=False):
+    fig = whole_place(place, figsize or (2.5 * most + 0.5, 2.75 * lines + 0.9), dpi)
+    axes = fig.subplots(lines, most, squeeze=False)
+    for line, name in zip(axes, names, strict=False):
         part = rows[rows["label"] == name]
         line[0].set_ylabel(short(name), fontsize=11)
         for ax in line:
@@ -151,8 +177,8 @@ def plot_montage(rows: pd.DataFrame, title: str = "Montage", note: str = "", *, 
             file = "\n".join(textwrap.wrap(Path(row.path).name, 36)[:2])
             _write_below(ax, file, 6)
     fig.suptitle(title, fontsize=12)
-    _finish(fig, f"In each line from the smallest loss, left, to the largest.\n{note}".strip())
-    return fig
+    _in_line(axes.ravel())
+    return _finish(fig, f"In each line from the smallest loss, left, to the largest.\n{note}".strip())
 
 
 def _show(ax: Axes, path: str) -> Image.Image | None:
@@ -177,7 +203,7 @@ def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, na
     _write_below(ax, f"{what}\n{short(name)}")
 
 
-def _heat_bar(fig: Figure, axes: Any) -> str:
+def _heat_bar(fig: Any, axes: Any) -> str:
     """A colour bar for the heat maps; gives the line that says what they are not."""
     bar = fig.colorbar(ScalarMappable(cmap=COLOURS), ax=axes.tolist(), fraction=0.015, pad=0.01, shrink=0.6)
     bar.set_label("share of the strongest in the scan", fontsize=8)
@@ -194,5 +220,24 @@ def _say(ax: Axes, what: str) -> None:
     ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8)
 
 
-def _finish(fig: Figure, note: str) -> None:
-    fig.supxlabel(f"{note}  {NOTICE}".strip(), fontsize=8, color="#444444")
+def _in_line(axes: Any) -> None:
+    """Give all scans of a grid boxes of one shape, however wide they are, so that the words around them align."""
+    shapes = [ax.images[0].get_array().shape[:2] for ax in axes if ax.images]
+    if not shapes:
+        return
+    shape = max(high / wide for high, wide in shapes)
+    for ax in axes:
+        ax.set_box_aspect(shape)
+        if ax.images:
+            # A wider scan leaves room above and below itself, within its box.
+            ax.set_adjustable("datalim")
+            ax.set_facecolor("#eeeeee")
+
+
+def _finish(fig: Any, note: str, ax: Axes | None = None) -> Any:
+    """Write the line below a figure; there is none below an axes that was given."""
+    plain_text(ax if fig is None else fig)
+    if fig is None:
+        return ax
+    fig.supxlabel(f"{note}  {NOTICE}".strip(), fontsize=8, color="#444444", parse_math=False)
+    return fig

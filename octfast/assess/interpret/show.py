@@ -1,9 +1,10 @@
-"""One scan with its true class and the probabilities of the likeliest classes; accuracy and top-k accuracy a class."""
+"""One scan with its label and the probabilities of the likeliest classes; accuracy and top-k accuracy a class."""
 
 from __future__ import annotations
 
 import logging
 import re
+import secrets
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from octfast.assess.interpret.plots import RIGHT, WRONG
 from octfast.assess.predictions import run_predictions
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
-from octfast.figure import Figure, save_figure, short
+from octfast.figure import Figure, Files, short
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.notices import NOTICE, SYNTHETIC_NOTE
@@ -35,9 +36,10 @@ class Shown:
 
     Attributes
     ----------
-    path : of the scan; `label` is its true class, or None where that is not known.
+    path : of the scan; `label` is its class as the data set has it, or None where that is not known.
     predicted : the likeliest class; `table` has the likeliest ones: `class`, `probability`.
     figure : the scan beside a bar chart of them; `file` is where it was written.
+    seed : of the random choice; None where the scan was named.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Shown:
     figure: Figure
     file: Path
     synthetic: bool
+    seed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -56,6 +59,7 @@ class Shown:
             "predicted": self.predicted,
             "probabilities": dict(zip(self.table["class"], self.table["probability"], strict=True)),
             "file": str(self.file),
+            "seed": self.seed,
             "synthetic": self.synthetic,
         }
 
@@ -65,10 +69,11 @@ def show_scan(
     scan: str | Path | None = None,
     *,
     split: str = "test",
-    seed: int = 0,
+    seed: int | None = None,
     k: int = 4,
+    files: Files | None = None,
 ) -> Shown:
-    """Show one scan with its true class and the k likeliest classes, and draw it into the run folder.
+    """Show one scan with its label and the k likeliest classes, and draw it into the run folder.
 
     Parameters
     ----------
@@ -76,8 +81,9 @@ def show_scan(
     scan : a file, or the name of one of the split's scans; None draws one of the split at random. The model is run for
         a file that is in no predictions of the run.
     split : where to draw from; without test scans, validation.
-    seed : of the draw, 0 or more.
+    seed : of the draw, 0 or more; None takes another each time, which stands in the answer.
     k : how many classes.
+    files : how to write the figure; None writes PNG.
 
     Raises
     ------
@@ -87,10 +93,11 @@ def show_scan(
     """
     if k < 1:
         raise UsageError(f"cannot show the {k} likeliest classes", "give 1 or more")
-    if seed < 0:
+    if seed is not None and seed < 0:
         raise UsageError(f"--seed {seed}: less than 0", "give 0 or more")
     run = run if isinstance(run, Run) else open_run(run)
     if scan is None:
+        seed = secrets.randbelow(10_000) if seed is None else seed
         if split == "test" and run.predictions("test") is None and not (run.scans["split"] == "test").any():
             log.info("the run has no test scans: one of validation is shown")
             split = "valid"
@@ -98,6 +105,7 @@ def show_scan(
         row = table.iloc[int(np.random.default_rng(seed).integers(len(table)))]
         label: str | None = str(row["label"])
     else:
+        seed = None
         row, label, info = _named(run, str(scan))
     path = str(row["path"])
     picture = decode_grey(path)
@@ -107,20 +115,20 @@ def show_scan(
     note = SYNTHETIC_NOTE if info.synthetic else ""
     figure = plot_scan(picture, likely, label, Path(path).name, note)
     stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80] or "scan"
-    file = save_figure(figure, run.figures / f"show-{stem}.png")
-    return Shown(path, label, str(likely["class"].iloc[0]), likely, figure, file, info.synthetic)
+    file = (files or Files()).save(figure, run.figures / f"show-{stem}")
+    return Shown(path, label, str(likely["class"].iloc[0]), likely, figure, file, info.synthetic, seed)
 
 
 def plot_scan(
     picture: Image.Image, likely: pd.DataFrame, label: str | None = None, name: str = "", note: str = ""
 ) -> Figure:
-    """A scan with its true class, beside a bar chart of the likeliest classes, the likeliest at the top.
+    """A scan with its label, beside a bar chart of the likeliest classes, the likeliest at the top.
 
     Parameters
     ----------
     picture : of mode L.
     likely : `class` and `probability`, the likeliest first.
-    label : the true class; its bar is blue, that of a wrong prediction orange.
+    label : its bar is blue, that of a wrong prediction orange.
     name : stands below the scan; `note` below the plot.
     """
     predicted = str(likely["class"].iloc[0])
@@ -131,14 +139,16 @@ def plot_scan(
     left.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
     left.set(xticks=[], yticks=[], xlabel="\n".join(textwrap.wrap(name, 70)))
     left.xaxis.label.set(fontsize=8, color="#444444")
-    verdict = "actual class not known" if label is None else f"actual {short(label)}"
+    verdict = "label not known" if label is None else f"label {short(label)}"
     colour = "black" if label is None else RIGHT if label == predicted else WRONG
-    left.set_title(f"{verdict}\npredicted {short(predicted)}", loc="left", fontsize=11, color=colour)
+    # Above the whole figure, which leaves room for it; above the scan alone it could be cut off.
+    fig.suptitle(f"{verdict}\npredicted {short(predicted)}", x=0.01, ha="left", fontsize=11, color=colour)
+    left.set_anchor("N")
     lines = np.arange(len(likely))
     colours = [RIGHT if c == label else WRONG if c == predicted and label else OTHER for c in likely["class"]]
     bars = right.barh(lines, likely["probability"], color=colours)
     right.bar_label(bars, [f"{p:.1%}" for p in likely["probability"]], padding=3, fontsize=9)
-    ticks = [f"{short(c)} (actual)" if c == label else short(c) for c in likely["class"]]
+    ticks = [f"{short(c)} (label)" if c == label else short(c) for c in likely["class"]]
     right.set_yticks(lines, ticks)
     right.invert_yaxis()
     right.set(xlim=(0, 1.14), xlabel="probability", xticks=np.linspace(0, 1, 6))
@@ -208,7 +218,7 @@ def _named(run: Run, scan: str) -> tuple[pd.Series, str | None, Any]:
     folder = path.absolute().parent.name
     label = str(mine["label"].iloc[0]) if len(mine) else folder if folder in info.classes else None
     if len(mine) == 0 and label:
-        log.info("the actual class, %s, is that of the folder", label)
+        log.info("the label, %s, is the name of the folder", label)
     one = pd.DataFrame({"path": [str(path)], "label": [label or info.classes[0]], "patient": "", "split": "test"})
     table = predict_scans(model, info, one, precision=run.config.get("precision", "auto"))
     return table.iloc[0], label, info

@@ -207,6 +207,7 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
     rows = [
         ("architecture", f"{info.arch}, head {info.head}"),
         ("pretrained weights", came),
+        ("licence of the weights", str(weights.get("licence", ""))),
         ("trained", trained.get(str(config.get("unfreeze")), str(config.get("unfreeze")))),
         (
             "input",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from octfast.assess.interpret.label_errors import find_label_errors
 from octfast.assess.interpret.rows import missed_urgent, top_losses, with_p_actual
 from octfast.assess.predictions import held_out_predictions
 from octfast.data.audit.audit import audit
-from octfast.errors import UsageError
+from octfast.errors import DataError, UsageError
 from octfast.model.decide import urgent_classes
 from octfast.run.folder import FOLD, Run
 
@@ -58,14 +58,7 @@ def review_list(run: Run, *, pictures: bool = True, kinds: tuple[str, ...] | Non
     """
     if strange := set(kinds or ()) - set(KINDS):
         raise UsageError(f"no reason named {min(strange)!r}", f"one of {', '.join(KINDS)}")
-    table, info = held_out_predictions(run)
-    if FOLD not in table:
-        log.warning("%s was not cross-validated: only its validation scans are looked through", run.path.name)
-    table = with_p_actual(table.drop_duplicates("path")).reset_index(drop=True)
-    classes = list(info.classes)
-    p = table[[f"p_{c}" for c in classes]].to_numpy(dtype=float).copy()
-    p[np.arange(len(p)), [classes.index(label) for label in table["label"]]] = -1
-    table["suggested"] = np.asarray(classes, dtype=object)[p.argmax(1)]
+    table, classes = _judged(run)
     found: dict[str, list[tuple[str, str, str]]] = {}
     for kind, path, words, related in _reasons(run, table, classes, pictures):
         if kinds is None or kind in kinds:
@@ -78,6 +71,33 @@ def review_list(run: Run, *, pictures: bool = True, kinds: tuple[str, ...] | Non
     rows["related"] = [next((r for _, _, r in each[path] if r), "") for path in rows["path"]]
     rows = rows.assign(_rank=rows["kind"].map(order)).sort_values(["_rank", "p_actual", "path"])
     return rows.drop(columns="_rank").reset_index(drop=True)
+
+
+def second_list(run: Run, paths: Sequence[str]) -> pd.DataFrame:
+    """These scans as `review_list` gives them, without reasons, in an order that tells nothing.
+
+    Raises
+    ------
+    DataError : none of them is among the run's training and validation scans.
+    """
+    table, _ = _judged(run)
+    rows = table[table["path"].isin(list(paths))].sample(frac=1, random_state=0)
+    if rows.empty:
+        raise DataError(f"none of these scans is in {run.path.name}", "give the corrections of this run")
+    return rows.assign(kind="", reasons="", related="").reset_index(drop=True)
+
+
+def _judged(run: Run) -> tuple[pd.DataFrame, list[str]]:
+    """The Predictions of the scans that were judged without their patient, with `p_actual` and `suggested`."""
+    table, info = held_out_predictions(run)
+    if FOLD not in table:
+        log.warning("%s was not cross-validated: only its validation scans are looked through", run.path.name)
+    table = with_p_actual(table.drop_duplicates("path")).reset_index(drop=True)
+    classes = list(info.classes)
+    p = table[[f"p_{c}" for c in classes]].to_numpy(dtype=float).copy()
+    p[np.arange(len(p)), [classes.index(label) for label in table["label"]]] = -1
+    table["suggested"] = np.asarray(classes, dtype=object)[p.argmax(1)]
+    return table, classes
 
 
 def _reasons(run: Run, table: pd.DataFrame, classes: list[str], pictures: bool) -> Iterator[tuple[str, str, str, str]]:

@@ -13,13 +13,15 @@ from octfast.cli import options
 def explore(
     data: options.Data,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the figures (PNG) and tables (CSV); never overwritten.")
+        Path | None, typer.Option(help="Folder for the figures and the tables (CSV); never overwritten.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=12, help="Scans of each class in the figure of samples.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of samples.")] = 0,
     brightness: Annotated[
         bool, typer.Option(help="Measure the brightness, which decodes the scans; without, their heads are read.")
     ] = True,
+    format: options.FigureFormat = "png",
+    dpi: options.Dpi = 120,
     workers: options.Threads = None,
     path_column: options.PathColumn = None,
     label_column: options.LabelColumn = None,
@@ -40,7 +42,9 @@ def explore(
     from octfast.console import print_json, print_table
     from octfast.data.explore import SYNTHETIC, check_folder_free
     from octfast.data.explore import explore as run_explore
+    from octfast.figure import Files
 
+    write = Files(format, dpi)
     if out is not None:
         check_folder_free(out)
     found = run_explore(
@@ -54,7 +58,7 @@ def explore(
         patient_from=patient_from,
         label_from=label_from,
     )
-    files = [] if out is None else found.save(out, samples, seed)
+    files = [] if out is None else found.save(out, samples, seed, write)
     if as_json:
         print_json({**found.to_dict(), "files": [str(f) for f in files]})
         return

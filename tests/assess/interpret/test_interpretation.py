@@ -7,6 +7,7 @@ import torch
 from fastai.interpret import ClassificationInterpretation as FastaiInterpretation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn import metrics
 
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
@@ -203,3 +204,87 @@ def test_heat_maps_of_a_run_and_of_a_learner(trained, learner):
         assert len(interp.plot_montage(2).axes) >= 8
     with pytest.raises(UsageError, match="no heat maps of this Learner"):
         ClassificationInterpretation(both[0].table, CLASSES).plot_top_losses(2, heatmaps="occlusion")
+
+
+@pytest.fixture
+def plt():
+    from matplotlib import pyplot
+
+    pyplot.close("all")
+    yield pyplot
+    pyplot.close("all")
+
+
+PLOTS = ["plot_confusion_matrix", "plot_top_losses", "plot_montage", "plot_roc", "plot_precision_recall"]
+PLOTS += ["plot_reliability", "plot_coverage_risk"]
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_is_pyplots_current_figure_and_savefig_saves_it(trained, tmp_path, plt, name):
+    plot = getattr(ClassificationInterpretation.from_run(trained), name)
+    given = plot()
+    assert plt.gcf() is given and plt.get_fignums() == [1]
+    plt.savefig(tmp_path / "saved.png", dpi=40)
+    with Image.open(tmp_path / "saved.png") as saved:
+        assert np.allclose(saved.size, given.get_size_inches() * 40, atol=1) and np.asarray(saved)[..., :3].std() > 5
+    # The next one does not draw over it, but on an empty figure that somebody made for it.
+    assert plot() is not given and plt.get_fignums() == [1, 2]
+    own = plt.figure(figsize=(5, 4))
+    assert plot() is own and own.axes and own.get_size_inches().tolist() == [5, 4]
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_keeps_to_the_axes_that_it_is_given(trained, plt, name):
+    fig, (left, right) = plt.subplots(1, 2)
+    right.plot([0, 1])
+    plotted = getattr(ClassificationInterpretation.from_run(trained), name)(ax=left)
+    if plotted is not left:  # one of several parts takes the place of the axes
+        assert plotted in fig.subfigs and plotted.axes and left not in fig.axes
+    assert right in fig.axes and len(right.lines) == 1 and plt.get_fignums() == [1]
+    fig.canvas.draw()
+
+
+def test_the_current_axes_are_drawn_in_while_they_are_empty(trained, plt):
+    interp = ClassificationInterpretation.from_run(trained)
+    ax = plt.subplot(1, 2, 1)
+    assert interp.plot_confusion_matrix() is ax and ax.images
+    ax = plt.subplot(1, 2, 2)
+    assert interp.plot_roc() is ax and ax.lines and len(plt.get_fignums()) == 1
+
+
+def test_axes_without_a_place_in_a_grid_are_refused_for_a_grid(trained, plt):
+    with pytest.raises(UsageError, match="several parts"):
+        ClassificationInterpretation.from_run(trained).plot_top_losses(2, ax=plt.axes([0, 0, 1, 1]))
+
+
+def test_a_notebook_shows_a_plot_once(trained, plt):
+    pytest.importorskip("IPython", reason="there is no notebook without IPython")
+    from IPython.core.formatters import DisplayFormatter
+    from IPython.utils.capture import capture_output
+
+    figure = ClassificationInterpretation.from_run(trained).plot_top_losses(1)
+    # pyplot has it and shows it at the end of the cell, so the value of the cell is not shown too ...
+    with capture_output() as said:
+        DisplayFormatter().ipython_display_formatter(figure)
+    assert not said.outputs
+    # ... but later, when pyplot has given it away, it is.
+    plt.close("all")
+    with capture_output() as said:
+        DisplayFormatter().ipython_display_formatter(figure)
+    assert len(said.outputs) <= 1
+
+
+def test_scans_of_any_width_stand_in_line(trained, tmp_path, plt):
+    interp = ClassificationInterpretation.from_run(trained)
+    table = interp.top_scans(4).copy()
+    for i, width in enumerate((512, 768, 512, 1536)):
+        file = tmp_path / f"{width}-{i}.png"
+        Image.fromarray(np.zeros((496, width), np.uint8)).save(file)
+        table.loc[i, "path"] = str(file)
+    figure = interp.plot_scans(table, "widths", ncols=4, place=None)
+    figure.canvas.draw()
+    boxes = [ax.get_position() for ax in figure.axes if ax.images]
+    assert len({round(b.y0, 3) for b in boxes}) == 1 and len({round(b.y1, 3) for b in boxes}) == 1
+    for ax, width in zip(figure.axes, (512, 768, 512, 1536), strict=True):
+        # The whole scan, in its own shape.
+        assert np.ptp(ax.get_xlim()) >= width - 1 and np.ptp(ax.get_ylim()) >= 495 and ax.get_aspect() == 1

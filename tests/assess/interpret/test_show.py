@@ -54,6 +54,13 @@ def test_a_random_scan_is_the_same_for_the_same_seed(own_run):
         assert one.file.parent == own_run.figures and one.file.name.startswith("show-")
 
 
+def test_without_a_seed_it_is_another_scan_each_time_whose_seed_is_given(own_run):
+    shown = [show_scan(own_run) for _ in range(12)]
+    assert len({s.path for s in shown}) > 2
+    assert all(show_scan(own_run, seed=s.seed).path == s.path for s in shown[:3])
+    assert show_scan(own_run, shown[0].path).seed is None
+
+
 def test_a_named_scan_is_looked_up_and_another_file_is_run(own_run, tmp_path):
     row = own_run.predictions("valid").iloc[3]
     by_path, by_name = show_scan(own_run, row["path"]), show_scan(own_run, row["path"].rsplit("/", 1)[1])
@@ -104,8 +111,8 @@ def test_the_bars_and_their_names(tmp_path, name, label):
     assert [b.get_width() for b in bars.patches] == [0.75, 0.25]
     assert bars.patches[0].get_y() < bars.patches[1].get_y() and bars.yaxis_inverted()
     ticks = [t.get_text() for t in bars.get_yticklabels()]
-    assert ticks[0].startswith(name[:20]) and ticks[1] == ("B$ (actual)" if label else "B$")
+    assert ticks[0].startswith(name[:20]) and ticks[1] == ("B$ (label)" if label else "B$")
     text = words(figure)
     assert "75.0%" in text and "a note" in text and "Not a medical device" in text
-    assert ("actual class not known" in text) != label
+    assert ("label not known" in text) != label
     save_figure(figure, tmp_path / "f.png")
