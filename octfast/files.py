@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from octfast.errors import UsageError
+from octfast.errors import DataError, UsageError
 
 _BLOCK = 1 << 20
+
+
+def refuse_address(source: str | Path) -> None:
+    """Refuse an address on the web where scans are asked for.
+
+    Raises
+    ------
+    DataError : it is one, also as a Path, which has made one slash of two.
+    """
+    # A single letter is a drive of Windows.
+    found = re.match(r"([a-z][a-z0-9+.-]+):/+", str(source), re.IGNORECASE)
+    if found and not os.path.exists(source):  # noqa: PTH110
+        raise DataError(
+            f"{found[1]}://{str(source)[found.end() :]} is an address on the web, and nothing is fetched without being "
+            "asked for",
+            "download it and give the file or folder; octfast data download fetches public sets",
+        )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import math
 import os
 import re
 import stat
@@ -101,8 +102,8 @@ def decode(
     """Decode a picture, strictly.
 
     The orientation that a camera or viewer noted (EXIF) is applied. Colour becomes luma (ITU-R 601-2), transparency is
-    dropped. Of 16 bits the darkest and the brightest sample become black and white, as in a DICOM file without a
-    window, unless a TIFF names them (MinSampleValue, MaxSampleValue); where its zero is white, it is turned around.
+    dropped. Of 16 bits those in use count, see `greys`, as in a DICOM file without a window, unless a TIFF names black
+    and white (MinSampleValue, MaxSampleValue); where its zero is white, it is turned around.
     Of several pages the largest is read, of equally large ones the first.
 
     A JPEG whose compressed samples do not end where its picture does was cut short or damaged, and is refused; programs
@@ -172,6 +173,31 @@ def refuse_special(path: str | Path) -> None:
     if kind != stat.S_IFREG:
         reason = f"not a plain file but {_SPECIAL.get(kind, 'a device')}"
         raise Unreadable(f"{path} is {reason}", "leave it out", "not-a-picture", reason)
+
+
+def greys(samples: np.ndarray, darkest: float, brightest: float, inverted: bool = False) -> np.ndarray:
+    """Samples of more than 8 bits as uint8 where nothing says what is black and what is white.
+
+    Of the bits in use (8, 10, 12, 14 or 16, the fewest that hold the brightest sample) the upper 8 are taken: a scan of
+    8 bits that was saved as more, by zeros below or by itself again, comes back to the bit unless it is very dark.
+    Samples below zero, or in an eighth of that range, would be hardly told apart: of these the darkest and the
+    brightest become black and white.
+
+    Parameters
+    ----------
+    darkest, brightest : of the whole picture or volume.
+    """
+    bits = bits_in_use(darkest, brightest)
+    if not bits:
+        return spread(samples, darkest, brightest, inverted)
+    grey = (np.nan_to_num(np.asarray(samples, np.float64)) // (1 << (bits - 8))).clip(0, 255).astype(np.uint8)
+    return 255 - grey if inverted else grey
+
+
+def bits_in_use(darkest: float, brightest: float) -> int:
+    """The fewest bits that devices use and that hold these samples; 0 where there is no saying so, see `greys`."""
+    bits = max(8, 2 * math.ceil(int(brightest).bit_length() / 2))
+    return bits if darkest >= 0 and brightest - darkest >= (1 << bits) / 8 else 0
 
 
 def spread(samples: np.ndarray, low: float, high: float, inverted: bool = False) -> np.ndarray:
@@ -300,14 +326,14 @@ def _of_deep(image: Image.Image) -> tuple[Image.Image, str]:
     samples = np.asarray(image).astype(np.int64)
     low, high = (_tag(tags, *t) for t in ((_MIN_SAMPLE, _SMIN_SAMPLE), (_MAX_SAMPLE, _SMAX_SAMPLE)))
     named = high is not None and high > (low or 0)
-    if named:
-        ends = float(low or 0), float(high or 0)
-    else:
-        ends = float(samples.min(initial=65535)), float(samples.max(initial=0))
+    ends = (low or 0, high or 0) if named else (float(samples.min(initial=65535)), float(samples.max(initial=0)))
     inverted = tags.get(_PHOTOMETRIC) == 0
-    words = f"16 bits a sample, {ends[0]:.0f} to {ends[1]:.0f} {'as its tags say' if named else 'in it'} spread over"
+    used = 0 if named else bits_in_use(*ends)
+    black, white = (0, (1 << used) - 1) if used else ends
+    which = "as its tags say" if named else f"the {used} bits in use" if used else "in it"
+    words = f"16 bits a sample, {black:.0f} to {white:.0f} ({which}) spread over"
     words += " white to black" if inverted else " black to white"
-    return Image.fromarray(spread(samples, *ends, inverted)), words
+    return Image.fromarray((spread if named else greys)(samples, *ends, inverted)), words
 
 
 def _tag(tags: Mapping[int, Any], *numbers: int) -> float | None:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from octfast.data.preprocess import decode_grey
-from octfast.data.scans import SPLITS
+from octfast.data.scans import SPLITS, in_order
 from octfast.errors import DataError
 from octfast.figure import Figure, short
 
@@ -90,7 +90,7 @@ def plot_brightness(scans: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     ax = _axes(ax)
     measured = scans.dropna(subset="brightness")
-    labels = sorted(measured["label"].unique())
+    labels = in_order(measured["label"].unique())
     for at, label in enumerate(labels):
         ax.boxplot(
             measured.loc[measured["label"] == label, "brightness"].to_numpy(),
@@ -119,7 +119,7 @@ def plot_samples(
     seed : of the choice.
     note : a line below the figure.
     """
-    labels = sorted(scans["label"].unique())
+    labels = in_order(scans["label"].unique())
     fig = Figure(figsize=(2.6 * per_class + 0.4, 2.55 * len(labels) + 0.9), layout="constrained")
     axes = np.atleast_2d(fig.subplots(len(labels), per_class, squeeze=False))
     for line, label in zip(axes, labels, strict=True):

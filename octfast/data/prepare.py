@@ -29,7 +29,7 @@ log = logging.getLogger("octfast")
 
 _UNUSUAL = {
     "rotated": "stored rotated or mirrored, read upright as their EXIF says",
-    "16-bit": "16-bit grey, the darkest and brightest sample read as black and white unless tags name others",
+    "16-bit": "16-bit grey, of which the bits in use are read unless tags name black and white",
     "CMYK": "CMYK, read as grey",
     "RGBA": "RGBA, read as grey without its transparency",
     "LA": "grey with transparency, read without it",

@@ -75,7 +75,7 @@ def load(
 class Predictor:
     """A trained model that answers for pictures: files, their bytes, PIL images of any mode, or arrays, mixed.
 
-    Arrays are uint8 (or uint16, whose darkest and brightest sample become black and white): grey of shape (H, W), or
+    Arrays are uint8 (or uint16, of which the bits in use count): grey of shape (H, W), or
     colour of shape (H, W, 3) or (H, W, 4), uint8 alone. An array of shape (N, H, W) is N grey pictures, as a volume is.
     Colour becomes grey, and every picture is squeezed to the size that the model was trained at. Several threads may
     ask it at once; heat maps wait for each other.

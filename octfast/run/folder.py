@@ -13,7 +13,7 @@ import pandas as pd
 
 from octfast.data.scans import load_scans, save_scans
 from octfast.errors import BundleError, DataError, UsageError
-from octfast.files import new_folder, numbered_folder, write_text
+from octfast.files import new_folder, numbered_folder, refuse_address, write_text
 from octfast.model.bundle.state import refuse_unfinished
 from octfast.notices import Note
 from octfast.run.html import run_html
@@ -151,6 +151,8 @@ def open_run(run: str | Path | None = None, data: str | Path | None = None) -> R
             f"{path} is not a run folder: config.json is missing", "give a folder that octfast train made"
         )
     refuse_unfinished(path)
+    if data is not None:
+        refuse_address(data)
     if data is not None and not Path(data).is_dir():
         raise DataError(f"no such folder: {data}", "give the folder that holds the scans now")
     return Run(path.resolve(), Path(data).resolve() if data else None)

@@ -63,6 +63,23 @@ def test_evaluating_on_other_scans(octfast, own_run, phantoms, tmp_path):
     assert "not empty" in line
 
 
+def test_where_patient_and_class_of_other_scans_stand(octfast, own_run, phantoms, tmp_path):
+    """As training has it: by folders, patterns or columns."""
+    for file in sorted((phantoms / "test").rglob("*.jpeg")):
+        label, patient, image = file.stem.split("-")
+        at = tmp_path / "clinic" / f"{label}_{'ab'[int(image) % 2]}"
+        at.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, at / f"case {patient} {image}.jpeg")
+    ways = ["--label-from", "^(.+)_", "--patient-from", r"case (\d+)"]
+    ended = octfast("evaluate", own_run.path, tmp_path / "clinic", "--split", "all", "--json", *ways, *FEW)
+    assert ended.code == 0, ended.err
+    scans = read_data(phantoms)
+    test = scans[scans["split"] == "test"]
+    counts = json.loads(ended.out)["counts"]
+    assert (counts["scans"], counts["patients"]) == (len(test), test["patient"].nunique())
+    assert "--patient-from is for DATA" in error(octfast("evaluate", own_run.path, "--patient-from", "name"), 2)
+
+
 @pytest.mark.parametrize(
     "words, code, said",
     [
@@ -89,7 +106,7 @@ def test_questions_that_cannot_be(octfast, own_run, words, code, said):
 
 def test_what_is_no_run(octfast, own_run, phantoms, tmp_path):
     assert "neither a run folder nor a trained model" in error(octfast("evaluate", phantoms), 1)
-    assert "no run in" in error(octfast("evaluate"), 1)
+    assert "no finished run in" in error(octfast("evaluate"), 1)
     bundle = shutil.copytree(own_run.bundle, tmp_path / "bundle")
     assert "model without scans" in error(octfast("evaluate", bundle), 2)
     assert "--moved" in error(octfast("evaluate", bundle, phantoms, "--moved", tmp_path), 2)

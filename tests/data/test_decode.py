@@ -86,20 +86,31 @@ def test_a_garbled_orientation_says_nothing():
 
 @given(bits=st.integers(9, 16), shift=st.integers(0, 7), form=st.sampled_from(["PNG", "TIFF"]), seed=st.integers(0, 9))
 @settings(max_examples=40, deadline=None)
-def test_sixteen_bits_are_spread_over_the_greys_however_few_are_used(bits, shift, form, seed):
+def test_sixteen_bits_give_the_upper_eight_of_those_in_use(bits, shift, form, seed):
     deep = np.random.default_rng(seed).integers(0, 1 << bits, (20, 30)).astype(np.uint16)
     deep = (deep << min(shift, 16 - bits)).astype(np.uint16)
     data = saved(Image.fromarray(deep), form)
-    span = float(deep.max()) - float(deep.min())
-    np.testing.assert_array_equal(grey_of(data), np.round((deep - float(deep.min())) / span * 255).astype(np.uint8))
-    assert f"{deep.min()} to {deep.max()} in it" in words_of(data)
+    used = next(b for b in (8, 10, 12, 14, 16) if deep.max() < 1 << b)
+    np.testing.assert_array_equal(grey_of(data), deep >> (used - 8))
+    assert f"0 to {(1 << used) - 1} (the {used} bits in use)" in words_of(data)
     np.testing.assert_array_equal(grey_of(Image.fromarray(deep)), grey_of(data))
 
 
-def test_twelve_bits_in_sixteen_are_as_bright_as_eight():
-    deep = scan().astype(np.uint16) * 16
+@pytest.mark.parametrize("factor", [4, 16, 64, 256, 257])
+@pytest.mark.parametrize("brightest", [255, 157, 64])
+def test_a_scan_has_the_same_greys_saved_with_more_bits(factor, brightest):
+    grey = np.round(scan() / 255 * brightest).astype(np.uint8)
     for form in ("PNG", "TIFF"):
-        np.testing.assert_array_equal(grey_of(saved(Image.fromarray(deep), form)), scan())
+        np.testing.assert_array_equal(grey_of(saved(Image.fromarray(grey.astype(np.uint16) * factor), form)), grey)
+    white = (1 << 16) - 1 - grey.astype(np.uint16) * 257
+    np.testing.assert_array_equal(grey_of(saved(Image.fromarray(white), "TIFF", tiffinfo={262: 0})), grey)
+
+
+def test_samples_in_a_narrow_range_are_spread():
+    deep = (30000 + 2 * scan().astype(np.int64)).astype(np.uint16)
+    data = saved(Image.fromarray(deep), "PNG")
+    np.testing.assert_array_equal(grey_of(data), scan())
+    assert "30000 to 30510 (in it) spread over black to white" in words_of(data)
 
 
 def test_the_same_pixels_as_dicom_give_the_same_grey(tmp_path):
@@ -133,7 +144,7 @@ def test_a_tiff_whose_zero_is_white_is_turned_around(tmp_path, deep):
 def test_tags_that_name_black_and_white_are_heeded(tmp_path):
     samples = np.array([[0, 1000, 2000, 4000]], np.uint16)
     data = saved(Image.fromarray(samples), "TIFF", tiffinfo={280: 0, 281: 8000})
-    assert grey_of(data).tolist() == [[0, 32, 64, 128]] and "0 to 8000 as its tags say" in words_of(data)
+    assert grey_of(data).tolist() == [[0, 32, 64, 128]] and "0 to 8000 (as its tags say)" in words_of(data)
 
 
 def test_signed_samples_of_16_bits(tmp_path):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from octfast.data.scans import SPLITS
+from octfast.data.scans import SPLITS, in_order
 from octfast.data.splits.groups import identical_files
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -153,6 +153,7 @@ def _shared(scans: pd.DataFrame, column: str, check: str, severity: str) -> Iter
 
 def _classes(scans: pd.DataFrame) -> Iterator[Finding]:
     counts = pd.crosstab(scans["split"], scans["label"])
+    counts = counts[in_order(counts.columns)]
     for split in (s for s in SPLITS if s in counts.index):
         row = counts.loc[split]
         if missing := row.index[row == 0].tolist():

@@ -13,6 +13,7 @@ from octfast.data.readers.layout import Layout, Place
 from octfast.data.readers.names import (
     is_patient_name,
     merge_spellings,
+    merge_zeros,
     patients_from_names,
     read_from,
     role_of,
@@ -20,6 +21,7 @@ from octfast.data.readers.names import (
 )
 from octfast.data.scans import check_trainable
 from octfast.errors import DataError
+from octfast.files import refuse_address
 
 log = logging.getLogger("octfast")
 
@@ -62,6 +64,7 @@ def look_through(data: str | Path) -> Layout:
     ------
     DataError : no such folder, or a file.
     """
+    refuse_address(data)
     root = Path(data).expanduser()
     if not root.exists():
         raise DataError(f"no such folder: {root}", "give the folder that holds the scans, or no DATA for the phantoms")
@@ -96,7 +99,8 @@ def read_layout(
     rows.sort(key=lambda row: row[0])
     scans = pd.DataFrame([row[:3] for row in rows], columns=["path", "label", "split"])
     scans["label"] = merge_spellings(scans["label"], str(root))
-    scans.insert(2, "patient", _patients(scans, rows, root, patient_from))
+    patients = pd.Series(_patients(scans, rows, root, patient_from))
+    scans.insert(2, "patient", merge_zeros(patients, str(root)))
     for name in ("eye", "device"):
         values = [p.extra.get(name) if p else None for *_, p in rows]
         if any(values):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from octfast.errors import DataError
+from octfast.files import refuse_address
 
 log = logging.getLogger("octfast")
 
@@ -31,6 +32,7 @@ def load_table(file: str | Path, exact: bool = False) -> pd.DataFrame:
     ------
     DataError : no such file, an unknown kind, no rows, or it cannot be parsed.
     """
+    refuse_address(file)
     file = Path(file)
     if not file.is_file():
         raise DataError(f"no such table: {file}", "give a CSV, TSV or parquet file")

@@ -233,17 +233,27 @@ def read_from(paths: Sequence[str], root: Path, rule: str, what: str) -> list[st
     return found
 
 
-def warn_of_zeros(patients: pd.Series, of: str) -> None:
-    """Say in the log where patients differ by leading zeros alone, as 7 and 007."""
-    several = pd.Series(patients.unique())
-    several = several[several.map(lambda p: isinstance(p, str))]
-    keys = several.map(patient_key)
-    for _, same in several.groupby(keys):
-        if len(same) > 1:
-            log.warning(
-                "%s: patients that differ by leading zeros alone are kept in one split: %s", of, ", ".join(sorted(same))
-            )
-            return
+def merge_zeros(patients: pd.Series, of: str) -> pd.Series:
+    """The patients, those that differ by leading zeros alone, as 7 and 007, under the name that most scans have.
+
+    What is merged is said in the log.
+
+    Parameters
+    ----------
+    patients : text.
+    of : the folder or table, for the log.
+    """
+    spellings: dict[str, list[str]] = {}
+    for name, _ in sorted(patients.value_counts().items(), key=lambda pair: (-pair[1], str(pair[0]))):
+        spellings.setdefault(patient_key(str(name)), []).append(str(name))
+    several = [names for names in spellings.values() if len(names) > 1]
+    if not several:
+        return patients
+    log.warning(
+        "%s: patients that differ by leading zeros alone are taken for one, %d times; the first: %s are %s",
+        *(of, len(several), ", ".join(several[0]), several[0][0]),
+    )
+    return patients.map({name: names[0] for names in spellings.values() for name in names})
 
 
 def patient_key(patient: str) -> str:

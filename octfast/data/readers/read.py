@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from octfast.data.readers.names import class_key, patient_in_name
 from octfast.data.readers.table import common_folder, read_table
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.errors import DataError, UsageError
+from octfast.files import refuse_address
 
 log = logging.getLogger("octfast")
 
@@ -60,12 +60,7 @@ def read_data(
     DataError : nothing that can be read, or more than one thing that could be meant.
     """
     named = {"path": path_column, "label": label_column, "patient": patient_column, "split": split_column}
-    # A Path has made one slash of two.
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(source), re.IGNORECASE):
-        raise DataError(
-            f"{source} is an address on the web, and nothing is fetched without being asked for",
-            "download it and give the folder; octfast data download fetches public sets",
-        )
+    refuse_address(source)
     source = Path(source).expanduser()
     if not source.exists():
         raise DataError(f"no such file or folder: {source}", _near(source) or _KINDS)

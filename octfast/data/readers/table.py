@@ -11,7 +11,7 @@ import pandas as pd
 from octfast.data.readers.columns import ROLES, find_columns, one_hot, refuse_several_labels, split_names
 from octfast.data.readers.load import as_names, as_numbers, load_table
 from octfast.data.readers.locate import resolve_paths
-from octfast.data.readers.names import merge_spellings, patients_from_names, read_from, warn_of_zeros
+from octfast.data.readers.names import merge_spellings, merge_zeros, patients_from_names, read_from
 from octfast.data.scans import SPLITS, check_trainable
 from octfast.errors import DataError
 
@@ -98,7 +98,8 @@ def read_table(
     scans["split"] = split_names(scans["split"], file)
     scans = _without_repeats(scans, file).sort_values("path", ignore_index=True)
     scans["patient"] = _patients(scans, file, patient_from)
-    warn_of_zeros(scans["patient"], file.name)
+    if not own:
+        scans["patient"] = merge_zeros(scans["patient"], file.name)
     if trainable:
         check_trainable(scans, file.name, "name another --label-column or --split-column")
     return scans[[*ROLES, *(c for c in scans.columns if c not in ROLES)]]

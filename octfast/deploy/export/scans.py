@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from octfast.data.decode import decode
-from octfast.data.scans import IMAGE_SUFFIXES
+from octfast.data.readers.folder import look_through, read_layout
 from octfast.errors import DataError, OctfastError
 from octfast.model.bundle.info import BundleInfo
 from octfast.run.folder import Run
@@ -52,7 +52,7 @@ def calibration_sample(folder: Path, info: BundleInfo, given: str | Path | None,
 
 def _sample(folder: Path, info: BundleInfo, given: str | Path | None, split: str, n: int) -> Sample:
     if given is not None:
-        return _read(_files_of(Path(given)), info, n, f"scans in {given}")
+        return _read(_files_of(given), info, n, f"scans in {given}")
     name = {"valid": "validation", "train": "training"}[split]
     try:
         parent = folder.resolve().parent
@@ -71,13 +71,18 @@ def _sample(folder: Path, info: BundleInfo, given: str | Path | None, split: str
     return _phantoms(info, min(n, PHANTOMS), first=0 if split == "valid" else 1000)
 
 
-def _files_of(folder: Path) -> pd.DataFrame:
-    """Every picture under a folder, its label the name of the folder that it lies in."""
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}", "give a folder of scans")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
-    return pd.DataFrame({"path": [str(f) for f in files], "label": [f.parent.name for f in files]})
+def _files_of(folder: str | Path) -> pd.DataFrame:
+    """Every picture of a folder as training reads it, with its class; "" where nobody can tell that."""
+    layout = look_through(folder)
+    try:
+        return read_layout(layout, trainable=False)
+    except DataError as e:
+        layout.left_out.refuse_unreadable(folder)
+        paths = layout.pictures()
+        if not paths:
+            raise DataError(f"no picture in {folder}", "give another folder") from None
+        log.info("the classes in %s are unknown, and no answer is called right or wrong: %s", folder, e.message)
+    return pd.DataFrame({"path": paths, "label": ""})
 
 
 def _read(scans: pd.DataFrame, info: BundleInfo, n: int, source: str) -> Sample:
@@ -98,7 +103,7 @@ def _read(scans: pd.DataFrame, info: BundleInfo, n: int, source: str) -> Sample:
     if unread:
         log.warning("left out, as they cannot be read: %d of the %s; the first: %s", len(unread), source, unread[0])
     if not pictures:
-        raise DataError(f"no picture that can be read among the {source}", "give another folder, or --data")
+        raise DataError(f"no picture that can be read among the {source}", "give another folder")
     known = set(labels) <= set(info.classes)
     return Sample(pictures, labels if known else None, f"{len(pictures)} {source}")
 

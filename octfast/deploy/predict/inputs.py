@@ -18,6 +18,7 @@ from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.deploy.volumes.kinds import VOLUME_SUFFIXES, kind_of
 from octfast.errors import DataError, UsageError
+from octfast.files import refuse_address
 
 log = logging.getLogger("octfast")
 
@@ -139,6 +140,11 @@ def _folder(folder: Path, recursive: bool) -> Iterator[Item]:
 
 
 def _pattern(name: str, shown: str, recursive: bool) -> Iterator[Item]:
+    try:
+        refuse_address(name)
+    except DataError as e:
+        yield Item(name, e.message, e.hint)
+        return
     if not glob.has_magic(name):
         yield Item(shown, f"no such file: {shown}", "was it moved? give it again")
         return

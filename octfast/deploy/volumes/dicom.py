@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from octfast.data.decode import spread
+from octfast.data.decode import greys, spread
 from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
 from octfast.errors import DataError
 
@@ -36,8 +36,8 @@ def read_dicom(path: Path, name: str, any_modality: bool = False) -> Iterator[BS
     """The frames of a DICOM file in their order.
 
     Modality and VOI transformations (rescale, lookup tables, windows) are applied. Without a window 8 bits are taken as
-    they are, and of more the darkest and the brightest sample of the file become black and white, since few files fill
-    16 bits. MONOCHROME1 is turned around, colour becomes luma.
+    they are, and of more those that the file uses, see `octfast.data.decode.greys`, since few files fill 16 bits.
+    MONOCHROME1 is turned around, colour becomes luma.
 
     Raises
     ------
@@ -147,8 +147,8 @@ def _grey(samples: np.ndarray, look: Any, about: Any, name: str, ends: tuple[flo
     if samples.ndim != 2:
         raise DataError(f"{name}: a frame of shape {samples.shape}", "the file is damaged")
     shown = np.asarray(apply_voi_lut(apply_modality_lut(samples, look), look), dtype=np.float64)
-    low, high = ends or _range(look)
-    return spread(shown, low, high, inverted=kind == "MONOCHROME1")
+    inverted = kind == "MONOCHROME1"
+    return greys(shown, *ends, inverted) if ends else spread(shown, *_range(look), inverted)
 
 
 def _range(look: Any) -> tuple[float, float]:

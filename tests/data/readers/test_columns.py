@@ -3,6 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from octfast.data.prepare import prepare
 from octfast.data.readers.read import read_data
 from octfast.errors import DataError
 from tests.data.readers.test_read import rows, write
@@ -67,18 +68,31 @@ def test_a_label_with_a_comma_is_a_label(folder):
 
 def test_patients_in_two_ways_of_writing(folder, said):
     scans = read_data(write(folder, rows(patient=["479", "479.0", "7", "007"])))
-    assert scans["patient"].tolist() == ["479", "479", "7", "007"]
-    assert any("differ by leading zeros alone are kept in one split: 007, 7" in line for line in said())
+    assert scans["patient"].tolist() == ["479", "479", "007", "007"]
+    assert any("differ by leading zeros alone are taken for one, 1 times; the first: 007, 7" in line for line in said())
     assert read_data(write(folder, rows(patient=["479", "479.0", "A7", "1.0"])))["patient"].tolist()[:2] == ["479"] * 2
 
 
+def test_a_patient_in_two_ways_of_writing_is_not_torn_apart_by_splits(folder):
+    table = rows(patient=["7", "8", "007", "9"], split=["train", "train", "test", "valid"])
+    with pytest.raises(DataError, match="1 patient stands in more than one split"):
+        prepare(write(folder, table))
+
+
 def test_whole_numbers_are_in_their_order(folder):
+    from octfast.data import explore
+    from octfast.data.audit.checks import check_table
     from octfast.data.scans import class_names
 
     table = pd.DataFrame({"path": ["images/scan 0.png"], "label": ["x"]})
     scans = pd.concat([table.assign(label=str(i), split="train") for i in range(11)])
     assert class_names(scans) == [str(i) for i in range(11)]
     assert class_names(pd.concat([scans, table.assign(label="a", split="train")]))[:3] == ["0", "1", "10"]
+    shown = scans.assign(patient="1")
+    numbers = [str(i) for i in range(11)]
+    assert list(explore.counts(shown).columns)[:11] == list(explore.patients(shown).columns)[:11] == numbers
+    (few,) = (f.detail for f in check_table(shown) if f.check == "few-scans")
+    assert few.index(" 2 (") < few.index(" 10 (")
 
 
 def test_patients_and_classes_from_somewhere_else(folder):

@@ -56,8 +56,10 @@ def test_the_patient_is_the_number_alone(tmp_path):
 
 
 def test_leading_zeros_and_class_names_with_hyphens(tmp_path):
-    touch(tmp_path, "wet-AMD/wet-AMD-007-1.jpeg", "dry/DRY-07-12.jpeg")
-    assert list(read_scans(tmp_path)["patient"]) == ["07", "007"]
+    touch(tmp_path, "wet-AMD/wet-AMD-007-1.jpeg", "dry/DRY-08-12.jpeg")
+    assert list(read_scans(tmp_path)["patient"]) == ["08", "007"]
+    touch(tmp_path, "dry/DRY-7-3.jpeg", "dry/DRY-7-4.jpeg")
+    assert list(read_scans(tmp_path)["patient"]) == ["08", "7", "7", "7"]
 
 
 def test_names_that_do_not_follow_are_patients_of_their_own_and_it_is_said(tmp_path, said):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -130,5 +129,5 @@ def test_a_table_that_names_the_patients_is_read_where_folders_do_not(folder, sa
 
 @pytest.mark.parametrize("address", ["https://example.org/scans.zip", "S3://bucket/scans", Path("http://localhost/x")])
 def test_an_address_on_the_web_is_refused_as_one(address):
-    with pytest.raises(DataError, match=re.escape(f"{address} is an address on the web")):
+    with pytest.raises(DataError, match=r"://\w[\w./]+ is an address on the web"):
         read_data(address)

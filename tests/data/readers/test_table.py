@@ -25,11 +25,11 @@ from tests.data.readers.test_read import rows, write
     ],
 )
 def test_a_table_reads_the_same_whatever_it_was_saved_by(folder, name, options):
-    table = rows(patient=["7", "007", "ü 3", "4"], split=["Training", "VAL", "train ", "Testing"], site=["Köln"] * 4)
+    table = rows(patient=["7", "008", "ü 3", "4"], split=["Training", "VAL", "train ", "Testing"], site=["Köln"] * 4)
     scans = read_data(write(folder, table, name, **options))
     assert list(scans.columns) == ["path", "label", "patient", "split", "site"]
     assert scans["path"].tolist() == [str(folder / "images" / f"scan {i}.png") for i in range(4)]
-    assert scans["patient"].tolist() == ["7", "007", "ü 3", "4"]
+    assert scans["patient"].tolist() == ["7", "008", "ü 3", "4"]
     assert scans["split"].tolist() == ["train", "valid", "train", "test"]
     assert set(scans["site"]) == {"Köln"}
 

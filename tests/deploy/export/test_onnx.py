@@ -249,10 +249,28 @@ def test_folders_to_compare_and_calibrate_on(pooled, phantoms, tmp_path, said):
     assert any("cannot be read: 1" in line for line in said())
     with pytest.raises(DataError, match="no such folder"):
         export_bundle(pooled, out=tmp_path / "n.onnx", check=tmp_path / "nowhere")
+    with pytest.raises(DataError, match="address on the web"):
+        export_bundle(pooled, out=tmp_path / "n.onnx", check="https://example.org/scans")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no picture"):
         export_bundle(pooled, out=tmp_path / "n.onnx", int8=True, calibration=tmp_path / "empty")
     assert not (tmp_path / "n.onnx").exists()
+
+
+def test_a_folder_to_compare_on_is_read_as_training_reads_it(phantoms, tmp_path):
+    """Through links, with every ending and by the class folders, patients between or not."""
+    from octfast.deploy.export.scans import _files_of
+
+    for label in ("CNV", "DME"):
+        for n, file in enumerate(sorted((phantoms / "train" / label).iterdir())[:2]):
+            at = tmp_path / "data" / label / f"p{n}"
+            at.mkdir(parents=True)
+            Image.open(file).save(at / f"{label}{n}.tga")
+    more = tmp_path / "more"
+    more.mkdir()
+    shutil.copy(file, more / "x.jpeg")
+    (tmp_path / "data" / "DME" / "linked").symlink_to(more)
+    assert _files_of(tmp_path / "data")["label"].tolist() == ["CNV", "CNV", "DME", "DME", "DME"]
 
 
 @pytest.mark.parametrize(

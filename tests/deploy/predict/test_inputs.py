@@ -66,6 +66,11 @@ def test_what_is_not_there_is_an_item_with_its_problem(tree):
     assert "no such file: nowhere.png" in found[1].problem and "nothing matches" in found[2].problem
 
 
+def test_an_address_on_the_web_is_an_item_with_its_problem(tree):
+    (found,) = find_inputs(["https://example.org/scan.png"])
+    assert "https://example.org/scan.png is an address on the web" in found.problem and "download it" in found.hint
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "nul\0l", "~no such user/x.png", "~no such user/*.png"])
 def test_names_that_no_file_can_have(tree, name):
     (found,) = find_inputs([name])
