@@ -80,6 +80,7 @@ def main() -> None:
 
 def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[], None]], dict[str, int]]:
     """What is timed, by name, and how many pictures each step makes of it. Sets `args.precision_run`."""
+    import numpy as np
     import torch
     import torchvision
     from torch import nn
@@ -105,7 +106,7 @@ def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[
     noise = torch.randn(source.block, 3, args.size, args.size, device=device)
     fast_noise = noise.to(dtype).contiguous(memory_format=torch.channels_last)
     read = [source.decode(source.rows(b)) for b in blocks]
-    some = source.augment(read[0], blocks[0])
+    some = source.augment(read[0], source.rows(0))
     rounds = -(-len(source) * args.views // source.block)
 
     def wait() -> None:
@@ -113,7 +114,7 @@ def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[
             torch.cuda.synchronize()
 
     def pipeline() -> None:
-        for _ in frozen._activations(source, engine, blocks):
+        for _ in frozen._activations(source, engine, [np.array(source.rows(b)) for b in blocks]):
             pass
         wait()
 
@@ -129,7 +130,7 @@ def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[
 
     def views() -> None:
         for b, batch in zip(blocks, read, strict=True):
-            source.augment(batch, b)
+            source.augment(batch, source.rows(b))
         wait()
 
     def network() -> None:
@@ -171,7 +172,8 @@ def engine_of(network: Any, precision: str, device: Any, source: Any) -> Any:
 
     if precision != "int8":
         return engine.Engine(network, precision, device)
-    pictures = source.augment(source.decode(source.rows(0)), 0)
+    rows = source.rows(0)
+    pictures = source.augment(source.decode(rows), rows)
     return engine.make_engine(network, precision="int8", device=device, calibration=lambda: iter(pictures))
 
 

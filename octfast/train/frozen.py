@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -127,7 +127,7 @@ def frozen_learner(
     )
     dtype = "float32" if precision == "fp32" else "float16"
     with torch.no_grad():
-        shapes = _shapes(network.to(device)(sources[0].augment(sources[0].decode([0]), 0)[0][:1]))
+        shapes = _shapes(network.to(device)(sources[0].augment(sources[0].decode([0]), [0])[0][:1]))
     body = _hash_of_body(prefix)
     stores = []
     for what, source in zip(("training", "validation"), sources, strict=True):
@@ -195,7 +195,8 @@ def _stored(what: str, source: Views, engine: Callable, spec: StoreSpec, cache: 
     with track(f"frozen part over the {what} scans", total, "pictures") as update:
         return open_store(
             spec,
-            lambda blocks: _activations(source, engine, blocks),
+            lambda wanted: _activations(source, engine, wanted),
+            digests=source.digests,
             cache=cache,
             progress=lambda scans, _: update(scans * source.views, total),
         )
@@ -207,7 +208,8 @@ def _sample(source: Views, scans: int = 64) -> Iterator[Tensor]:
     chosen = sorted({round(i * blocks / 16) for i in range(16)} & set(range(blocks)))
     each = -(-scans // len(chosen))
     for block in chosen:
-        x = source.augment(source.decode(source.rows(block)), block)[0]
+        rows = source.rows(block)
+        x = source.augment(source.decode(rows), rows)[0][: len(rows)]
         yield x[:: max(1, len(x) // each)][:each]
 
 
@@ -264,10 +266,24 @@ class NextView(Callback):
         self.dls.train.view = self.epoch % self.dls.train.store.shape[1]
 
 
-def _activations(source: Views, engine: Callable, blocks: Sequence[int]) -> Iterator[np.ndarray]:
-    """For each block an array of shape (scans, views, dim)."""
-    for block, batch in source.prefetch(blocks):
-        outs = [_flat(engine(x)) for x in source.augment(batch, block)]
+def _activations(source: Views, engine: Callable, wanted: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """For each array of rows an array of shape (len(rows), views, dim)."""
+    computed = _computed(source, engine, np.concatenate(wanted).tolist())
+    try:
+        have: list[np.ndarray] = []
+        for rows in wanted:
+            while sum(map(len, have)) < len(rows):
+                have.append(next(computed))
+            joined = np.concatenate(have) if len(have) > 1 else have[0]
+            yield joined[: len(rows)]
+            have = [joined[len(rows) :]]
+    finally:
+        computed.close()
+
+
+def _computed(source: Views, engine: Callable, wanted: Sequence[int]) -> Generator[np.ndarray, None, None]:
+    for rows, batch in source.prefetch(wanted):
+        outs = [_flat(engine(x))[: len(rows)] for x in source.augment(batch, rows)]
         yield torch.stack(outs, 1).cpu().numpy()
 
 

@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,24 @@ from fastai.vision.augment import RandTransform
 from torch import Tensor
 
 from octfast.files import sha256_of, usable_cores
+from octfast.train.draws import DrawEach, seeded
+from octfast.train.store.reuse import PICTURES, SCANS, digest_of
+
+# So many scans, those with the lowest digests, stand in a key with what their views look like.
+_PROBES = 16
 
 
 class Views:
     """The scans of a fastai DataLoader in the order of its data set, block by block, each in several augmented views.
 
+    What a view of a scan looks like depends on the scan's content, the transforms and the seed, not on its place nor on
+    other scans.
+
     Parameters
     ----------
     dl : its own transforms make the views.
     views : of each scan.
-    seed : of the augmentation; each view of each block draws from a seed of its own, made of this one.
+    seed : of the augmentation; each view of each scan draws from a seed of its own, made of this one.
     device : that batch transforms run on.
     workers : threads that decode; None takes one on a CPU, and beside a GPU one a core, up to 16.
     """
@@ -54,58 +61,117 @@ class Views:
     def rows(self, block: int) -> list[int]:
         return list(range(block * self.block, min(len(self), (block + 1) * self.block)))
 
-    def decode(self, rows: Sequence[int]) -> Any:
-        """Decode some scans and put them into a batch, before batch transforms."""
-        batch = self.dl.do_batch([self.dl.do_item(i) for i in rows])[0]
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+    @functools.cached_property
+    def digests(self) -> np.ndarray:
+        """The SHA-256 of each scan's content, uint8 of shape (scans, 32)."""
+        return _digests_of_items(self.dl, self.workers)
 
-    def augment(self, batch: Any, block: int) -> list[Tensor]:
-        """All views of a decoded block, float32 of shape (B, 3, H, W) each, each drawn from its own seed."""
-        if isinstance(batch, Tensor):
-            batch = to_device(batch, self.device, non_blocking=True)
+    @functools.cached_property
+    def one_by_one(self) -> bool:
+        """Whether batch transforms draw what is not a number a scan, so that each scan must be transformed alone."""
+        rows = self._probes[:1]
+        with seeded(0):
+            before = random.getstate(), repr(np.random.get_state())
+            with DrawEach([(0,)] * self.block) as draws:
+                self.dl.after_batch((self._on_device(self.decode(rows)).clone(),))
+            return bool(draws.others) or before != (random.getstate(), repr(np.random.get_state()))
+
+    def decode(self, rows: Sequence[int]) -> Any:
+        """Decode at most a block of scans and put them into a batch, before batch transforms.
+
+        The last is repeated until the block is full: what a network gives of a scan may depend on the batch's size.
+        """
+        return self._batch([self.dl.do_item(i) for i in rows])
+
+    def augment(self, batch: Any, rows: Sequence[int]) -> list[Tensor]:
+        """All views of decoded scans, float32 of shape (block, 3, H, W) each, of which the first len(rows) count.
+
+        batch : of `decode`; None where items draw at random, which are decoded anew for each view.
+        """
+        if batch is not None:
+            batch = self._on_device(batch)
         out = []
         for view in range(self.views):
-            with seeded(self.seed, block, view):
-                x = to_device(self.decode(self.rows(block)), self.device) if self.random_items else batch.clone()
-                out.append(self.dl.after_batch((x,))[0].as_subclass(Tensor))
+            seeds = [(self.seed, *words, view) for words in self.digests[rows].view("<u4")[:, :4].tolist()]
+            if self.random_items:
+                items = []
+                for row, seed in zip(rows, seeds, strict=True):
+                    with seeded(*seed):
+                        items.append(self.dl.do_item(row))
+                x = self._on_device(self._batch(items))
+            else:
+                x = batch.clone()
+            if self.one_by_one:
+                x = self._each_alone(x, seeds)
+            else:
+                seeds += seeds[-1:] * (self.block - len(seeds))
+                with seeded(self.seed, view), DrawEach(seeds):
+                    x = self.dl.after_batch((x,))[0]
+            out.append(x.as_subclass(Tensor))
         return out
 
-    def prefetch(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """The blocks asked for, decoded by threads while the caller computes; None in place of one that draws anew."""
+    def prefetch(self, wanted: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
+        """The scans asked for, a block at a time, decoded by threads while the caller computes.
+
+        Gives (rows, batch); None in place of a batch that is drawn anew for each view.
+        """
+        blocks = [list(wanted[i : i + self.block]) for i in range(0, len(wanted), self.block)]
         if self.random_items:
-            yield from ((b, None) for b in wanted)
+            yield from ((rows, None) for rows in blocks)
             return
         with ThreadPoolExecutor(self.workers) as pool:
-            ahead: deque[tuple[int, Future]] = deque()
-            left = iter(wanted)
+            ahead: deque[tuple[list[int], Future]] = deque()
+            left = iter(blocks)
             try:
                 while True:
-                    while len(ahead) < self.workers + 1 and (b := next(left, None)) is not None:
-                        ahead.append((b, pool.submit(self.decode, self.rows(b))))
+                    while len(ahead) < self.workers + 1 and (rows := next(left, None)) is not None:
+                        ahead.append((rows, pool.submit(self.decode, rows)))
                     if not ahead:
                         return
-                    b, future = ahead.popleft()
-                    yield b, future.result()
+                    rows, future = ahead.popleft()
+                    yield rows, future.result()
             finally:
                 for _, future in ahead:
                     future.cancel()
 
     def key(self) -> dict[str, Any]:
-        """What determines the views: the files, the transforms (by what they make of the first block), versions."""
-        first = self.augment(self.decode(self.rows(0)), 0)
+        """What determines the views: the scans, the transforms (by what they make of a few scans), versions."""
         # A transform may depend on more than the parameters it was made with, which shows in what it makes of scans.
-        made = hashlib.sha256()
-        for x in first:
-            made.update(x.cpu().numpy().tobytes())
+        views = self.augment(None if self.random_items else self.decode(self._probes), self._probes)
+        made = [hashlib.sha256() for _ in self._probes]
+        for x in views:
+            for digest, picture in zip(made, x.cpu().numpy(), strict=False):
+                digest.update(picture.tobytes())
+        names = [self.digests[row].tobytes().hex()[:20] for row in self._probes]
         return {
-            "scans": _hash_of_items(self.dl, self.workers),
+            SCANS: digest_of(self.digests),
+            PICTURES: {name: digest.hexdigest()[:20] for name, digest in zip(names, made, strict=True)},
             "views": self.views,
             "seed": self.seed if self.dl.split_idx == 0 else 0,
             "transforms": describe([*self.dl.after_item.fs, *self.dl.after_batch.fs]),
-            "first_pictures": made.hexdigest()[:20],
             "device": self.device.type,
             "versions": {p: version(p) for p in ("torch", "fastai", "pillow", "numpy")},
         }
+
+    @functools.cached_property
+    def _probes(self) -> list[int]:
+        """Scans that most sets with some of the same scans would choose as well."""
+        first = np.ascontiguousarray(self.digests[:, :8]).view(">u8")[:, 0]
+        return [int(row) for row in np.argsort(first, kind="stable")[:_PROBES]]
+
+    def _batch(self, items: list[Any]) -> Any:
+        batch = self.dl.do_batch(items + items[-1:] * (self.block - len(items)))[0]
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def _on_device(self, batch: Any) -> Any:
+        return to_device(batch, self.device, non_blocking=True) if isinstance(batch, Tensor) else batch
+
+    def _each_alone(self, batch: Any, seeds: Sequence[Sequence[int]]) -> Tensor:
+        out = []
+        for i, seed in enumerate(seeds):
+            with seeded(*seed):
+                out.append(self.dl.after_batch((batch[i : i + 1],))[0])
+        return torch.cat(out + out[-1:] * (self.block - len(out)))
 
 
 def describe(value: Any) -> Any:
@@ -135,25 +201,8 @@ def describe(value: Any) -> Any:
     return {"class": describe(type(value)), **{n: describe(given[n]) for n in sorted(given)}}
 
 
-@contextmanager
-def seeded(*entropy: int) -> Iterator[None]:
-    """Inside, Python, numpy and torch draw from a seed made of these numbers; afterwards they go on as before."""
-    words = np.random.SeedSequence(entropy).generate_state(3)
-    python, numpy_state = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        random.seed(int(words[0]))
-        np.random.seed(int(words[1]))
-        torch.manual_seed(int(words[2]))
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy_state)
-
-
-def _hash_of_items(dl: Any, workers: int) -> str:
-    """A digest of the contents of all scans, in order; where they lie on the disk plays no part."""
+def _digests_of_items(dl: Any, workers: int) -> np.ndarray:
+    """A digest of the content of each scan, in order; where they lie on the disk plays no part."""
     items = dl.items
     if hasattr(items, "columns"):
         items = list(items["path"]) if "path" in items.columns else items.to_json(orient="values").split("],")
@@ -163,8 +212,5 @@ def _hash_of_items(dl: Any, workers: int) -> str:
             return bytes.fromhex(sha256_of(Path(item)))
         return hashlib.sha256(json.dumps(item, default=repr).encode()).digest()
 
-    digest = hashlib.sha256()
     with ThreadPoolExecutor(max(2, workers)) as pool:
-        for part in pool.map(one, items):
-            digest.update(part)
-    return digest.hexdigest()
+        return np.frombuffer(b"".join(pool.map(one, items)), dtype=np.uint8).reshape(-1, 32)

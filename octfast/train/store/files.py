@@ -4,6 +4,7 @@ A store is the folder `<cache root>/features/<hash>/`:
 
 - `key.json`: everything that determines the numbers, with shape, dtype, block size and the version of this format;
 - `features.bin`: the numbers, shape (scans, views, dim) in C order, little-endian on every machine octfast runs on;
+- `scans.bin`: the SHA-256 of each scan's content, 32 bytes each; `key.json` has the SHA-256 of them all;
 - `blocks.csv`: a line for each block that is done, with its CRC-32. A block is `block` consecutive scans.
 
 `<cache root>/features/locks/` has a lock for each store, held by whoever makes or checks it, and one for each reader.
@@ -31,8 +32,8 @@ from filelock import FileLock, Timeout
 
 from octfast.errors import OctfastError
 
-FORMAT, VERSION = "octfast features", 1
-KEY, DATA, RECORD, LOCKS = "key.json", "features.bin", "blocks.csv", "locks"
+FORMAT, VERSION = "octfast features", 2
+KEY, DATA, RECORD, DIGESTS, LOCKS = "key.json", "features.bin", "blocks.csv", "scans.bin", "locks"
 RECORD_HEADER = b"block,crc32"
 
 # A kill loses at most this much finished work: each time, the data is forced to disk and then its blocks are recorded.
@@ -90,6 +91,10 @@ class StoreSpec:
     def scans_in(self, block: int) -> int:
         """Number of scans in a block."""
         return min(self.block, self.scans - block * self.block)
+
+    def rows(self, block: int) -> np.ndarray:
+        """The numbers of the scans in a block."""
+        return np.arange(block * self.block, block * self.block + self.scans_in(block))
 
     def described(self) -> dict[str, Any]:
         """What key.json says, less the time it was made; the key as JSON gives it back (a tuple becomes a list)."""
@@ -175,7 +180,7 @@ def _is_held(path: Path) -> bool:
 def remove(folder: Path) -> None:
     """Remove the files that octfast wrote, and the folder unless something else lies in it."""
     # key.json goes last, so that a removal cut short leaves something that still counts as a store.
-    for name in (DATA, RECORD, f"{RECORD}.tmp", f"{KEY}.tmp", KEY):
+    for name in (DATA, RECORD, f"{RECORD}.tmp", DIGESTS, f"{DIGESTS}.tmp", f"{KEY}.tmp", KEY):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
@@ -268,8 +273,23 @@ def _crc(file: Any, spec: StoreSpec, block: int, buffer: memoryview) -> int:
     return crc
 
 
-def prepare(root: Path, folder: Path, spec: StoreSpec, crcs: Sequence[int | None], warn: Callable[[str], None]) -> None:
-    """See that there is room for the missing blocks, and leave the three files ready to be written into."""
+def is_whole(folder: Path, spec: StoreSpec, block: int, crc: int | None) -> bool:
+    """Whether a block has this checksum. Raises OSError."""
+    if crc is None:
+        return False
+    with (folder / DATA).open("rb", buffering=0) as file:
+        return _crc(file, spec, block, memoryview(bytearray(CHUNK_BYTES))) == crc
+
+
+def prepare(
+    root: Path,
+    folder: Path,
+    spec: StoreSpec,
+    crcs: Sequence[int | None],
+    warn: Callable[[str], None],
+    digests: np.ndarray | None = None,
+) -> None:
+    """See that there is room for the missing blocks, and leave the files ready to be written into."""
     needed = spec.scan_bytes * sum(spec.scans_in(block) for block, crc in enumerate(crcs) if crc is None)
     started = (folder / DATA).exists()
     free = shutil.disk_usage(root).free
@@ -288,6 +308,8 @@ def prepare(root: Path, folder: Path, spec: StoreSpec, crcs: Sequence[int | None
         _replace(folder / KEY, (json.dumps(described, indent=2) + "\n").encode())
         with (folder / DATA).open("wb") as file:
             file.truncate(spec.nbytes)
+    if digests is not None:
+        _replace(folder / DIGESTS, digests.tobytes())
     lines = [_record_line(block, crc) for block, crc in enumerate(crcs) if crc is not None]
     _replace(folder / RECORD, RECORD_HEADER + b"\n" + b"".join(lines))
 

@@ -1,123 +1,48 @@
 """The store on disk of the activations that a frozen prefix of a network gave for the views of a data set.
 
 Made once, in a stream, and read ever after; a process that is killed loses two seconds of work, and a store that was
-damaged is mended when it is opened. What a store consists of is in `files`; listing and clearing stores in `cache`.
-
-The numbers are read with positioned reads and not through a memory map: a mapped page counts as resident memory until
-it is given back, and a file that is cut short while mapped kills the process instead of raising. The system keeps in
-memory what it has room for either way.
+damaged is mended when it is opened. What a store consists of is in `files`, reading it in `reader`; listing and
+clearing stores in `cache`; what one store knows of the scans of another in `reuse`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-import uuid
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from io import FileIO
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from octfast.errors import OctfastError
 from octfast.files import cache_root
 from octfast.train.store import files
 from octfast.train.store.cache import readable_size
 from octfast.train.store.files import StoreSpec, disk_errors
+from octfast.train.store.reader import FeatureStore
+from octfast.train.store.reuse import Known
 
-Fill = Callable[[Sequence[int]], Iterator[np.ndarray]]
+Fill = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
 logger = logging.getLogger("octfast")
-_inherited: list[FileLock] = []
-
-
-class FeatureStore:
-    """A finished store, open for reading; while it is open `clear_stores` leaves it alone.
-
-    Use it as a context manager, or call `close`. Threads may share it, and so may forked workers.
-    """
-
-    def __init__(self, path: Path, spec: StoreSpec, warm: bool):
-        self.path = path
-        self.spec = spec
-        self.shape = (spec.scans, spec.views, spec.dim)
-        self.warm = warm
-        self._seek = threading.Lock()
-        hold = files.lock_for(path, reader=uuid.uuid4().hex[:12])
-        hold.acquire(timeout=1)
-        self._file = (path / files.DATA).open("rb", buffering=0)
-        self._closer = weakref.finalize(self, _let_go, self._file, hold, os.getpid())
-
-    def __len__(self) -> int:
-        return self.spec.scans
-
-    def take(self, rows: np.ndarray, view: int) -> np.ndarray:
-        """Copy out one view of some scans.
-
-        rows : integers in [0, scans), any order, repeats allowed. view : in [0, views).
-        Gives (len(rows), dim) in the store's dtype. Raises IndexError for a row or view that is not there, and
-        OctfastError when the file was cut short after it was opened.
-        """
-        rows = np.asarray(rows)
-        scans, views, dim = self.shape
-        out = np.empty((len(rows), dim), self.spec.dtype)
-        if not len(rows):
-            return out
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise TypeError(f"rows is a one-dimensional array of integers, not {rows.dtype} of shape {rows.shape}")
-        if rows.min() < 0 or rows.max() >= scans:
-            raise IndexError(f"rows are in [0, {scans}), not {rows.min()} to {rows.max()}")
-        if not 0 <= view < views:
-            raise IndexError(f"view is in [0, {views}), not {view}")
-        row_bytes = out.itemsize * dim
-        target = out.data.cast("B")
-        for place, row in enumerate(rows.tolist()):
-            start = place * row_bytes
-            self._read_into(target[start : start + row_bytes], (row * views + view) * row_bytes)
-        return out
-
-    def _read_into(self, target: memoryview, offset: int) -> None:
-        while target:
-            if hasattr(os, "preadv"):
-                got = os.preadv(self._file.fileno(), [target], offset)
-            else:
-                with self._seek:
-                    self._file.seek(offset)
-                    got = self._file.readinto(target)
-            if not got:
-                raise OctfastError(
-                    f"{self.path / files.DATA} was cut short while it was open",
-                    "run the same command again: a store is checked, and made again where it must be, on opening",
-                )
-            target, offset = target[got:], offset + got
-
-    def close(self) -> None:
-        """Close the file and let `clear_stores` have the store; closing twice is fine."""
-        self._closer()
-
-    def __enter__(self) -> FeatureStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_store(
     spec: StoreSpec,
     fill: Fill,
     *,
+    digests: np.ndarray | None = None,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> FeatureStore:
     """Open the store of `spec`, made or mended first where it has to be.
 
-    fill : called once with the indices of the missing blocks, ascending, and not at all when there are none; gives
-        for each, in order, an array (scans in the block, views, dim). What it raises passes through, and the blocks
-        before it are kept for the next call.
+    fill : called once with the scans that are missing, for each block in which some are an array of their rows,
+        ascending, and not at all when there are none; gives for each, in order, an array (its scans, views, dim). What
+        it raises passes through, and the blocks before it are kept for the next call.
+    digests : of the scans, uint8 of shape (scans, 32): what other stores of the same cache hold of scans of the same
+        content, made in the same way, is taken from there, see `Known`.
     progress : called after each block with (scans done, scans in all), both with the scans that were there before.
     say : gets one-line notices; by default they go to the logger `octfast`.
 
@@ -135,12 +60,13 @@ def open_store(
             crcs = files.inspect(folder, spec, note, warn)
             missing = [block for block, crc in enumerate(crcs) if crc is None]
             if missing:
-                files.prepare(root, folder, spec, crcs, warn)
+                files.prepare(root, folder, spec, crcs, warn, digests)
         if missing:
             done = spec.scans - sum(map(spec.scans_in, missing))
             if done:
                 note(f"resuming the store: {done} of {spec.scans} scans are there")
-            _fill_in(root, folder, spec, missing, fill, progress, warn)
+            with closing(_known(folder, spec, digests, missing, note)) as known:
+                _fill_in(root, folder, spec, missing, known, fill, progress, warn)
         else:
             note(f"using the {readable_size(spec.nbytes)} of stored activations in {folder}")
         with disk_errors(root):
@@ -150,15 +76,17 @@ def open_store(
         lock.release()
 
 
-def _let_go(file: FileIO, hold: FileLock, pid: int) -> None:
-    file.close()
-    if os.getpid() != pid:
-        # A forked worker shares the lock with its parent, and collecting the object would let go of it for both.
-        _inherited.append(hold)
-        return
-    hold.release()
-    with suppress(OSError):
-        Path(hold.lock_file).unlink()
+def _known(
+    folder: Path, spec: StoreSpec, digests: np.ndarray | None, missing: Sequence[int], note: Callable[[str], None]
+) -> Known:
+    """What other stores know of the scans of the missing blocks."""
+    wanted = np.zeros(spec.scans, dtype=bool)
+    for block in missing:
+        wanted[spec.rows(block)] = True
+    known = Known(folder.parent, spec, digests, wanted)
+    if count := int(known.has(np.flatnonzero(wanted)).sum()):
+        note(f"{count} of {spec.scans} scans are taken from stores of other sets")
+    return known
 
 
 def _fill_in(
@@ -166,23 +94,31 @@ def _fill_in(
     folder: Path,
     spec: StoreSpec,
     missing: Sequence[int],
+    known: Known,
     fill: Fill,
     progress: Callable[[int, int], None] | None,
     warn: Callable[[str], None],
 ) -> None:
     done = spec.scans - sum(map(spec.scans_in, missing))
     clipped = 0
+    wanted = [rows[~known.has(rows)] for rows in map(spec.rows, missing)]
     with disk_errors(root):
         writer = files.BlockWriter(folder, spec)
     try:
-        given = iter(fill(list(missing)))
+        asked = [rows for rows in wanted if len(rows)]
+        given = iter(fill(asked) if asked else ())
         try:
-            for block in missing:
-                values = next(given, None)
-                if values is None:
-                    raise RuntimeError(f"fill ended before block {block}, the next it was asked for")
-                stored, over = _as_stored(values, spec, block)
-                clipped += over
+            for block, rows in zip(missing, wanted, strict=True):
+                stored = np.empty((spec.scans_in(block), spec.views, spec.dim), spec.dtype)
+                if len(rows):
+                    values = next(given, None)
+                    if values is None:
+                        raise RuntimeError(f"fill ended before block {block}, the next it was asked for")
+                    stored[rows - block * spec.block], over = _as_stored(values, spec, rows)
+                    clipped += over
+                if len(rows) < len(stored):
+                    others = np.setdiff1d(spec.rows(block), rows)
+                    stored[others - block * spec.block] = known.take(others)
                 with disk_errors(root):
                     writer.put(block, stored)
                 done += spec.scans_in(block)
@@ -199,17 +135,16 @@ def _fill_in(
             warn(f"{clipped:,} activations were beyond ±{limit:g}, the range of {spec.dtype}, and were clipped to it")
 
 
-def _as_stored(values: np.ndarray, spec: StoreSpec, block: int) -> tuple[np.ndarray, int]:
-    """The values of a block in the store's dtype, and how many had to be clipped to fit it."""
+def _as_stored(values: np.ndarray, spec: StoreSpec, rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """The values of some scans of a block in the store's dtype, and how many had to be clipped to fit it."""
     values = np.asarray(values)
-    expected = (spec.scans_in(block), spec.views, spec.dim)
+    expected, block = (len(rows), spec.views, spec.dim), rows[0] // spec.block
     if values.shape != expected:
         raise ValueError(f"fill gave {values.shape} for block {block}, and it has {expected}")
     bad = values.size - np.count_nonzero(np.isfinite(values))
     if bad:
-        first = block * spec.block
         raise OctfastError(
-            f"block {block} (scans {first} to {first + expected[0] - 1}): {bad:,} of {values.size:,} activations "
+            f"block {block} (scans {rows[0]} to {rows[-1]}): {bad:,} of {values.size:,} activations "
             "are NaN or infinite",
             "check the weights, and compute in float32 if this was half precision; the blocks before it are kept",
         )
@@ -219,4 +154,4 @@ def _as_stored(values: np.ndarray, spec: StoreSpec, block: int) -> tuple[np.ndar
         over = int(np.count_nonzero(np.abs(values) > limit))
         if over:
             values = np.clip(values, -limit, limit)
-    return np.ascontiguousarray(values, dtype=spec.dtype), over
+    return values.astype(spec.dtype), over

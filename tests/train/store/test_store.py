@@ -38,13 +38,13 @@ class Fill:
         self.asked = []
         self.closed = False
 
-    def __call__(self, blocks):
-        self.asked.append(list(blocks))
+    def __call__(self, wanted):
+        self.asked.append([rows[0] // self.spec.block for rows in wanted])
         try:
-            for count, block in enumerate(blocks):
+            for count, rows in enumerate(wanted):
                 if count == self.dies_at:
                     raise InterruptedError("pulled the plug")
-                yield self.values[block * self.spec.block : (block + 1) * self.spec.block]
+                yield self.values[rows]
         finally:
             self.closed = True
 
@@ -217,7 +217,7 @@ DAMAGE = {
     "list key": (lambda f: (f / "key.json").write_text("[1]"), ANEW, "key.json is damaged"),
     "empty key": (lambda f: (f / "key.json").write_text(""), ANEW, "key.json is damaged"),
     "other key": (edit_key(dtype="float32"), ANEW, "something else"),
-    "old version": (edit_key(version=0), ANEW, "version 0 and this octfast writes version 1"),
+    "old version": (edit_key(version=0), ANEW, "version 0 and this octfast writes version 2"),
     "no record": (lambda f: (f / "blocks.csv").unlink(), ANEW, "blocks.csv is missing"),
     "garbage record": (
         lambda f: (f / "blocks.csv").write_bytes(b"block,crc32\n\0\0\0\n"),
@@ -416,7 +416,8 @@ files.SYNC_SECONDS = 0
 cache, seconds, stop_at, stay = sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 spec = StoreSpec({"arch": "vgg16_bn", "precision": "bf16"}, scans=22, views=3, dim=8, block=4)
 values = np.random.default_rng(7).normal(size=(22, 3, 8)).astype("float16")
-def fill(blocks):
+def fill(wanted):
+    blocks = [int(rows[0]) // 4 for rows in wanted]
     print("filling", *blocks, flush=True)
     for block in blocks:
         if block == stop_at:
