@@ -62,6 +62,9 @@ class TrainConfig:
     folds: int = _option(
         *(5, "Folds by patient, whose heads judge every training and validation scan; 0 for none."), least=0
     )
+    random_layers: bool = _option(
+        False, "Train --head article though its two frozen 4096-wide layers have no pretrained weights."
+    )
     drop_leaks: bool = _option(False, "Leave out scans whose patient or identical file is in test.")
     allow_leaks: bool = _option(False, "Train although some patients are in two splits.")
     corrections: str | None = _option(None, "Labels that octfast review put right: its corrections.csv.", path=True)

@@ -185,6 +185,7 @@ def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:
         "head": config.head,
         "seed": config.seed,
         "unfreeze": config.unfreeze,
+        "random_layers": config.random_layers,
     }
     try:
         return oct_learner(dls, weights=config.weights, **kwargs)

@@ -23,7 +23,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.learner import model_meta, vision_learner
 from torch import nn
 
-from octfast.errors import UsageError
+from octfast.errors import UsageError, WeightsError
 from octfast.model.arch import Arch, body_groups, drop_classifier, find_arch, make_network
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.heads import body_and_head, check_head
@@ -74,6 +74,7 @@ def oct_learner(
     metrics: Callable | Sequence[Callable] = accuracy,
     seed: int = 0,
     unfreeze: str = "head",
+    random_layers: bool = False,
     **kwargs,
 ) -> Learner:
     """A fastai Learner that trains a new head on a pretrained body.
@@ -90,6 +91,7 @@ def oct_learner(
         the body untrained and sets its batch norms to the training scans.
     seed : of the untrained weights.
     unfreeze : "head", "block5" (the last block too) or "all".
+    random_layers : whether the article's two frozen 4096-wide layers may stay random where the weights lack them.
     kwargs : for `vision_learner`: loss_func, opt_func, wd, path, model_dir, cbs ...
 
     Returns
@@ -99,7 +101,7 @@ def oct_learner(
     Raises
     ------
     UsageError : an unknown architecture or head, or nothing to unfreeze as asked.
-    WeightsError : no weights, or a file of another architecture.
+    WeightsError : no weights, a file of another architecture, or one without layers that the head needs.
     """
     found = find_arch(arch)
     check_head(head, found)
@@ -111,7 +113,13 @@ def oct_learner(
     needed = ("features.",) if found.is_vgg else ()
     report = load_weights(network, arch, weights, needed=needed)
     if head == "article" and any(name.startswith(("classifier.0", "classifier.3")) for name in report.missing):
-        log.warning("the two 4096-wide layers of the article's head are untrained: the weights file has none")
+        said = f"the two frozen 4096-wide layers of --head article, which {report.file} lacks"
+        if not random_layers:
+            raise WeightsError(
+                f"no weights for {said}",
+                f"give a file of the whole {found.name}, another --head, or --random-layers to leave them random",
+            )
+        log.warning("random weights in %s: expect a low accuracy", said)
     _match_normalisation(dls, found)
     set_seed(seed)
     body, top = body_and_head(network, found, head, len(dls.vocab))

@@ -121,6 +121,20 @@ def test_a_scan_can_be_asked_about(dls):
     assert float(p[index]) == pytest.approx(found["probability"][0], abs=1e-4)
 
 
+def test_weights_of_the_convolutions_alone_are_refused_for_the_articles_head_unless_asked(dls, tmp_path, said):
+    from safetensors.torch import save_file
+    from torchvision.models.vgg import cfgs, make_layers
+
+    file = tmp_path / "vgg11_features.safetensors"
+    save_file({f"features.{name}": p for name, p in make_layers(cfgs["A"]).state_dict().items()}, file)
+    with pytest.raises(WeightsError, match=r"4096-wide layers of --head article, which vgg11_features\S+ lacks") as e:
+        oct_learner(dls, "vgg11", head="article", weights=file)
+    assert "--random-layers" in e.value.hint
+    assert oct_learner(dls, "vgg11", head="article", weights=file, random_layers=True).oct.head == "article"
+    assert any("random weights in the two frozen 4096-wide layers" in line for line in said())
+    assert oct_learner(dls, "vgg11", weights=file).oct.head == "linear"
+
+
 def test_the_articles_head_learns_from_log_probabilities(dls):
     learn = oct_learner(dls, "vgg11", head="article", weights="none")
     assert isinstance(learn.loss_func, NLLLossFlat)
