@@ -1,0 +1,120 @@
+"""Scans like this one: the nearest training and validation scans of a run by its body's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from octfast.errors import DataError, UsageError
+from octfast.run.folder import Run
+from octfast.train.again import Stored, stored_features
+
+if TYPE_CHECKING:
+    from octfast.model.engine import Engine
+
+COLUMNS = ("path", "neighbour", "label", "distance", "rank")
+
+
+def similar(
+    run: Run,
+    paths: Sequence[str | Path],
+    n: int = 5,
+    *,
+    same_patient: bool = False,
+    stored: Stored | None = None,
+) -> pd.DataFrame:
+    """The scans of a run that are most like these.
+
+    Features come from the run's store where it is at hand; else the body runs over the run's scans once, and the store
+    is kept. Scans that are not among them are run through the body.
+
+    Parameters
+    ----------
+    paths : scans of the run, or others.
+    n : neighbours of each, at most.
+    same_patient : whether scans of the patient of a scan of the run may be among its neighbours.
+    stored : what `stored_features(run)` gave, where it is at hand.
+
+    Returns
+    -------
+    A row a neighbour, the nearest first: `path` as it was given, `neighbour` (the file), its `label`, `distance`
+    (0 is the same picture, 1 nothing in common, 2 the opposite: one minus the cosine of the standardised features) and
+    `rank` from 1.
+
+    Raises
+    ------
+    UsageError : n is below 1.
+    DataError : a file cannot be read.
+    OctfastError : see `octfast.train.again.stored_features`.
+    """
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import StandardScaler, normalize
+
+    if n < 1:
+        raise UsageError(f"n is {n}: at least one neighbour", "such as 5")
+    stored = stored or stored_features(run)
+    table = stored.scans
+    where = {path: i for i, path in enumerate(table["path"])}
+    rows = [_row(path, where) for path in paths]
+    scaler = StandardScaler().fit(stored.features)
+    known = normalize(scaler.transform(stored.features))
+    asked = np.zeros((len(rows), known.shape[1]), dtype=np.float32)
+    strange = [i for i, row in enumerate(rows) if row is None]
+    if strange:
+        asked[strange] = normalize(scaler.transform(features_of(run, [paths[i] for i in strange])))
+    for i, row in enumerate(rows):
+        if row is not None:
+            asked[i] = known[row]
+    patients = table["patient"].astype(str).to_numpy()
+    # As many more as a patient has scans, so that enough are left without them.
+    most = int(pd.Series(patients).value_counts().max())
+    near = NearestNeighbors(n_neighbors=min(len(known), n + most), metric="cosine").fit(known)
+    found = []
+    if len(rows):
+        distances, places = near.kneighbors(asked)
+        for path, row, away, at in zip(paths, rows, distances, places, strict=True):
+            keep = [
+                (d, j)
+                for d, j in zip(away, at, strict=True)
+                if row is None or (j != row and (same_patient or patients[j] != patients[row]))
+            ][:n]
+            for rank, (d, j) in enumerate(keep, start=1):
+                found.append((str(path), table["path"].iloc[j], table["label"].iloc[j], max(float(d), 0.0), rank))
+    return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def features_of(run: Run, paths: Sequence[str | Path], engine: Engine | None = None) -> np.ndarray:
+    """What a run's body gives of files, float32 of shape (files, dim), in the precision that the run was trained in.
+
+    Raises
+    ------
+    DataError : a file cannot be read.
+    """
+    from torch import Tensor
+
+    from octfast.model.bundle.read import load_bundle
+    from octfast.model.engine import Engine
+    from octfast.model.forward import run_pictures
+
+    model, info = load_bundle(run.bundle)
+    precision = run.config.get("precision", "auto")
+    engine = engine or Engine(model[0], "auto" if precision == "int8" else precision)
+    out = []
+    for _, features, _ in run_pictures(engine, info, [str(p) for p in paths]):
+        if isinstance(features, DataError):
+            raise features
+        assert isinstance(features, Tensor)
+        out.append(features.flatten().numpy())
+    return np.stack(out) if out else np.zeros((0, 0), dtype=np.float32)
+
+
+def _row(path: str | Path, where: dict[str, int]) -> int | None:
+    """The row of a scan of the run, as it was given or from where it lies."""
+    given = str(path)
+    if given in where:
+        return where[given]
+    return where.get(str(Path(path).expanduser().absolute()), where.get(str(Path(path).expanduser().resolve())))
