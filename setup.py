@@ -34,7 +34,7 @@ setup(
     keywords=cfg["keywords"],
     python_requires=f">={cfg['min_python']},<3.14",
     packages=find_packages(include=["octfast", "octfast.*"]),
-    package_data={"octfast": ["py.typed", "assess/report/templates/*", "deploy/app/static/*"]},
+    package_data={"octfast": ["py.typed", "assess/report/templates/*", "deploy/*/static/*"]},
     install_requires=_needs("requirements"),
     extras_require=extras,
     entry_points={"console_scripts": _needs("console_scripts")},

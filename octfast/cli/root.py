@@ -17,6 +17,7 @@ from octfast.cli.help import set_help
 from octfast.cli.interpret import interpret
 from octfast.cli.predict import predict
 from octfast.cli.report import report
+from octfast.cli.review import review
 from octfast.cli.show import show
 from octfast.cli.train import train
 from octfast.cli.verbosity import QuietOption, VerboseOption, add_verbosity
@@ -76,7 +77,7 @@ def _octfast(
         set_verbosity(quiet, verbose)
 
 
-for command in (train, interpret, evaluate, calibrate, compare, show, report, predict, export):
+for command in (train, interpret, evaluate, calibrate, compare, show, report, review, predict, export):
     app.command()(command)
 app.command("app")(app_.app)
 app.add_typer(data.app, name="data")

@@ -24,7 +24,7 @@ from torch import nn
 from octfast.data.loaders import batch_size, oct_dataloaders
 from octfast.errors import UsageError
 from octfast.model.bundle.read import load_bundle
-from octfast.model.heads import linear_head, two_layer_head
+from octfast.model.heads import POOLED, pooled_head, set_dropout
 from octfast.run.folder import FOLD, Run
 from octfast.train.folds import FoldHeads, FoldLoader, draw_folds
 from octfast.train.frozen import frozen_learner
@@ -43,8 +43,8 @@ class Stored:
     features : float32 of shape (scans, dim).
     classes : in the order of their index.
     folds : the fold of each scan, from 0.
-    head : "linear" or "octfast".
-    fit : `epochs`, `lr`, `wd` and `seed` of the training.
+    head : one of `octfast.model.heads.POOLED`.
+    fit : `epochs`, `lr`, `wd`, `dropout` and `seed` of the training.
     """
 
     scans: pd.DataFrame
@@ -78,8 +78,10 @@ class Stored:
             raise UsageError("the labels that are left are of one class", "a classifier needs two or more")
         set_seed(self.fit["seed"])
         width = self.features.shape[1]
-        head = (linear_head if self.head == "linear" else two_layer_head)(width, len(self.classes))
-        if self.head != "linear":
+        head = pooled_head(self.head, width, len(self.classes))
+        if self.fit.get("dropout") is not None:
+            set_dropout(head, self.fit["dropout"])
+        if self.head == "octfast":
             head.apply(_kaiming)
         model = FoldHeads(nn.Identity(), head, int(self.folds.max()) + 1)
         bs = batch_size(len(rows))
@@ -108,7 +110,7 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
     OctfastError : the scans or the model cannot be read.
     """
     config = run.config
-    if config.get("unfreeze", "head") != "head" or config.get("head") not in ("linear", "octfast"):
+    if config.get("unfreeze", "head") != "head" or config.get("head") not in POOLED:
         raise UsageError(
             f"the run {run.path.name} trained more than a head on stored features", "train again with octfast train"
         )
@@ -141,6 +143,7 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
     finally:
         fast.close()
     table = pd.concat([pd.DataFrame(dl.items) for dl in (dls.train, dls.valid)], ignore_index=True)
+    given = config.get("wd")
     return Stored(
         scans=table,
         features=np.concatenate(parts),
@@ -150,7 +153,8 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
         fit={
             "epochs": config["epochs"],
             "lr": config["chosen"]["lr"],
-            "wd": 0.1 if config["head"] == "linear" else None,
+            "wd": given if given is not None else 0.1 if config["head"] in ("linear", "root") else None,
+            "dropout": config.get("dropout"),
             "seed": config["seed"],
         },
     )

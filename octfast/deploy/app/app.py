@@ -221,8 +221,12 @@ def run_server(app: Guard, listener: socket.socket, open_browser: bool = False) 
         server.run(sockets=[listener])
 
 
-def need_app() -> None:
+def need_app(command: str = "octfast app") -> None:
     """
+    Parameters
+    ----------
+    command : that needs it.
+
     Raises
     ------
     UsageError : starlette, uvicorn or python-multipart is not installed.
@@ -230,9 +234,7 @@ def need_app() -> None:
     packages = {"starlette": "starlette", "uvicorn": "uvicorn", "python-multipart": "python_multipart"}
     missing = [name for name, module in packages.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise UsageError(
-            f"octfast app needs {', '.join(missing)}, which is not installed", "pip install 'octfast[app]'"
-        )
+        raise UsageError(f"{command} needs {', '.join(missing)}, which is not installed", "pip install 'octfast[app]'")
 
 
 def bind(host: str, port: int | None) -> socket.socket:

@@ -1,0 +1,195 @@
+"""The page of a review and its endpoints, on this machine alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import html
+import json
+import logging
+import string
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octfast.deploy.app.answers import Refused
+from octfast.deploy.app.app import STATIC as SHARED
+from octfast.deploy.app.app import bind, need_app, run_server, url
+from octfast.deploy.app.guard import Guard, refusal
+from octfast.deploy.review.session import Review
+from octfast.errors import OctfastError
+from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+log = logging.getLogger("octfast")
+
+STATIC = Path(__file__).parent / "static"
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# Of a decision sent by the page, in bytes.
+_MOST = 4096
+
+
+def make_review_app(review: Review) -> Guard:
+    """The page and its endpoints, as an ASGI application.
+
+    `GET /` is the page, `GET /api/list` what is on it. `POST /api/decide` takes `{"id", "decision", "new"}`, `POST
+    /api/undo` nothing; both answer with the scan. `GET /api/scan/ID` and `/api/heat/ID` are PNG. `POST /api/train`
+    trains again and compares. What is slow runs in one thread, one request after the other.
+    """
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="octfast-review")
+    files = {f.name: f.read_bytes() for folder in (SHARED, STATIC) for f in folder.iterdir() if f.suffix in _TYPES}
+    page = _page(review)
+
+    async def in_turn(work: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, partial(work, *args))
+
+    async def show_page(request: Request) -> Response:
+        return Response(page, media_type="text/html")
+
+    async def show_file(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in files:
+            raise Refused(404, "there is nothing here")
+        return Response(files[name], media_type=_TYPES[Path(name).suffix])
+
+    async def listed(request: Request) -> Response:
+        return JSONResponse(review.about())
+
+    async def scan(request: Request) -> Response:
+        picture = await asyncio.to_thread(review.picture, _item(request, review))
+        return Response(picture, media_type="image/png")
+
+    async def heat(request: Request) -> Response:
+        return Response(await in_turn(review.heat_map, _item(request, review)), media_type="image/png")
+
+    async def decide(request: Request) -> Response:
+        given = await _json(request)
+        item, decision, new = given.get("id"), given.get("decision"), given.get("new", "")
+        if not isinstance(item, int) or not isinstance(decision, str) or not isinstance(new, str):
+            raise Refused(400, "a decision is {id, decision, new}", "see octfast review --help")
+        review.decide(item, decision, new)
+        return JSONResponse(review.item(item))
+
+    async def undo(request: Request) -> Response:
+        item = review.undo()
+        return JSONResponse({"id": None} if item is None else review.item(item))
+
+    async def train(request: Request) -> Response:
+        return JSONResponse(await in_turn(review.train))
+
+    async def agree(request: Request) -> Response:
+        return JSONResponse(await in_turn(review.agreement))
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        if isinstance(error, OctfastError):
+            error = Refused(422, error.message, error.hint)
+        assert isinstance(error, Refused)
+        return refusal(error)
+
+    async def strange(request: Request, error: Exception) -> Response:
+        return refusal(Refused(getattr(error, "status_code", 404), "there is nothing here", "see GET /"))
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return refusal(Refused(500, "octfast met an error it did not expect", "see the terminal that it runs in"))
+
+    def prepare() -> None:
+        try:
+            review.prepare()
+        except OctfastError as e:
+            log.warning("training again is not possible here: %s", e.message)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        pool.submit(prepare)
+        yield
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    from starlette.exceptions import HTTPException
+
+    app = Starlette(
+        routes=[
+            Route("/", show_page),
+            Route("/static/{name}", show_file),
+            Route("/api/list", listed),
+            Route("/api/scan/{item:int}", scan),
+            Route("/api/heat/{item:int}", heat),
+            Route("/api/decide", decide, methods=["POST"]),
+            Route("/api/undo", undo, methods=["POST"]),
+            Route("/api/train", train, methods=["POST"]),
+            Route("/api/agreement", agree),
+        ],
+        exception_handlers={Refused: refuse, OctfastError: refuse, HTTPException: strange, Exception: failed},
+        lifespan=lifespan,
+    )
+    return Guard(app)
+
+
+def serve_review(
+    review: Review,
+    port: int | None = None,
+    *,
+    open_browser: bool = False,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve the page on this machine, and to no other, until it is interrupted.
+
+    Parameters
+    ----------
+    port : None takes 8731, or a free one where that is taken.
+    open_browser : show the page in the user's browser.
+    ready : called with the page's address before the first request is taken.
+
+    Raises
+    ------
+    UsageError : a missing package, or a port that is taken.
+    """
+    need_app("octfast review")
+    listener = bind("127.0.0.1", port)
+    with contextlib.closing(listener):
+        if ready:
+            ready(url(listener))
+        run_server(make_review_app(review), listener, open_browser)
+        log.info("stopped; %d decisions are in %s", len(review.done), review.file)
+
+
+def _item(request: Request, review: Review) -> int:
+    item = request.path_params["item"]
+    if item >= len(review.rows):
+        raise Refused(404, f"there is no scan {item} on the list")
+    return item
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body.extend(chunk)
+        if len(body) > _MOST:
+            raise Refused(413, "too long for a decision")
+    try:
+        given = json.loads(bytes(body))
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise Refused(400, "not JSON", 'send {"id": 0, "decision": "agree"}')
+    return given
+
+
+def _page(review: Review) -> str:
+    text = (STATIC / "review.html").read_text(encoding="utf-8")
+    words = {
+        "notice": LONG_NOTICE,
+        "synthetic": SYNTHETIC_NOTE if review.synthetic else "",
+        "run": review.run.path.name,
+        "file": str(review.file),
+    }
+    return string.Template(text).substitute({k: html.escape(v) for k, v in words.items()})

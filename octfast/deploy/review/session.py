@@ -1,0 +1,263 @@
+"""A review of one run by one reviewer: the list, the decisions about it, pictures, heat maps and training again."""
+
+from __future__ import annotations
+
+import io
+import logging
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from octfast.assess.interpret.heatmap import overlay
+from octfast.assess.review.agreement import agreement
+from octfast.assess.review.effect import effect_of
+from octfast.assess.review.worklist import review_list, second_list
+from octfast.data.corrections import (
+    AGREE,
+    COLUMNS,
+    LEAVE_OUT,
+    RELABEL,
+    UNDO,
+    read_decisions,
+    record,
+    relative,
+    settled,
+)
+from octfast.data.preprocess import decode_grey
+from octfast.deploy.predictor import Predictor, load
+from octfast.errors import DataError, UsageError
+from octfast.files import is_taken
+from octfast.model.bundle.read import read_info
+from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
+from octfast.run.folder import Run
+from octfast.train.again import Stored, stored_features
+
+log = logging.getLogger("octfast")
+
+# The longer side of the pictures that the page shows, in pixels.
+SHOWN = 1536
+
+
+class Review:
+    """What the page asks for. The files of the scans are only read.
+
+    Parameters
+    ----------
+    run : a finished run.
+    file : where decisions are kept; None takes corrections.csv in the run folder.
+    reviewer : initials, kept with each decision, or "".
+    second : show the scans that other reviewers decided about, and not what they decided.
+    blind : do not show what the model says either.
+    limit : the most scans on the list.
+    pictures, kinds : see `octfast.assess.review.worklist.review_list`.
+
+    Raises
+    ------
+    UsageError : a second review without initials of its own, or `file` is no file.
+    DataError : nothing deserves a look; a damaged file; no other reviewer's decisions for a second review.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        file: str | Path | None = None,
+        *,
+        reviewer: str = "",
+        second: bool = False,
+        blind: bool = False,
+        limit: int = 200,
+        pictures: bool = True,
+        kinds: tuple[str, ...] | None = None,
+    ):
+        self.run, self.reviewer, self.second, self.blind = run, reviewer.strip(), second, blind
+        self.file = Path(file).expanduser() if file is not None else run.path / "corrections.csv"
+        if self.file.is_dir():
+            raise UsageError(f"{self.file} is a folder", "name a file: --out corrections.csv")
+        if second and not self.reviewer:
+            raise UsageError("a second review needs the reviewer's initials", "add --reviewer AB")
+        info = read_info(run.bundle)
+        self.classes, self.synthetic = list(info.classes), info.synthetic
+        known = self._decisions()
+        if second:
+            others = list(dict.fromkeys(known.loc[known["reviewer"] != self.reviewer, "path"]))
+            if not others:
+                raise DataError(
+                    f"{self.file} has no decisions of another reviewer", "the first reviews without --second"
+                )
+            listed = second_list(run, [str(run.root / key) for key in others])
+        else:
+            listed = review_list(run, pictures=pictures, kinds=kinds)
+        self.total = len(listed)
+        self.rows = listed.head(limit).reset_index(drop=True)
+        self.keys = [relative(path, run.root) for path in self.rows["path"]]
+        if not len(self.rows):
+            raise DataError(f"nothing in {run.path.name} deserves a look", "look at all of it: octfast interpret")
+        own = known[known["reviewer"] == self.reviewer]
+        at = {key: i for i, key in enumerate(self.keys)}
+        self.done = {at[r.path]: (r.decision, r.new) for r in own.itertuples() if r.path in at}
+        # In the order in which they were made, for `undo`.
+        self.order = list(self.done)
+        self._before: np.ndarray | None = None
+
+    def about(self) -> dict[str, Any]:
+        """The list and what was decided about it, as JSON takes it."""
+        return {
+            "notice": LONG_NOTICE,
+            "synthetic": SYNTHETIC_NOTE if self.synthetic else None,
+            "run": self.run.path.name,
+            "file": str(self.file),
+            "reviewer": self.reviewer,
+            "second": self.second,
+            "blind": self.blind,
+            "classes": self.classes,
+            "total": self.total,
+            "caution": CAUTION,
+            "command": self.command,
+            "items": [self.item(i) for i in range(len(self.rows))],
+        }
+
+    @property
+    def command(self) -> str:
+        """What trains on the corrected labels."""
+        source = self.run.config["data"].get("source")
+        words = ["octfast", "train", *([str(source)] if source else []), "--corrections", str(self.file)]
+        return shlex.join(words)
+
+    def decide(self, item: int, decision: str, new: str = "") -> None:
+        """Keep a decision; it is on the disk when this returns.
+
+        Raises
+        ------
+        UsageError : no such scan, decision or class; or the file cannot be written.
+        """
+        if not 0 <= item < len(self.rows):
+            raise UsageError(f"there is no scan {item} on the list", f"it has {len(self.rows)}")
+        row = self.rows.iloc[item]
+        if decision not in (RELABEL, LEAVE_OUT, AGREE):
+            raise UsageError(f"no decision named {decision!r}", f"one of {RELABEL}, {LEAVE_OUT}, {AGREE}")
+        if decision == RELABEL and new not in self.classes:
+            raise UsageError(f"no class named {new!r}", f"one of {', '.join(self.classes)}")
+        if decision == RELABEL and new == row["label"]:
+            decision = AGREE
+        new = new if decision == RELABEL else ""
+        if item in self.done:
+            # Of each scan one decision stands: a new one takes the place of the one before.
+            self._record(item, UNDO)
+            self.order.remove(item)
+        self._record(item, decision, new)
+        self.done[item] = decision, new
+        self.order.append(item)
+
+    def undo(self) -> int | None:
+        """Take the last decision back; gives the scan that it was about, or None where there was none."""
+        if not self.order:
+            return None
+        item = self.order.pop()
+        del self.done[item]
+        self._record(item, UNDO)
+        return item
+
+    def picture(self, item: int) -> bytes:
+        """The scan as PNG, upright, no larger than the page needs it."""
+        grey = decode_grey(self.rows["path"].iloc[item])
+        grey.thumbnail((SHOWN, SHOWN))
+        return _png(grey)
+
+    def heat_map(self, item: int) -> bytes:
+        """The scan beside what raised the score of the predicted class, as PNG.
+
+        Raises
+        ------
+        OctfastError : none can be made of this network; or the review is blind to the model.
+        """
+        if self.blind:
+            raise UsageError("this review is blind to the model", "start it without --blind")
+        row = self.rows.iloc[item]
+        grey = decode_grey(row["path"])
+        grey.thumbnail((SHOWN, SHOWN))
+        return _png(overlay(grey, self._predictor.heat_map(grey, self.classes.index(row["predicted"]))))
+
+    def prepare(self) -> None:
+        """Read the stored features and train on the labels as they are, so that training again takes seconds.
+
+        Raises
+        ------
+        OctfastError : see `octfast.train.again.stored_features`.
+        """
+        if self._before is None:
+            self._before = self._stored.out_of_fold(self._stored.scans["label"].tolist())
+
+    def train(self) -> dict[str, Any]:
+        """Train the heads on the labels as they are decided now, and compare.
+
+        Raises
+        ------
+        OctfastError : nothing was changed yet; or see `octfast.assess.review.effect.effect_of`.
+        """
+        decisions, torn = settled(self._decisions())
+        changes = decisions[decisions["decision"].isin([RELABEL, LEAVE_OUT])]
+        if changes.empty:
+            raise UsageError("no label was changed yet", "give a scan another label, or leave one out")
+        self.prepare()
+        paths = [str(self.run.root / key) for key in changes["path"]]
+        effect = effect_of(self._stored, pd.DataFrame({"path": paths, "new": changes["new"]}), self._before)
+        return {**effect.to_dict(), "differing": len(torn), "command": self.command}
+
+    def agreement(self) -> dict[str, Any]:
+        """How far this reviewer and the other agree; see `octfast.assess.review.agreement.agreement`."""
+        return agreement(self._decisions()).to_dict()
+
+    @cached_property
+    def _stored(self) -> Stored:
+        return stored_features(self.run)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return load(self.run.bundle)
+
+    def _decisions(self) -> pd.DataFrame:
+        if not is_taken(self.file):
+            return pd.DataFrame(columns=list(COLUMNS), dtype=str)
+        return read_decisions(self.file)
+
+    def item(self, i: int) -> dict[str, Any]:
+        """A scan of the list and what was decided about it, as JSON takes it."""
+        row = self.rows.iloc[i]
+        decision, new = self.done.get(i, ("", ""))
+        item = {
+            "id": i,
+            "name": Path(row["path"]).name,
+            "label": row["label"],
+            "patient": row["patient"],
+            "decision": decision,
+            "new": new,
+        }
+        if self.blind:
+            return item
+        p = {c: float(row[f"p_{c}"]) for c in self.classes}
+        related = row["related"]
+        beside = relative(related, self.run.root) if related else ""
+        return {
+            **item,
+            "predicted": row["predicted"],
+            "p": p,
+            "kind": row["kind"],
+            "reasons": row["reasons"].split("; ") if row["reasons"] else [],
+            "related": beside,
+        }
+
+    def _record(self, item: int, decision: str, new: str = "") -> None:
+        row = self.rows.iloc[item]
+        reason = row["reasons"] if decision != UNDO else ""
+        record(self.file, self.keys[item], decision, row["label"], new, reason, self.reviewer)
+
+
+def _png(picture: Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
