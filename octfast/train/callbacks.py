@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
@@ -84,57 +85,76 @@ class StopEarly(EarlyStoppingCallback):
             raise
 
 
-class History(Callback):
-    """Write a row to history.csv at the end of each epoch, and a line to the log.
+class EpochLog(Callback):
+    """Keeps a row for each epoch of every fit of a Learner, as history.csv has them.
 
     Columns: epoch (from 1), train_loss, valid_loss, train_accuracy (over the epoch's batches, during training),
     accuracy (validation), then any other metric, lr (at the end of the epoch), seconds.
+
+    Parameters
+    ----------
+    rows : a list to go on with; None begins a new one.
     """
 
     # After the Recorder has the epoch's metrics and before StopEarly can cancel the fit.
     run_after = Recorder
     order = 55
 
-    def __init__(self, file: str | Path):
+    def __init__(self, rows: list[dict[str, Any]] | None = None):
         super().__init__()
-        self.file = Path(file)
-        self.rows = 0
+        self.rows = [] if rows is None else rows
 
     def before_fit(self):
         self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
 
     def before_epoch(self):
-        self.start = time.perf_counter()
+        # fastai also begins an epoch to validate or to predict.
+        self.start, self.trained = time.perf_counter(), False
 
     def before_train(self):
-        self.right = self.seen = 0
+        self.right, self.seen, self.trained = 0, 0, True
 
     def after_loss(self):
-        if self.training and len(self.yb) and self.pred.ndim == 2:
+        if self.training and len(self.yb) and self.pred.ndim == 2 and self.pred.shape[:1] == self.yb[0].shape:
             self.right += int((self.pred.detach().argmax(1) == self.yb[0]).sum())
             self.seen += len(self.yb[0])
 
     def after_epoch(self):
-        names = list(self.recorder.metric_names[1:])
-        values = dict(zip(names, self.recorder.values[-1], strict=False))
-        if not math.isfinite(values["train_loss"]):
-            raise OctfastError(
-                f"the training loss of epoch {self.epoch + 1} is {values['train_loss']}",
-                "try a lower rate, for example --lr 0.0005",
-            )
-        self.rows += 1
+        if not self.trained:
+            return
+        values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
         row = {
-            "epoch": self.rows,
-            "train_loss": values.pop("train_loss"),
-            "valid_loss": values.pop("valid_loss"),
-            "train_accuracy": self.right / self.seen if self.seen else float("nan"),
+            "epoch": len(self.rows) + 1,
+            "train_loss": values.pop("train_loss", math.nan),
+            "valid_loss": values.pop("valid_loss", math.nan),
+            "train_accuracy": self.right / self.seen if self.seen else math.nan,
             **{k: v for k, v in values.items() if k != "time"},
             "lr": self.opt.hypers[-1]["lr"],
             "seconds": time.perf_counter() - self.start,
         }
+        self.rows.append(row)
+        self.keep(row)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """What else becomes of a row."""
+
+
+class History(EpochLog):
+    """Write a row to history.csv at the end of each epoch, see `EpochLog`, and a line to the log."""
+
+    def __init__(self, file: str | Path):
+        super().__init__()
+        self.file = Path(file)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        if not math.isfinite(row["train_loss"]):
+            raise OctfastError(
+                f"the training loss of epoch {self.epoch + 1} is {row['train_loss']}",
+                "try a lower rate, for example --lr 0.0005",
+            )
         with self.file.open("a", newline="", encoding="utf-8") as f:
             writer = csv.DictWriter(f, row)
-            if self.rows == 1:
+            if len(self.rows) == 1:
                 writer.writeheader()
             writer.writerow({k: v if isinstance(v, int) else f"{v:.6g}" for k, v in row.items()})
         log.info(

@@ -94,6 +94,7 @@ class FoldLoader(StoreLoader):
 
     def new(self, dataset=None, cls=None, **kwargs):
         """The same activations with other settings, as `Learner.get_preds` asks for."""
+        self.refuse_other(dataset)
         made = type(self)(self.stores, self.targets, self.folds.numpy(), self.learning, **{**self.settings(), **kwargs})
         made.view = self.view
         return made

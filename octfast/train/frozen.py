@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -14,51 +15,23 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import BnFreeze
-from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import trainable_params
-from fastcore.basics import noop
 from torch import Tensor, nn
 
 from octfast.console import track
 from octfast.errors import UsageError
 from octfast.model.engine import Engine, make_engine
+from octfast.train.callbacks import EpochLog
 from octfast.train.folds import FoldHeads, FoldLoader
 from octfast.train.folds import accuracy as fold_accuracy
+from octfast.train.part import FrozenLearner, StoredLoaders, stored_batch
 from octfast.train.store.files import StoreSpec
 from octfast.train.store.loader import StoreLoader
 from octfast.train.store.store import FeatureStore, open_store
 from octfast.train.views import Views
 
 log = logging.getLogger("octfast")
-
-
-class FrozenLearner(Learner):
-    """A Learner of what is not frozen of a model, which trains on stored activations of what is.
-
-    Attributes
-    ----------
-    stores : the open stores of the training and the validation scans.
-    engine : that ran the frozen part.
-    folds : of the training scans, then the validation scans, where heads of a cross-validation are trained too.
-    """
-
-    stores: tuple[FeatureStore, FeatureStore]
-    engine: Engine
-    folds: np.ndarray | None = None
-
-    def out_of_fold(self) -> np.ndarray:
-        """Logits of the training, then the validation scans by the head of their fold, of shape (n, classes)."""
-        if self.folds is None:
-            raise UsageError("no folds were trained", "frozen_learner(learn, folds=...)")
-        with self.no_bar(), self.no_logging():
-            outputs, _ = self.get_preds(act=noop)
-        return outputs[torch.arange(len(outputs)), torch.tensor(self.folds)].float().cpu().numpy()
-
-    def close(self) -> None:
-        """Close the stores; nothing more can be trained or predicted then."""
-        for store in self.stores:
-            store.close()
 
 
 def frozen_learner(
@@ -141,26 +114,34 @@ def frozen_learner(
         )
         stores.append(_stored(what, source, runner, spec, cache))
     bs = bs or dls.train.bs
-    suffix_model: nn.Module = nn.Sequential(Unpack(shapes), *suffix)
-    own = {"path": learn.path, "device": device}
-    if folds is None:
-        loaders = DataLoaders(
-            StoreLoader(stores[0], _targets(dls.train), bs=bs, shuffle=True, drop_last=True, device=device),
-            StoreLoader(stores[1], _targets(dls.valid), bs=max(bs, 256), device=device),
-            **own,
+    part = nn.Sequential(Unpack(shapes), *suffix).to(device)
+    targets = [_targets(dls.train), _targets(dls.valid)]
+    shown = [functools.partial(stored_batch, learn, training) for training in (True, False)]
+    stored = _loaders(
+        learn,
+        StoreLoader(stores[0], targets[0], bs=bs, shuffle=True, drop_last=True, device=device, pictures=shown[0]),
+        StoreLoader(stores[1], targets[1], bs=max(bs, 256), device=device, pictures=shown[1]),
+    )
+    learning = None
+    if folds is not None:
+        heads = FoldHeads(part[0], part[1:], int(folds.max()) + 1).to(device)
+        both = torch.cat(targets)
+        learning = (
+            _loaders(
+                learn,
+                FoldLoader(stores, both, folds, True, bs=bs, shuffle=True, drop_last=True, device=device),
+                FoldLoader(stores, both, folds, False, bs=max(bs, 256), device=device),
+            ),
+            heads,
         )
-    else:
-        suffix_model = FoldHeads(Unpack(shapes), nn.Sequential(*suffix), int(folds.max()) + 1)
-        targets = torch.cat([_targets(dls.train), _targets(dls.valid)])
-        loaders = DataLoaders(
-            FoldLoader(stores, targets, folds, True, bs=bs, shuffle=True, drop_last=True, device=device),
-            FoldLoader(stores, targets, folds, False, bs=max(bs, 256), device=device),
-            **own,
-        )
-    loaders.vocab, loaders.c = dls.vocab, len(dls.vocab)
+    past = learn._grab_cbs(EpochLog)
     fast = FrozenLearner(
-        loaders,
-        suffix_model.to(device),
+        learn,
+        stored,
+        part,
+        prefix=prefix,
+        digest=lambda: _hash_of_body(prefix),
+        learning=learning,
         loss_func=learn.loss_func,
         opt_func=learn.opt_func,
         lr=learn.lr,
@@ -172,7 +153,8 @@ def frozen_learner(
         wd_bn_bias=learn.wd_bn_bias,
         train_bn=learn.train_bn,
         moms=learn.moms,
-        cbs=[NextView(), BnFreeze()],
+        # The epochs of the part are the whole's.
+        cbs=[NextView(), BnFreeze(), EpochLog(past[0].rows if past else None)],
     )
     fast.stores, fast.engine = (stores[0], stores[1]), cast(Engine, runner)  # OpenVINO's has the same attributes
     fast.folds = folds
@@ -307,6 +289,12 @@ def _groups(learn: Learner, suffix: nn.Module) -> list[list[nn.Parameter]]:
     here = {id(p) for p in suffix.parameters()}
     groups = [[p for p in group if id(p) in here] for group in learn.splitter(learn.model)]
     return [g for g in groups if g]
+
+
+def _loaders(learn: Learner, *loaders: StoreLoader) -> StoredLoaders:
+    made = StoredLoaders(*loaders, path=learn.path, device=loaders[0].device)
+    made.whole, made.vocab, made.c = learn, learn.dls.vocab, len(learn.dls.vocab)
+    return made
 
 
 def _targets(dl: Any) -> Tensor:

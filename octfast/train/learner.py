@@ -29,7 +29,7 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.heads import body_and_head, check_head
 from octfast.model.weights.load import WeightsReport, load_weights
 from octfast.model.weights.untrained import calibrate_batch_norm
-from octfast.train.callbacks import FrozenEval
+from octfast.train.callbacks import EpochLog, FrozenEval
 
 log = logging.getLogger("octfast")
 
@@ -137,7 +137,7 @@ def oct_learner(
             # The other heads come initialised; fastai would overwrite what they start from.
             init=None if head != "octfast" else nn.init.kaiming_normal_,
             train_bn=False,
-            **{**kwargs, "cbs": [FrozenEval(), *_listed(kwargs.get("cbs"))]},
+            **{**kwargs, "cbs": [FrozenEval(), EpochLog(), *_listed(kwargs.get("cbs"))]},
         )
     if report.source == "none":
         _calibrate(learn)

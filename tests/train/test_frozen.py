@@ -92,7 +92,7 @@ def learner(dls, template, unfreeze="head", dropout=True):
 def fit(learn, epochs=2, seed=0, lr=1e-3, cbs=None):
     """Fit quietly from a seed; gives what the Recorder noted: a row an epoch."""
     set_seed(seed)
-    for dl in learn.dls.loaders:
+    for dl in getattr(learn, "stored", learn.dls).loaders:
         dl.rng = random.Random(seed)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, lr, cbs=cbs)
@@ -217,7 +217,7 @@ def test_the_learner_s_own_model_is_the_trained_one(scans, template, tmp_path, p
     fit(fast)
     assert any(not torch.equal(before[k], v) for k, v in learn.model[1].state_dict().items())
     with fast.no_bar(), learn.no_bar():
-        stored, targets = fast.get_preds(dl=fast.dls.valid)
+        stored, targets = fast.get_preds()
         direct, expected = learn.get_preds(dl=learn.dls.valid)
     assert torch.equal(torch.as_tensor(targets), torch.as_tensor(expected))
     assert float((stored - direct).abs().max()) < tolerance
@@ -243,7 +243,7 @@ def test_head_alone_stores_the_pooled_features(scans, template, tmp_path):
     fast = frozen_learner(learn, views=2, precision=HALF, cache=tmp_path)
     assert fast.stores[0].shape == (TRAIN, 2, 2 * (256 + 512 + 512))
     assert fast.stores[1].shape == (VALID, 1, 2 * (256 + 512 + 512))
-    assert {id(p) for p in fast.model.parameters()} == {id(p) for p in learn.model[1].parameters()}
+    assert {id(p) for p in fast.part.parameters()} == {id(p) for p in learn.model[1].parameters()}
 
 
 def test_dropout_just_before_the_cut_is_trained_with_not_stored(template):
@@ -260,11 +260,11 @@ def test_block5_is_trained_on_the_map_before_it_and_the_vectors_pooled_so_far(sc
     learn = learner(dls, template, unfreeze="block5")
     was = copy.deepcopy(learn.model[0].state_dict())
     fast = frozen_learner(learn, views=1, precision="fp32", cache=tmp_path)
-    assert isinstance(fast.model[0], Unpack)
-    assert fast.model[0].shapes == [(512, 4, 4), (512,), (1024,)]
+    assert isinstance(fast.part[0], Unpack)
+    assert fast.part[0].shapes == [(512, 4, 4), (512,), (1024,)]
     assert fast.stores[0].shape == (TRAIN, 1, 512 * 16 + 2 * (256 + 512))
-    assert fast.model[1] is learn.model[0][4]
-    assert len(fast.splitter(fast.model)) == 2, "the last block and the head keep rates of their own"
+    assert fast.part[1] is learn.model[0][4]
+    assert len(fast.splitter(fast.part)) == 2, "the last block and the head keep rates of their own"
     fit(fast, 1, lr=slice(1e-4, 1e-3))
     now = learn.model[0].state_dict()
     for name, tensor in now.items():
@@ -273,7 +273,7 @@ def test_block5_is_trained_on_the_map_before_it_and_the_vectors_pooled_so_far(sc
     moved = [n for n, _ in learn.model[0][4].named_parameters() if not torch.equal(now[f"4.{n}"], was[f"4.{n}"])]
     assert len(moved) == len(list(learn.model[0][4].parameters()))
     with fast.no_bar(), learn.no_bar():
-        stored, _ = fast.get_preds(dl=fast.dls.valid)
+        stored, _ = fast.get_preds()
         direct, _ = learn.get_preds(dl=learn.dls.valid)
     assert float((stored - direct).abs().max()) < 1e-5
 
@@ -306,7 +306,7 @@ def test_a_learner_of_stock_fastai_works_with_its_pooling_in_the_prefix(scans, t
     assert len(history) == 2 and np.isfinite(history).all()
     assert all(torch.equal(tensor, was[name]) for name, tensor in learn.model[0].state_dict().items())
     with fast.no_bar(), learn.no_bar():
-        stored, _ = fast.get_preds(dl=fast.dls.valid)
+        stored, _ = fast.get_preds()
         direct, _ = learn.get_preds(dl=learn.dls.valid)
     assert float((stored - direct).abs().max()) < 1e-4
 
@@ -390,7 +390,7 @@ def test_other_epochs_rates_heads_and_batch_sizes_use_the_same_store(made, scans
     other = nn.Sequential(copy.deepcopy(template[0]), head)
     fast = again(made, scans, other, bs=8)
     assert fast.stores[0].warm and fast.stores[1].warm and passes == []
-    assert fast.dls.train.bs == 8
+    assert fast.stored.train.bs == 8
     fit(fast, 3, lr=1e-2)
 
 
@@ -498,7 +498,7 @@ def test_float32_is_stored_when_asked_for_and_half_precision_otherwise(scans, te
     dtype = dtype or ("float32" if precision == "fp32" else "float16")
     assert fast.stores[0].spec.dtype == dtype
     assert fast.stores[0].take(np.arange(2), 0).dtype == np.dtype(dtype)
-    assert fast.dls.one_batch()[0].dtype == torch.float32
+    assert fast.stored.one_batch()[0].dtype == torch.float32
 
 
 # ---- interruption
@@ -564,8 +564,8 @@ def test_labels_follow_the_scans(scans, template, tmp_path):
     dls = loaders(scans)
     fast = frozen_learner(learner(dls, template), views=1, precision=HALF, cache=tmp_path)
     expected = [dls.vocab.o2i[label] for label in scans[scans["split"] == "train"]["label"]]
-    assert fast.dls.train.targets.tolist() == expected
-    assert list(fast.dls.vocab) == class_names(scans)
+    assert fast.stored.train.targets.tolist() == expected
+    assert list(fast.stored.vocab) == class_names(scans)
 
 
 def test_drawing_from_a_seed_leaves_the_global_state_alone():
