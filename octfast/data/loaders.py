@@ -17,6 +17,7 @@ from fastai.vision.core import PILImage
 from fastai.vision.data import ImageBlock
 from fasttransform import Transform, compose_tfms
 
+from octfast.data.main_guard import unguarded_script
 from octfast.data.prepare import Prepared, prepare
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize
 from octfast.data.scans import class_names
@@ -148,7 +149,8 @@ def oct_dataloaders(
     drop_leaks : leave out training and validation scans whose patient or an identical file is in test.
     allow_leaks : warn of patients in two splits instead of refusing them.
     augment : whether to change training scans at random (`oct_transforms`).
-    num_workers : processes that decode; None chooses by cores and shared memory.
+    num_workers : processes that decode; None chooses by cores and shared memory. None are started, which is said, from
+        a script without `if __name__ == "__main__":` that they would run again.
     mean, std : of the three channels, for samples in 0..1.
 
     Returns
@@ -168,6 +170,13 @@ def oct_dataloaders(
     used = used.assign(is_valid=used["split"] == "valid")
     bs = batch_size(int((~used["is_valid"]).sum()), bs)
     workers = decoding_workers(size, bs) if num_workers is None else num_workers
+    if workers and (script := unguarded_script()):
+        workers = 0
+        log.warning(
+            "%s would run again in every process that decodes: the main process decodes instead; put its main part "
+            'below `if __name__ == "__main__":` for several',
+            script,
+        )
     set_seed(seed)
     block = oct_datablock(class_names(scans), size, augment=augment, mean=mean, std=std)
     device = device or default_device()

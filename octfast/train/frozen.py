@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from octfast.console import track
 from octfast.errors import UsageError
 from octfast.model.engine import Engine, make_engine
+from octfast.train.alone import OneProcess
 from octfast.train.callbacks import EpochLog
 from octfast.train.folds import FoldHeads, FoldLoader
 from octfast.train.folds import accuracy as fold_accuracy
@@ -160,6 +161,7 @@ def frozen_learner(
     fast.folds = folds
     if pays_mixed_precision(suffix, device):
         fast.add_cbs([ChannelsLast(), MixedPrecision()])
+    fast.add_cb(OneProcess())
     return fast
 
 

@@ -29,6 +29,7 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.heads import body_and_head, check_head
 from octfast.model.weights.load import WeightsReport, load_weights
 from octfast.model.weights.untrained import calibrate_batch_norm
+from octfast.train.alone import OneProcess
 from octfast.train.callbacks import EpochLog, FrozenEval
 
 log = logging.getLogger("octfast")
@@ -146,6 +147,7 @@ def oct_learner(
     if torch.device(dls.device).type == "cuda":
         learn.add_cbs([ChannelsLast(), MixedPrecision()])
     learn.oct = OctParts(found, head, report)
+    learn.add_cb(OneProcess())
     return unfreeze_to(learn, unfreeze)
 
 
