@@ -9,7 +9,7 @@ from types import FrameType
 
 
 def unguarded_script() -> str:
-    """The script that runs this outside of `if __name__ == "__main__":`, and would run again in worker processes; or "".
+    """The script that runs this outside of `if __name__ == "__main__":`, and would run again in workers; or "".
 
     Processes that are spawned, as on Windows and macOS, import the script of the main process. One that trains when it
     is imported would train in each of them, which Python ends with an error in every process.
