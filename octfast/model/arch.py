@@ -1,9 +1,9 @@
-"""Bodies by name: torchvision's networks that fastai knows and any timm name, cut into stages."""
+"""Bodies by name: torchvision's networks that fastai knows, any timm name and RETFound, cut into stages."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from octfast.errors import UsageError
+from octfast.model.depths import DEPTHS, Depths, moments
 
 TORCHVISION_ARCHS = (
     *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
@@ -26,32 +27,84 @@ VGG_POOLED_BLOCKS = (2, 3, 4)
 
 @dataclass(frozen=True)
 class Arch:
-    """A network by name: `library` is torchvision or timm; `mean` and `std` are what its weights were trained with."""
+    """A network by name.
+
+    Attributes
+    ----------
+    library : that makes it, torchvision or timm.
+    mean, std : what its weights were trained with.
+    timm_name : the network in timm, where `name` is not timm's own.
+    pool : how timm pools its tokens, where not by timm's own default.
+    page : where its authors hand out its weights, where no library does.
+    licence : of these weights, where it forbids a use.
+    depths : whether a timm network's maps or tokens of three depths are pooled, see `Depths`.
+    """
 
     name: str
     library: str
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    timm_name: str = ""
+    pool: str = ""
+    page: str = ""
+    licence: str = ""
+    depths: bool = False
+
+    @property
+    def own_name(self) -> str:
+        """The name that its weights are published under."""
+        return self.name.removesuffix(DEPTHS)
 
     @property
     def is_vgg(self) -> bool:
         return self.library == "torchvision" and self.name.startswith("vgg")
 
 
+_NOT_FOR_SALE = "CC BY-NC 4.0: no commercial use"
+# Zhou and others, Nature 622 (2023) 156, https://doi.org/10.1038/s41586-023-06555-x, and the variant trained by DINOv2.
+# The first averages the patches and normalises the average (fc_norm), as its authors do where they fine-tune it.
+FOUNDATIONS = {
+    "retfound": Arch(
+        "retfound",
+        "timm",
+        timm_name="vit_large_patch16_224",
+        pool="avg",
+        page="https://huggingface.co/YukunZhou/RETFound_mae_natureOCT",
+        licence=_NOT_FOR_SALE,
+    ),
+    "retfound_dinov2": Arch(
+        "retfound_dinov2",
+        "timm",
+        timm_name="vit_large_patch14_dinov2",
+        page="https://huggingface.co/YukunZhou/RETFound_dinov2_meh",
+        licence=_NOT_FOR_SALE,
+    ),
+}
+
+
 def find_arch(name: str) -> Arch:
-    """Look a network up by its torchvision or timm name; torchvision's wins where both have it.
+    """Look a network up by its torchvision or timm name, torchvision's where both have it; or a foundation model's.
+
+    Behind a timm name "+depths" stands for the statistics of three depths, see `Depths`.
 
     Raises
     ------
     UsageError : an unknown name; the hint gives the nearest ones.
     """
+    if name.endswith(DEPTHS):
+        found = find_arch(name.removesuffix(DEPTHS))
+        if found.library != "timm":
+            raise UsageError(f"{DEPTHS} is for networks of timm, not for {found.name}", f"use --arch {found.name}")
+        return replace(found, name=name, depths=True)
     if name in TORCHVISION_ARCHS:
         return Arch(name, "torchvision")
+    if name in FOUNDATIONS:
+        return FOUNDATIONS[name]
     import timm
 
     base = name.split(".")[0]
     if not timm.is_model(base):
-        known = sorted({*TORCHVISION_ARCHS, *timm.list_models()})
+        known = sorted({*TORCHVISION_ARCHS, *FOUNDATIONS, *timm.list_models()})
         near = difflib.get_close_matches(name, known, n=4, cutoff=0.5)
         raise UsageError(
             f"no architecture named {name!r}",
@@ -77,14 +130,33 @@ def make_network(arch: Arch, size: int = 224) -> nn.Module:
         return _checked(network, arch, size) if size < 64 else network
     import timm
 
-    cfg = timm.get_pretrained_cfg(arch.name)
+    name = arch.timm_name or arch.own_name
+    cfg = timm.get_pretrained_cfg(name)
     fixed = cfg and cfg.fixed_input_size and cfg.input_size[-1] != size
     kwargs: dict[str, Any] = {"img_size": size} if fixed else {}
+    if arch.pool:
+        kwargs["global_pool"] = arch.pool
     try:
-        network = timm.create_model(arch.name, pretrained=False, num_classes=0, **kwargs)
+        network = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
     except (TypeError, RuntimeError, AssertionError, ValueError) as e:
         raise UsageError(f"timm cannot make {arch.name} for scans of {size} x {size}: {e}", "try --size 224") from e
     return _checked(network, arch, size) if fixed or size < 64 else network
+
+
+def check_patches(network: nn.Module, arch: Arch, size: int) -> None:
+    """
+    Raises
+    ------
+    UsageError : a transformer would not see the last rows and columns of a scan, which make no whole patch.
+    """
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    side = patch[0] if isinstance(patch, tuple) else patch
+    if isinstance(side, int) and size % side:
+        near = sorted({max(1, size // side) * side, -(-size // side) * side})
+        raise UsageError(
+            f"{arch.name} looks at whole patches of {side} pixels, and {size} is no multiple of that",
+            f"try --size {' or '.join(map(str, near))}",
+        )
 
 
 def _checked(network: nn.Module, arch: Arch, size: int) -> nn.Module:
@@ -119,9 +191,7 @@ class PooledStage(nn.Module):
     def forward(self, state: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *pooled = state if isinstance(state, tuple) else (state,)
         x = self.stage(x)
-        variance, mean = torch.var_mean(x.float(), (2, 3), correction=0)
-        # The root of a variance of zero, as of a channel that is zero all over, has no gradient.
-        return (x, *pooled, torch.cat([mean, (variance + 1e-6).sqrt()], 1))
+        return (x, *pooled, moments(x, (2, 3)))
 
 
 class Gather(nn.Module):
@@ -138,8 +208,10 @@ def make_body(network: nn.Module, arch: Arch, *, pool: bool = True) -> nn.Sequen
     ----------
     network : what `make_network` gave.
     pool : whether the body ends in pooled features, of shape (B, C), or in a map. A timm network always ends in its
-        own pooled features.
+        own pooled features, or in those of `Depths`.
     """
+    if arch.depths:
+        return nn.Sequential(Depths(network))
     stages = _stages(network, arch)
     if arch.library == "timm" or not pool:
         return nn.Sequential(*stages)

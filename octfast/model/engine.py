@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from octfast.errors import UsageError
 from octfast.model.arch import PooledStage
+from octfast.model.depths import Depths
 
 if TYPE_CHECKING:
     from octfast.model.openvino import OpenVinoEngine
@@ -146,6 +147,11 @@ def fold(network: nn.Module) -> nn.Module:
     """
     if isinstance(network, PooledStage):
         network.stage = fold(network.stage)
+        return network
+    if isinstance(network, Depths):
+        # Traced as a whole it would lose what gives the maps of several depths.
+        for name, child in list(network.network.named_children()):
+            setattr(network.network, name, fold(child))
         return network
     if type(network) is nn.Sequential:
         out: list[nn.Module] = []

@@ -18,7 +18,7 @@ def check_head(head: str, arch: Arch) -> None:
     """
     Raises
     ------
-    UsageError : an unknown head, or the article's on another family than VGG.
+    UsageError : an unknown head, the article's on another family than VGG, or fastai's on several depths.
     """
     if head not in HEADS:
         near = difflib.get_close_matches(head, HEADS, n=1, cutoff=0.3)
@@ -27,6 +27,8 @@ def check_head(head: str, arch: Arch) -> None:
         )
     if head == "article" and not arch.is_vgg:
         raise UsageError(f"the article's head needs a VGG network, not {arch.name}", "try --arch vgg16")
+    if head == "fastai" and arch.depths:
+        raise UsageError(f"fastai's head sees one map, not several: not {arch.name}", f"use --arch {arch.own_name}")
 
 
 def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[nn.Module, nn.Module]:
@@ -53,6 +55,8 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
         return _fastai(network, arch, n_classes)
     body = make_body(network, arch)
     width = _timm_width(network) if arch.library == "timm" else _width(body)
+    if arch.depths:
+        width = body[0].width
     if head == "linear":
         return body, linear_head(width, n_classes)
     return body, two_layer_head(width, n_classes)

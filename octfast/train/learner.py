@@ -24,7 +24,7 @@ from fastai.vision.learner import model_meta, vision_learner
 from torch import nn
 
 from octfast.errors import UsageError, WeightsError
-from octfast.model.arch import Arch, body_groups, drop_classifier, find_arch, make_network
+from octfast.model.arch import Arch, body_groups, check_patches, drop_classifier, find_arch, make_network
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.heads import body_and_head, check_head
 from octfast.model.weights.load import WeightsReport, load_weights
@@ -109,10 +109,11 @@ def oct_learner(
     size = _size(dls)
     set_seed(seed)
     network = make_network(found, size)
+    check_patches(network, found, size)
     if head != "article":
         drop_classifier(network)
     needed = ("features.",) if found.is_vgg else ()
-    report = load_weights(network, arch, weights, needed=needed)
+    report = load_weights(network, found.own_name, weights, needed=needed)
     if head == "article" and any(name.startswith(("classifier.0", "classifier.3")) for name in report.missing):
         said = f"the two frozen 4096-wide layers of --head article, which {report.file} lacks"
         if not random_layers:

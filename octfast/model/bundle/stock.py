@@ -63,7 +63,7 @@ def stock_state(info: BundleInfo, folder: Path, weights: str | Path | None) -> d
         with torch.no_grad():
             for tensor in network.state_dict().values():
                 tensor.fill_(float("nan") if tensor.is_floating_point() else -1)
-        load_weights(network, info.arch, file, needed=("features.",) if arch.is_vgg else ())
+        load_weights(network, arch.own_name, file, needed=("features.",) if arch.is_vgg else ())
     except WeightsError as e:
         raise BundleError(f"the stock weights of {folder}: {e.message}", e.hint) from None
     stock = network.state_dict()
@@ -91,7 +91,7 @@ def _names_in_network(info: BundleInfo, arch: Arch) -> dict[str, str]:
 def _stock_file(info: BundleInfo, arch: Arch, folder: Path, weights: str | Path | None) -> Path:
     if weights is not None:
         return Path(weights).expanduser()
-    file = cached_file(info.arch, arch.library)
+    file = cached_file(arch.own_name, arch.library)
     whole = "; or ask for the whole bundle" if info.base else ""
     if file is None and "file" in ((info.base or {}).get("source"), info.weights.get("source")):
         raise BundleError(
@@ -102,7 +102,7 @@ def _stock_file(info: BundleInfo, arch: Arch, folder: Path, weights: str | Path 
         raise BundleError(
             f"the stock weights of {info.arch}, which {folder} {'needs' if info.base else 'was trained from'}, "
             "are not on this machine, and none are fetched",
-            f"put {weights_url(info.arch, arch.library)} at {expected_path(info.arch, arch.library)}, "
+            f"put {weights_url(arch.own_name, arch.library)} at {expected_path(arch.own_name, arch.library)}, "
             "or give their file: --weights FILE, in Python weights=FILE" + whole,
         )
     return file

@@ -15,6 +15,7 @@ import torch
 from octfast.console import in_terminal, is_quiet
 from octfast.errors import WeightsError
 from octfast.files import is_offline, sha256_of
+from octfast.model.arch import FOUNDATIONS
 from octfast.model.weights import fetch
 from octfast.model.weights.fetch import UnavailableError, exists_at, fetch_url, one_line
 
@@ -94,6 +95,12 @@ def find_origin(arch: str, library: str = "") -> Origin:
     """
     from torchvision import models
 
+    if arch in FOUNDATIONS:
+        about = FOUNDATIONS[arch]
+        raise WeightsError(
+            f"the weights of {arch} are handed out by their authors alone ({about.licence})",
+            f"ask for them at {about.page}, then give --weights FILE",
+        )
     if library != "timm" and arch in models.list_models(module=models):
         return Origin(arch, url=models.get_model_weights(arch).DEFAULT.url)
 

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 import re
 import sys
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from octfast.errors import UsageError, WeightsError
 from octfast.files import sha256_of
+from octfast.model.arch import FOUNDATIONS
+from octfast.model.weights.checkpoint import network_alone, read_tensors, retfound_hint
 from octfast.model.weights.fetch import one_line
 from octfast.model.weights.find import BRING, cached_file, expected_path, obtain, weights_url
 
@@ -57,6 +55,7 @@ class WeightsReport:
     unused : names in the file that the model has no use for.
     renamed : how the file's names were changed to fit; empty where they were not.
     cast : the type of the file's tensors where it is not that of the model, such as "float16"; else empty.
+    licence : of the weights, where it forbids a use; else empty.
     """
 
     source: str
@@ -68,6 +67,7 @@ class WeightsReport:
     unused: tuple[str, ...] = ()
     renamed: str = ""
     cast: str = ""
+    licence: str = ""
 
     def describe(self) -> str:
         """One line for a person."""
@@ -82,6 +82,8 @@ class WeightsReport:
             parts.append(f"not in the file: {_first_of(self.missing)}")
         if self.unused:
             parts.append(f"unused: {_first_of(self.unused)}")
+        if self.licence:
+            parts.append(f"licence of the weights, and of a model made from them: {self.licence}")
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,12 +128,13 @@ def load_weights(
     # The file of another architecture can hold all that this one needs, and more (resnet34 holds resnet18).
     # What was downloaded is known to be the right one.
     report = _load_file(model, arch, path, wanted, refuse_more=source == "file")
-    return replace(report, source=source, sha256=sha256)
+    licence = FOUNDATIONS[arch].licence if arch in FOUNDATIONS else ""
+    return replace(report, source=source, sha256=sha256, licence=licence)
 
 
 def _load_file(model: nn.Module, arch: str, path: Path, wanted: list[str], refuse_more: bool) -> WeightsReport:
-    tensors, renamed = _unprefixed(read_tensors(path))
     state = model.state_dict()
+    tensors, renamed = network_alone(read_tensors(path), state)
     fits = _fitting(tensors, state)
     unused = tuple(name for name in tensors if name not in fits)
     if not all(name in fits for name in wanted):
@@ -149,7 +152,8 @@ def _load_file(model: nn.Module, arch: str, path: Path, wanted: list[str], refus
         else:
             what = f"but it has {len(more)} more that are not {arch}'s, the first {more[0]}"
         count = f"{len(wanted) - len(short)} of {len(wanted)} needed tensors fit"
-        raise WeightsError(f"{path.name} does not fit {arch}: {count}, {what}", _looks_like(tensors, arch))
+        hint = retfound_hint(tensors, arch) or _looks_like(tensors, arch)
+        raise WeightsError(f"{path.name} does not fit {arch}: {count}, {what}", hint)
     bad = next((name for name in wanted if fits[name].is_floating_point() and not fits[name].isfinite().all()), None)
     if bad is not None:
         raise WeightsError(f"{path.name} holds numbers that are not finite, in {bad}", BRING)
@@ -192,81 +196,6 @@ def _hash_of_file(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or one_line(error)}", BRING) from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a .safetensors file or in a pickled state dict, by name; a nested state dict is unwrapped.
-
-    No code of the file is run. Raises WeightsError.
-    """
-    start = b""
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-        if path.suffix.lower() == ".safetensors":
-            return safetensors.torch.load_file(path, device="cpu")
-        # mapping needs torch's zip format, the only one written since 2020
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's remarks on a pickle that it then refuses, or that works
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged file can make either library raise nearly anything
-        raise _unreadable(path, start, error) from error
-    return _state_dict_in(content, path)
-
-
-def _unreadable(path: Path, start: bytes, error: Exception) -> WeightsError:
-    if start.startswith(b"version https://git-lfs"):
-        return WeightsError(
-            f"{path.name} is a git-lfs pointer, not the file itself", "fetch the file with git lfs pull"
-        )
-    if start.lstrip()[:1] == b"<":
-        return WeightsError(f"{path.name} is a web page, not weights", "download it again, and look at what came")
-    refused = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+\.[\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and (refused or start[:1] == b"\x80"):
-        what = f" (a pickled {refused.group(1)})" if refused else ", or is damaged,"
-        hint = (
-            "unsafe pickles are never loaded; where you trust the file, load it there and save "
-            "model.state_dict() with safetensors.torch.save_file"
-        )
-        return WeightsError(f"{path.name} holds more than tensors{what} and was not opened", hint)
-    kind = "safetensors file" if path.suffix.lower() == ".safetensors" else "PyTorch state dict"
-    detail = one_line(error).split(". ")[0][:120]
-    return WeightsError(
-        f"{path.name} is not a {kind}, or is damaged or cut short ({type(error).__name__}: {detail})",
-        "copy or download it again, and compare its size with the original's",
-    )
-
-
-def _state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(3):
-        inner = next((k for k in ("state_dict", "model", "model_state_dict") if _holds(content, k)), None)
-        if inner is None:
-            break
-        content = content[inner]
-    if isinstance(content, Mapping):
-        tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        plain = all(
-            t.layout == torch.strided and t.device.type == "cpu" and not t.is_quantized for t in tensors.values()
-        )
-        if tensors and plain:
-            return tensors
-    raise WeightsError(
-        f"{path.name} holds no state dict of plain tensors", "save model.state_dict(), not something else"
-    )
-
-
-def _holds(content: Any, key: str) -> bool:
-    return isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
-
-
-def _unprefixed(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The tensors without the prefixes that DataParallel and torch.compile put before every name, and a note."""
-    gone = []
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-            gone.append(prefix)
-    return tensors, f"prefix {''.join(gone)} stripped" if gone else ""
 
 
 def _fitting(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
