@@ -62,7 +62,8 @@ def review_list(run: Run, *, pictures: bool = True, kinds: tuple[str, ...] | Non
     found: dict[str, list[tuple[str, str, str]]] = {}
     for kind, path, words, related in _reasons(run, table, classes, pictures):
         if kinds is None or kind in kinds:
-            found.setdefault(path, []).append((kind, words, related))
+            # What separates the reasons must not stand in one.
+            found.setdefault(path, []).append((kind, words.replace("; ", ", "), related))
     order = {kind: n for n, kind in enumerate(KINDS)}
     rows = table[table["path"].isin(list(found))].copy()
     each = {path: sorted(reasons, key=lambda r: order[r[0]]) for path, reasons in found.items()}

@@ -72,6 +72,14 @@ def make_review_app(review: Review) -> Guard:
     async def heat(request: Request) -> Response:
         return Response(await in_turn(review.heat_map, _item(request, review)), media_type="image/png")
 
+    async def near(request: Request) -> Response:
+        found = await in_turn(review.neighbours, _item(request, review))
+        return JSONResponse([{k: v for k, v in each.items() if k != "path"} for each in found])
+
+    async def neighbour(request: Request) -> Response:
+        picture = await in_turn(review.neighbour, _item(request, review), request.path_params["rank"])
+        return Response(picture, media_type="image/png")
+
     async def decide(request: Request) -> Response:
         given = await _json(request)
         item, decision, new = given.get("id"), given.get("decision"), given.get("new", "")
@@ -123,6 +131,8 @@ def make_review_app(review: Review) -> Guard:
             Route("/api/list", listed),
             Route("/api/scan/{item:int}", scan),
             Route("/api/heat/{item:int}", heat),
+            Route("/api/near/{item:int}", near),
+            Route("/api/near/{item:int}/{rank:int}", neighbour),
             Route("/api/decide", decide, methods=["POST"]),
             Route("/api/undo", undo, methods=["POST"]),
             Route("/api/train", train, methods=["POST"]),

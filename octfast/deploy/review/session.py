@@ -17,6 +17,7 @@ from octfast.assess.interpret.heatmap import overlay
 from octfast.assess.review.agreement import agreement
 from octfast.assess.review.effect import effect_of
 from octfast.assess.review.worklist import review_list, second_list
+from octfast.assess.similar import similar
 from octfast.data.corrections import (
     AGREE,
     COLUMNS,
@@ -39,8 +40,10 @@ from octfast.train.again import Stored, stored_features
 
 log = logging.getLogger("octfast")
 
-# The longer side of the pictures that the page shows, in pixels.
-SHOWN = 1536
+# The longer side of the pictures that the page shows, in pixels, and of those beside them.
+SHOWN, BESIDE = 1536, 320
+# Scans like the one that is looked at.
+NEAR = 4
 
 
 class Review:
@@ -103,6 +106,7 @@ class Review:
         # In the order in which they were made, for `undo`.
         self.order = list(self.done)
         self._before: np.ndarray | None = None
+        self._near: dict[int, list[dict[str, Any]]] = {}
 
     def about(self) -> dict[str, Any]:
         """The list and what was decided about it, as JSON takes it."""
@@ -164,9 +168,35 @@ class Review:
 
     def picture(self, item: int) -> bytes:
         """The scan as PNG, upright, no larger than the page needs it."""
-        grey = decode_grey(self.rows["path"].iloc[item])
-        grey.thumbnail((SHOWN, SHOWN))
-        return _png(grey)
+        return _png(_shown(self.rows["path"].iloc[item], SHOWN))
+
+    def neighbours(self, item: int) -> list[dict[str, Any]]:
+        """The most similar scans of other patients by stored features: `path`, `name`, `label`, `distance`.
+
+        Raises
+        ------
+        OctfastError : the run has no stored features; or the review is blind to the model.
+        """
+        self._refuse_blind()
+        if item not in self._near:
+            found = similar(self.run, [self.rows["path"].iloc[item]], NEAR, stored=self._stored)
+            self._near[item] = [
+                {
+                    "path": r.neighbour,
+                    "name": Path(r.neighbour).name,
+                    "label": r.label,
+                    "distance": round(r.distance, 3),
+                }
+                for r in found.itertuples()
+            ]
+        return self._near[item]
+
+    def neighbour(self, item: int, rank: int) -> bytes:
+        """A small picture of one of `neighbours`, as PNG; the first has rank 0."""
+        near = self.neighbours(item)
+        if rank >= len(near):
+            raise UsageError(f"there is no neighbour {rank}", f"there are {len(near)}")
+        return _png(_shown(near[rank]["path"], BESIDE))
 
     def heat_map(self, item: int) -> bytes:
         """The scan beside what raised the score of the predicted class, as PNG.
@@ -175,11 +205,9 @@ class Review:
         ------
         OctfastError : none can be made of this network; or the review is blind to the model.
         """
-        if self.blind:
-            raise UsageError("this review is blind to the model", "start it without --blind")
+        self._refuse_blind()
         row = self.rows.iloc[item]
-        grey = decode_grey(row["path"])
-        grey.thumbnail((SHOWN, SHOWN))
+        grey = _shown(row["path"], SHOWN)
         return _png(overlay(grey, self._predictor.heat_map(grey, self.classes.index(row["predicted"]))))
 
     def prepare(self) -> None:
@@ -251,10 +279,20 @@ class Review:
             "related": beside,
         }
 
+    def _refuse_blind(self) -> None:
+        if self.blind:
+            raise UsageError("this review is blind to the model", "start it without --blind")
+
     def _record(self, item: int, decision: str, new: str = "") -> None:
         row = self.rows.iloc[item]
         reason = row["reasons"] if decision != UNDO else ""
         record(self.file, self.keys[item], decision, row["label"], new, reason, self.reviewer)
+
+
+def _shown(path: str, most: int) -> Image.Image:
+    grey = decode_grey(path)
+    grey.thumbnail((most, most))
+    return grey
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -106,6 +106,17 @@ def test_training_again_takes_the_decisions_and_leaves_the_run_as_it_is(own_run)
     assert {p: p.read_bytes() for p in own_run.path.rglob("*") if p.is_file()} == before
 
 
+def test_scans_like_it_are_of_other_patients(own_run):
+    review = Review(own_run, pictures=False)
+    patients = own_run.scans.set_index("path")["patient"]
+    near = review.neighbours(0)
+    assert len(near) == 4 and review.rows["patient"][0] not in set(patients[[n["path"] for n in near]])
+    assert [n["distance"] for n in near] == sorted(n["distance"] for n in near)
+    assert Image.open(io.BytesIO(review.neighbour(0, 3))).size <= (320, 320)
+    with pytest.raises(UsageError, match="no neighbour 4"):
+        review.neighbour(0, 4)
+
+
 def test_pictures_are_the_scans(own_run):
     review = Review(own_run, pictures=False)
     shown = Image.open(io.BytesIO(review.picture(0)))

@@ -52,6 +52,7 @@ function draw() {
   $("previous").disabled = at === 0;
   $("next").disabled = at === shown.length - 1;
   picture();
+  beside(item);
   const next = items[shown[at + 1]];
   if (next) new Image().src = `api/scan/${next.id}`;
 }
@@ -62,6 +63,21 @@ function picture() {
   const heat = $("heat").checked && !list.blind;
   $("picture").src = `api/${heat ? "heat" : "scan"}/${item.id}`;
   $("picture").alt = `${heat ? "Heat map of" : "B-scan"} ${item.name}`;
+}
+
+// The nearest scans come a little later, and only while their scan is still looked at.
+async function beside(item) {
+  if (list.blind) return;
+  $("near").replaceChildren();
+  await new Promise((done) => setTimeout(done, 250));
+  if (current() !== item) return;
+  const found = await ask(`api/near/${item.id}`).catch(() => []);
+  if (current() !== item) return;
+  $("near-section").hidden = !found.length;
+  const cards = found.map((f, i) => make("li", {}, make("figure", {},
+    make("img", { src: `api/near/${item.id}/${i}`, alt: `B-scan ${f.name}` }),
+    make("figcaption", {}, make("strong", {}, f.label), make("span", {}, `${f.name}, distance ${f.distance.toFixed(2)}`)))));
+  $("near").replaceChildren(...cards);
 }
 
 function count() {
@@ -139,7 +155,7 @@ async function train() {
     const found = await ask("api/train", {});
     $("figures").replaceChildren(figures(found));
     const differ = found.differing ? `; ${found.differing} scans where the reviewers differ were left as they are` : "";
-    $("trained").textContent = `${found.relabelled} scans relabelled, ${found.left_out} left out${differ}. Trained in ${found.seconds.toFixed(1)} s.`;
+    $("trained").textContent = `Relabelled: ${found.relabelled}, left out: ${found.left_out}${differ}. Trained in ${found.seconds.toFixed(1)} s.`;
   } catch (error) {
     $("trained").textContent = error.message;
   } finally {
