@@ -125,16 +125,17 @@ def _new_figure(plt: Any, **about: Any) -> FigureBase:
 
 
 def _shown_once(fig: Any) -> Any:
-    """A figure that a notebook does not show as the value of a cell while pyplot, which shows it too, has it."""
+    """A figure that a notebook shows once, though it is the value of a cell and pyplot would show it at its end too."""
 
     def show() -> None:
         from IPython.display import display
-        from matplotlib._pylab_helpers import Gcf
+        from matplotlib import pyplot
 
-        if not any(manager.canvas.figure is fig for manager in Gcf.get_all_fig_managers()):
-            data = io.BytesIO()
-            fig.savefig(data, format="png")
-            display({"image/png": data.getvalue()}, raw=True)
+        data = io.BytesIO()
+        fig.savefig(data, format="png")
+        display({"image/png": data.getvalue()}, raw=True)
+        if "inline" in matplotlib.get_backend():
+            pyplot.close(fig)
 
     fig._ipython_display_ = show
     fig._drawn_by_octfast = True

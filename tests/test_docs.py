@@ -68,6 +68,22 @@ def test_every_python_example_names_what_there_is(page):
                 assert node.attr in octfast.__all__
 
 
+@pytest.mark.parametrize("notebook", sorted(ROOT.glob("nbs/*.ipynb")), ids=label)
+def test_notebooks_need_only_what_is_public(notebook):
+    import octfast
+
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code and all("".join(cell["source"]).strip() for cell in cells)
+    for node in ast.walk(ast.parse("\n".join(code))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "octfast":
+            assert node.module == "octfast" and {alias.name for alias in node.names} <= set(octfast.__all__)
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("octfast.") for alias in node.names)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "octfast":
+            assert node.attr in octfast.__all__
+
+
 @pytest.mark.parametrize("page", PAGES, ids=label)
 def test_every_link_within_the_repository_leads_somewhere(page):
     text = FENCE.sub("", page.read_text(encoding="utf-8"))

@@ -257,23 +257,6 @@ def test_axes_without_a_place_in_a_grid_are_refused_for_a_grid(trained, plt):
         ClassificationInterpretation.from_run(trained).plot_top_losses(2, ax=plt.axes([0, 0, 1, 1]))
 
 
-def test_a_notebook_shows_a_plot_once(trained, plt):
-    pytest.importorskip("IPython", reason="there is no notebook without IPython")
-    from IPython.core.formatters import DisplayFormatter
-    from IPython.utils.capture import capture_output
-
-    figure = ClassificationInterpretation.from_run(trained).plot_top_losses(1)
-    # pyplot has it and shows it at the end of the cell, so the value of the cell is not shown too ...
-    with capture_output() as said:
-        DisplayFormatter().ipython_display_formatter(figure)
-    assert not said.outputs
-    # ... but later, when pyplot has given it away, it is.
-    plt.close("all")
-    with capture_output() as said:
-        DisplayFormatter().ipython_display_formatter(figure)
-    assert len(said.outputs) <= 1
-
-
 def test_scans_of_any_width_stand_in_line(trained, tmp_path, plt):
     interp = ClassificationInterpretation.from_run(trained)
     table = interp.top_scans(4).copy()
