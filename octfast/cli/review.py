@@ -83,7 +83,7 @@ def review(
     session = Review(
         opened, out, reviewer=reviewer, second=second, blind=blind, limit=n, pictures=pictures, kinds=kinds
     )
-    print(f"{len(session.rows)} of {session.total} scans to look at; decisions go to {session.file}")
+    print(f"{len(session.rows)} of {session.total} scans to look at; decisions go to {session.shown_file}")
     print("Not a medical device.")
     serve_review(
         session,

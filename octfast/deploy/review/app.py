@@ -169,7 +169,7 @@ def serve_review(
         if ready:
             ready(url(listener))
         run_server(make_review_app(review), listener, open_browser)
-        log.info("stopped; %d decisions are in %s", len(review.done), review.file)
+        log.info("stopped; %d decisions are in %s", len(review.done), review.shown_file)
 
 
 def _item(request: Request, review: Review) -> int:
@@ -200,6 +200,6 @@ def _page(review: Review) -> str:
         "notice": LONG_NOTICE,
         "synthetic": SYNTHETIC_NOTE if review.synthetic else "",
         "run": review.run.path.name,
-        "file": str(review.file),
+        "file": review.shown_file,
     }
     return string.Template(text).substitute({k: html.escape(v) for k, v in words.items()})

@@ -37,6 +37,7 @@ from octfast.model.bundle.read import read_info
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 from octfast.run.folder import Run
 from octfast.train.again import Stored, stored_features
+from octfast.train.config import TrainConfig
 
 log = logging.getLogger("octfast")
 
@@ -114,7 +115,7 @@ class Review:
             "notice": LONG_NOTICE,
             "synthetic": SYNTHETIC_NOTE if self.synthetic else None,
             "run": self.run.path.name,
-            "file": str(self.file),
+            "file": self.shown_file,
             "reviewer": self.reviewer,
             "second": self.second,
             "blind": self.blind,
@@ -127,10 +128,20 @@ class Review:
 
     @property
     def command(self) -> str:
-        """What trains on the corrected labels."""
-        source = self.run.config["data"].get("source")
-        words = ["octfast", "train", *([str(source)] if source else []), "--corrections", str(self.file)]
-        return shlex.join(words)
+        """What trains on the corrected labels, otherwise as the run was trained."""
+        config, usual = self.run.config, TrainConfig()
+        source = config["data"].get("source")
+        words = ["octfast", "train", *([str(source)] if source else [])]
+        for name in ("arch", "head", "weights", "size", "valid", "splits", "fold", "seed", *usual.columns):
+            if config.get(name) not in (None, getattr(usual, name)):
+                words += [f"--{name.replace('_', '-')}", str(config[name])]
+        return shlex.join([*words, "--corrections", self.shown_file])
+
+    @property
+    def shown_file(self) -> str:
+        """The file of decisions as a reader here would name it."""
+        whole, here = self.file.absolute(), Path.cwd()
+        return str(whole.relative_to(here) if whole.is_relative_to(here) else whole)
 
     def decide(self, item: int, decision: str, new: str = "") -> None:
         """Keep a decision; it is on the disk when this returns.

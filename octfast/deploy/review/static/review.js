@@ -142,7 +142,7 @@ function figures(found) {
     return make("tr", {}, make("th", { scope: "row" }, names[key]), make("td", {}, n(f.before)), make("td", {}, n(f.after)),
       make("td", {}, `${signed(f.difference)} [${signed(f.low)}, ${signed(f.high)}]`));
   });
-  const head = ["", "before", "after", "difference, 95% interval by patients"].map((h) => make("th", { scope: "col" }, h));
+  const head = ["figure", "before", "after", "difference, 95% interval by patients"].map((h) => make("th", { scope: "col" }, h));
   const caption = `Out of fold, on the ${found.scans} scans of ${found.patients} patients whose labels nobody changed`;
   return make("table", {}, make("caption", {}, caption), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
 }
