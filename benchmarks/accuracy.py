@@ -14,6 +14,11 @@ same folds by patient; scans that share a patient or a file stay together:
 - single: the default's one layer, the last epoch;
 - default: beside it the heads of five folds, which choose the epoch.
 
+By `--arms` also `root`, the default's layer on square roots of the features, and what is done about unequal classes,
+each with `single`'s layer and its paired difference to it: weights and sample (as `octfast train --balance`),
+weights_full (weights by the inverse frequency instead of its root), focal (as `--loss focal`), and by_share, whose
+probabilities are those of `single` divided by the frequencies of the classes.
+
 A frozen body gives the same features however often it runs, so each view of each scan runs through it once, into
 octfast's store, where another run of this script finds it again. What is trained on the features is fastai's Learner.
 """
@@ -33,7 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ARMS = ("stock", "before", "random_start", "single", "default")
-METRICS = ("log_loss", "accuracy", "balanced_accuracy", "macro_auc", "ece")
+BALANCED = ("weights", "weights_full", "sample", "focal", "by_share", "root")
+METRICS = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece")
 
 
 def main() -> None:
@@ -51,12 +57,13 @@ def main() -> None:
             ("stock_plain", "stock", 1),
             ("before", "octfast", 4),
         ):
-            views[name] = extract(scans, kind, many, args)
+            if name.removesuffix("_plain") in args.arms:
+                views[name] = extract(scans, kind, many, args)
         views["plain"] = extract(scans, "octfast", 1, args)
     arms: dict[str, Any] = {}
     curves: dict[str, Any] = {}
     for size in [*args.sizes, None]:
-        found = {arm: run_arm(arm, scans, views, args, size) for arm in ARMS}
+        found = {arm: run_arm(arm, scans, views, args, size) for arm in args.arms}
         arms = {arm: {**summary(p, scans, args.resamples), "seconds": seconds} for arm, (p, seconds) in found.items()}
         curves["all" if size is None else str(size)] = arms
         title = "all training scans" if size is None else f"{size} training scans"
@@ -64,8 +71,10 @@ def main() -> None:
             [{"arm": a, **{m: row[m][0] for m in METRICS}, "s": row["seconds"]} for a, row in arms.items()], title
         )
     result = {"arms": arms}
-    for other in ("stock", "before"):
-        result[f"default_minus_{other}"] = difference(found["default"][0], found[other][0], scans, args.resamples)
+    pairs = [("default", "stock"), ("default", "before"), *((arm, "single") for arm in BALANCED)]
+    for arm, other in pairs:
+        if {arm, other} <= set(found):
+            result[f"{arm}_minus_{other}"] = difference(found[arm][0], found[other][0], scans, args.resamples)
     settings = {**vars(args), "data": Path(args.data).name if args.data else "phantoms", "weights": bool(args.weights)}
     common.print_json({**result, "curves": curves, "settings": settings, "machine": about})
 
@@ -173,6 +182,7 @@ def fit(
     from torch import nn
 
     from octfast.data.loaders import batch_size
+    from octfast.train.balance import balance_training, class_weights, start_balanced
     from octfast.train.folds import FoldHeads, FoldLoader
     from octfast.train.store.loader import StoreLoader
 
@@ -233,13 +243,22 @@ def fit(
             StoreLoader(Rows(plain[None, held]), targets[held], bs=512),
         ]
     learn = Learner(DataLoaders(*loaders, device="cpu"), model, CrossEntropyLossFlat(), wd=decay, cbs=View())
+    counts = np.bincount(y[rest], minlength=int(y.max()) + 1)
+    if arm in ("weights", "weights_full", "sample", "focal"):
+        balance = {"weights_full": "weights", "focal": "none"}.get(arm, arm)
+        weights = class_weights(counts.tolist(), balance, power=1 if arm == "weights_full" else 0.5)
+        start_balanced(head, weights)
+        balance_training(learn, weights, balance, "focal" if arm == "focal" else "cross_entropy")
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, rate, cbs=Best() if arm in ("before", "default") else None)
     head.eval()
 
     def probabilities(x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return head(torch.from_numpy(x)).softmax(1).numpy()
+            p = head(torch.from_numpy(x)).softmax(1).numpy()
+        if arm == "by_share":
+            p = p / np.maximum(counts, 1)
+        return p / p.sum(1, keepdims=True)
 
     return probabilities
 
@@ -249,7 +268,7 @@ def make_head(arm: str, width: int, classes: int) -> tuple[Any, float, float | N
     from fastai.vision.learner import create_head
     from torch import nn
 
-    from octfast.model.heads import linear_head, two_layer_head
+    from octfast.model.heads import pooled_head, two_layer_head
 
     if arm == "stock":
         return create_head(width, classes, pool=False), 1e-3, None
@@ -259,7 +278,7 @@ def make_head(arm: str, width: int, classes: int) -> tuple[Any, float, float | N
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
         return head, 3e-3, None
-    head = linear_head(width, classes)
+    head = pooled_head("root" if arm == "root" else "linear", width, classes)
     if arm == "random_start":
         nn.init.kaiming_normal_(head[2].weight)
     return head, 1.5e-3, 0.1
@@ -268,7 +287,7 @@ def make_head(arm: str, width: int, classes: int) -> tuple[Any, float, float | N
 def scores(p: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> dict[str, float]:
     """The metrics of probabilities, (scans, classes); weights are those of a resample."""
     import numpy as np
-    from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 
     from octfast.model.temperature import calibration_error
 
@@ -281,6 +300,7 @@ def scores(p: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> d
         "log_loss": float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()),
         "accuracy": float(right.mean()),
         "balanced_accuracy": float(balanced_accuracy_score(y, p.argmax(1))),
+        "macro_f1": float(f1_score(y, p.argmax(1), average="macro", labels=present)),
         "macro_auc": float(np.mean(aucs)),
         "ece": calibration_error(p.max(1), right),
     }
@@ -329,6 +349,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", help="pretrained weights of the body; by default random")
     for name in ("path", "label", "patient"):
         parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *BALANCED])
     parser.add_argument("--arch", default="vgg16_bn")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10)

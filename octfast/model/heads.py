@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from octfast.errors import UsageError
 from octfast.model.arch import Arch, make_body
 
-HEADS = ("linear", "octfast", "fastai", "article")
+HEADS = ("linear", "root", "octfast", "fastai", "article")
+# Heads on pooled features, which can be trained again and again on what is stored of them.
+POOLED = ("linear", "root", "octfast")
 
 
 def check_head(head: str, arch: Arch) -> None:
@@ -57,9 +59,51 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
     width = _timm_width(network) if arch.library == "timm" else _width(body)
     if arch.depths:
         width = body[0].width
-    if head == "linear":
-        return body, linear_head(width, n_classes)
-    return body, two_layer_head(width, n_classes)
+    return body, pooled_head(head, width, n_classes)
+
+
+def pooled_head(head: str, width: int, n_classes: int) -> nn.Sequential:
+    """A head of `POOLED`, for features of this width."""
+    if head == "octfast":
+        return two_layer_head(width, n_classes)
+    linear = linear_head(width, n_classes)
+    return linear if head == "linear" else nn.Sequential(RootNorm(width), *linear[1:])
+
+
+def set_dropout(head: nn.Module, share: float) -> None:
+    """Let every dropout of a head leave out this share."""
+    for module in head.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+
+
+@torch.no_grad()
+def shift_logits(head: nn.Module, shift: Tensor) -> None:
+    """Add a constant to each class's logit, in the head's last layer, so that the network stays what its name says.
+
+    Parameters
+    ----------
+    shift : of shape (n_classes,).
+    """
+    linear = [m for m in head.modules() if isinstance(m, nn.Linear)][-1]
+    if linear.bias is not None:
+        linear.bias.add_(shift.to(linear.bias))
+        return
+    # The layer of fastai's head has no bias; what is added to the batch norm before it reaches each class through it.
+    norm = [m for m in head.modules() if isinstance(m, nn.BatchNorm1d)][-1]
+    norm.bias.add_(torch.linalg.pinv(linear.weight.float()) @ shift.to(linear.weight))
+
+
+class RootNorm(nn.BatchNorm1d):
+    """Batch norm of the square root of each feature, which keeps its sign.
+
+    Means and deviations of activations have long tails, and a root draws large ones in. It is one module with the norm,
+    as what has nothing to train would be taken for a part of the frozen body.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The small number keeps the slope finite at zero, for a body that is trained too.
+        return super().forward(torch.sign(x) * (torch.sqrt(x.abs() + 1e-6) - 1e-3))
 
 
 def two_layer_head(width: int, n_classes: int) -> nn.Sequential:

@@ -10,6 +10,8 @@ from typing import Any
 from octfast.errors import UsageError
 
 UNFREEZE = ("head", "block5", "all")
+BALANCE = ("none", "weights", "sample")
+LOSSES = ("cross_entropy", "focal")
 
 
 def _option(default: Any, help: str, **about: Any) -> Any:
@@ -54,7 +56,16 @@ class TrainConfig:
         hint="224 is what most bodies were trained at",
     )
     arch: str = _option("vgg16_bn", "A torchvision name that fastai knows, or any timm name.")
-    head: str = _option("linear", "linear, octfast (two layers), fastai or article.")
+    head: str = _option("linear", "linear, root (linear on square roots), octfast (two layers), fastai or article.")
+    dropout: float | None = _option(
+        None, "Share that the head's dropout drops; by default its own.", least=0, most=0.95
+    )
+    wd: float | None = _option(None, "Weight decay; by default 0.1 of a linear head, else fastai's.", least=0, most=10)
+    balance: str = _option(
+        *("none", "Of unequal classes: none, weights (rare ones count more) or sample (are seen more)."),
+        choices=BALANCE,
+    )
+    loss: str = _option("cross_entropy", "cross_entropy or focal.", choices=LOSSES)
     weights: str = _option("auto", "Pretrained weights: auto, none, or a .safetensors or .pth file.")
     valid: str = _option("0.1", "Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
     splits: str | None = _option(None, "CSV of octfast data split: train, valid and test.", path=True)

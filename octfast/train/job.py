@@ -31,11 +31,12 @@ from octfast.errors import OctfastError, WeightsError
 from octfast.figure import save_figure
 from octfast.model.arch import find_arch
 from octfast.model.engine import check_engine
-from octfast.model.heads import check_head
+from octfast.model.heads import check_head, set_dropout
 from octfast.run.folder import Run, new_run, set_latest
 from octfast.run.log import run_log
 from octfast.run.origin import fingerprint, git_state, versions
 from octfast.run.state import training_state
+from octfast.train.balance import balance_training, class_weights, say_rare, start_balanced
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.folds import draw_folds
@@ -75,7 +76,7 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     with run_log(run.path / "log.txt") as notes, _alone():
         start = time.time()
         with _removed_on_failure(run, keep_folder=given):
-            prepared = _prepared(config)
+            prepared = prepared_scans(config)
             (learn, about), prepared = with_readable(lambda p: _begun(p, config), prepared, SPLITS)
         about["notes"] = notes
         _save_scans(run, prepared)
@@ -89,7 +90,8 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
 def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, Any]]:
     """A Learner of these scans, and what config.json says before the training."""
     dls = oct_dataloaders(prepared, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers)
-    learn = _learner(dls, config)
+    learn = new_learner(dls, config)
+    start_balanced(learn.model[1], _class_weights(learn, config))
     return learn, _described(config, prepared, learn)
 
 
@@ -156,7 +158,8 @@ def _check_names(config: TrainConfig) -> None:
         validation_share(config.valid)
 
 
-def _prepared(config: TrainConfig) -> Prepared:
+def prepared_scans(config: TrainConfig) -> Prepared:
+    """The scans that a training would be of, with what is to be known of them said in the log."""
     if config.data is None:
         log.warning("no DATA given: training on synthetic phantoms, which show no patient")
         with track("drawing phantoms", 1) as update:
@@ -176,24 +179,36 @@ def _prepared(config: TrainConfig) -> Prepared:
         **config.columns,
     )
     log_scans(prepared.scans)
+    say_rare(prepared.scans, config.balance)
     return prepared
 
 
-def _learner(dls: DataLoaders, config: TrainConfig) -> Learner:
+def new_learner(dls: DataLoaders, config: TrainConfig) -> Learner:
+    """An untrained Learner as configured."""
     kwargs: dict[str, Any] = {
         "arch": config.arch,
         "head": config.head,
         "seed": config.seed,
         "unfreeze": config.unfreeze,
         "random_layers": config.random_layers,
+        **({} if config.wd is None else {"wd": config.wd}),
     }
     try:
-        return oct_learner(dls, weights=config.weights, **kwargs)
+        learn = oct_learner(dls, weights=config.weights, **kwargs)
     except WeightsError as e:
         if config.data is not None or config.weights != "auto":
             raise
         log.warning("%s; on phantoms an untrained body will do", e.message)
-        return oct_learner(dls, weights="none", **kwargs)
+        learn = oct_learner(dls, weights="none", **kwargs)
+    if config.dropout is not None:
+        set_dropout(learn.model[1], config.dropout)
+    return learn
+
+
+def _class_weights(learn: Learner, config: TrainConfig) -> torch.Tensor:
+    """By the training scans of each class, in the order of their index."""
+    labels = pd.DataFrame(learn.dls.train.items)["label"].value_counts()
+    return class_weights([int(labels.get(name, 0)) for name in learn.dls.vocab], config.balance)
 
 
 def _described(config: TrainConfig, prepared: Prepared, learn: Learner) -> dict[str, Any]:
@@ -269,10 +284,15 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     if config.views and not whole:
         trainee = fast = frozen_learner(learn, views=config.views, folds=_folds(learn, config), **stored)
         precision = fast.engine.precision
+    weights = _class_weights(learn, config)
+    balance_training(trainee, weights, config.balance, config.loss)
     lr = config.lr
     if lr is None:
         # The rate is sought on stored features too where they are not trained on.
-        finder = trainee if isinstance(trainee, FrozenLearner) else frozen_learner(learn, views=1, **stored)
+        finder = trainee
+        if not isinstance(trainee, FrozenLearner):
+            finder = frozen_learner(learn, views=1, **stored)
+            balance_training(finder, weights, config.balance, config.loss)
         lr = _find_lr(finder, run, _rate_range(learn, config))
         if finder is not trainee:
             finder.close()
@@ -296,7 +316,10 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     kept = None if best.best_epoch is None else best.best_epoch + 1
     log.info("the weights of epoch %s, with the lowest validation loss, are kept", kept)
     folds = int(trainee.folds.max()) + 1 if isinstance(trainee, FrozenLearner) and trainee.folds is not None else 0
-    return trainee, {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision, "folds": folds}
+    chosen: dict[str, Any] = {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision, "folds": folds}
+    if config.balance != "none":
+        chosen["class_weights"] = {c: round(w, 4) for c, w in zip(learn.dls.vocab, weights.tolist(), strict=True)}
+    return trainee, chosen
 
 
 def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:
@@ -316,7 +339,7 @@ def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:
 def _rate_range(learn: Learner, config: TrainConfig) -> tuple[float, float]:
     if config.unfreeze != "head":
         return _LR_RANGE["more"]
-    if config.head != "linear":
+    if config.head not in ("linear", "root"):
         return _LR_RANGE["head"]
     return _LR_RANGE["untrained" if learn.oct.weights.source == "none" else "linear"]
 

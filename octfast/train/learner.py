@@ -87,7 +87,7 @@ def oct_learner(
     ----------
     dls : from `oct_dataloaders`.
     arch : a torchvision name that fastai knows, or any timm name.
-    head : "linear", "octfast" (two layers), "fastai" or "article" (see `octfast.model.heads`).
+    head : "linear", "root", "octfast" (two layers), "fastai" or "article" (see `octfast.model.heads`).
     weights : "auto" takes those that torch or timm have stored, else downloads them; or a file; or "none", which leaves
         the body untrained and sets its batch norms to the training scans.
     seed : of the untrained weights.
@@ -127,7 +127,7 @@ def oct_learner(
     body, top = body_and_head(network, found, head, len(dls.vocab))
     loss = NLLLossFlat() if head == "article" else CrossEntropyLossFlat()
     kwargs = {"loss_func": loss, "opt_func": Adam, "metrics": metrics, **kwargs}
-    if head == "linear":
+    if head in ("linear", "root"):
         kwargs.setdefault("wd", 0.1)
     with _in_model_meta(body) as made:
         learn = vision_learner(

@@ -69,4 +69,4 @@ def test_the_articles_head_gives_log_probabilities():
 
 
 def test_heads_are_named():
-    assert HEADS == ("linear", "octfast", "fastai", "article")
+    assert HEADS == ("linear", "root", "octfast", "fastai", "article")
