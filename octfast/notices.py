@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,3 +46,26 @@ class Note:
         if isinstance(said, str):
             return cls("", said)
         return cls(str(said.get("kind", "")), str(said.get("text", "")))
+
+
+@contextmanager
+def noted() -> Iterator[list[Note]]:
+    """The warnings of octfast's log while inside, as a list that grows; they are said as ever."""
+    log, notes = logging.getLogger("octfast"), list[Note]()
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING:
+                notes.append(Note(getattr(record, "kind", ""), record.getMessage()))
+
+    handlers: list[logging.Handler] = [Notes()]
+    # Without any handler Python shows warnings, as in a notebook. It would not with this one.
+    if not log.hasHandlers() and logging.lastResort:
+        handlers.append(logging.lastResort)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)

@@ -17,13 +17,16 @@ from octfast.data.audit.checks import quick_audit, wilson
 from octfast.data.corrections import Applied, apply_corrections
 from octfast.data.decode import Unreadable, decode
 from octfast.data.look import unusual
+from octfast.data.readers.columns import split_names
+from octfast.data.readers.load import as_names
+from octfast.data.readers.names import patients_from_names
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.readers.table import common_folder
 from octfast.data.scans import class_names, describe_scans
 from octfast.data.splits import leaks
 from octfast.data.splits.files import apply_splits
 from octfast.data.splits.hold_out import assign_validation
-from octfast.errors import DataError
+from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
 
@@ -86,7 +89,8 @@ def prepare(
     allow_leaks : warn of patients in two splits instead of refusing them.
     corrections : a file of corrections of `octfast review`, see `apply_corrections`.
     cache : where a MedMNIST file is unpacked.
-    columns : `path_column`, `label_column`, `patient_column`, `split_column` of a table of scans.
+    columns : `path_column`, `label_column`, `patient_column`, `split_column` of a table of scans, also of a DataFrame;
+        `patient_from` and `label_from` of what `read_data` reads.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def prepare(
     if isinstance(data, pd.DataFrame):
         if data.empty:
             raise DataError("there are no scans in the table", "give a table with a row a scan")
-        scans, root = data.reset_index(drop=True), common_folder(data, Path("the table"))
+        scans = _scans_of(data, {name: value for name, value in columns.items() if value is not None})
+        root = common_folder(scans, Path("the table"))
     else:
         scans = read_data(data, cache=cache, **columns)
         root = data_folder(data, scans)
@@ -124,6 +129,41 @@ def prepare(
     scans = assign_validation(scans, valid, seed)
     leaks.refuse_leaks(scans, allow_leaks)
     return Prepared(scans, left_out, root, corrected)
+
+
+def _scans_of(table: pd.DataFrame, columns: dict[str, Any]) -> pd.DataFrame:
+    """A Scans table of a DataFrame whose columns may have names of their own, or lack patient and split.
+
+    Raises
+    ------
+    UsageError : a column that the table lacks, or a rule that is for files.
+    """
+    scans, needed = table.reset_index(drop=True), ["path", "label", "patient", "split"]
+    if not columns and set(needed) <= set(scans.columns):
+        return scans
+    named = {name.removesuffix("_column"): column for name, column in columns.items() if name.endswith("_column")}
+    for rule in (r for r in columns if not r.endswith("_column")):
+        raise UsageError(f"{rule} is for folders and files, not for a DataFrame", "give it a column patient or label")
+    for role in ("path", "label", *named):
+        if (wanted := named.get(role, role)) not in scans:
+            raise UsageError(
+                f"the DataFrame has no column {wanted}",
+                f"name the one of the {role}: {role}_column=, one of {', '.join(map(str, scans.columns))}",
+            )
+    replaced = [role for role, column in named.items() if role != column and role in scans]
+    scans = scans.drop(columns=replaced).rename(columns={column: role for role, column in named.items()})
+    scans["path"] = [str(Path(p).expanduser().absolute()) for p in scans["path"]]
+    scans["label"] = as_names(scans["label"])
+    if scans["label"].isna().any():
+        first = scans.loc[scans["label"].isna(), "path"].iloc[0]
+        raise DataError(f"a row of the DataFrame has no label: {first}", "leave it out")
+    if "patient" in scans:
+        scans["patient"] = as_names(scans["patient"]).fillna(scans["path"])
+    else:
+        log.info("the DataFrame has no column of patients: they are taken from names CLASS-PATIENT-IMAGE")
+        scans["patient"] = patients_from_names(scans, common_folder(scans, Path("the table")))
+    scans["split"] = split_names(as_names(scans["split"]), Path("the table")) if "split" in scans else "train"
+    return scans.sort_values("path", ignore_index=True)
 
 
 def log_scans(scans: pd.DataFrame) -> None:

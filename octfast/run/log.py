@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from octfast.notices import Note
+from octfast.notices import Note, noted
 
 log = logging.getLogger("octfast")
 
@@ -18,28 +18,17 @@ def run_log(file: Path) -> Iterator[list[Note]]:
 
     A warning that programs look for has a kind: `log.warning(text, extra={"kind": "reminder"})`.
     """
-    notes: list[Note] = []
     written = logging.FileHandler(file, encoding="utf-8")
     written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
-    class Notes(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.WARNING:
-                notes.append(Note(getattr(record, "kind", ""), record.getMessage()))
-
-    handlers: list[logging.Handler] = [written, Notes()]
-    # Without any handler Python shows warnings, as in a notebook. It would not with the handler of the file.
-    if not log.hasHandlers() and logging.lastResort:
-        handlers.append(logging.lastResort)
     level = log.level
     if log.getEffectiveLevel() > logging.INFO:
         log.setLevel(logging.INFO)
-    for handler in handlers:
-        log.addHandler(handler)
     try:
-        yield notes
+        with noted() as notes:
+            log.addHandler(written)
+            yield notes
     finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
+        log.removeHandler(written)
+        written.close()
         log.setLevel(level)

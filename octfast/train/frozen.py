@@ -15,6 +15,7 @@ from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import BnFreeze
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.torch_core import trainable_params
 from torch import Tensor, nn
@@ -120,11 +121,15 @@ def frozen_learner(
     shown = [functools.partial(stored_batch, learn, training) for training in (True, False)]
     stored = _loaders(
         learn,
-        StoreLoader(stores[0], targets[0], bs=bs, shuffle=True, drop_last=True, device=device, pictures=shown[0]),
+        StoreLoader(
+            stores[0], targets[0], bs=bs, shuffle=True, drop_last=True, device=device, pictures=shown[0], **_drawn(dls)
+        ),
         StoreLoader(stores[1], targets[1], bs=max(bs, 256), device=device, pictures=shown[1]),
     )
     learning = None
     if folds is not None:
+        if _drawn(dls):
+            raise UsageError("folds need every scan once an epoch", "leave folds out, or dl_type and wgts")
         heads = FoldHeads(part[0], part[1:], int(folds.max()) + 1).to(device)
         both = torch.cat(targets)
         learning = (
@@ -297,6 +302,14 @@ def _loaders(learn: Learner, *loaders: StoreLoader) -> StoredLoaders:
     made = StoredLoaders(*loaders, path=learn.path, device=loaders[0].device)
     made.whole, made.vocab, made.c = learn, learn.dls.vocab, len(learn.dls.vocab)
     return made
+
+
+def _drawn(dls: DataLoaders) -> dict[str, Any]:
+    """How an epoch's scans are drawn where the training DataLoader has its own way, as WeightedDL has."""
+    if type(dls.train) is TfmdDL:
+        return {}
+    # A method would be bound to the new DataLoader.
+    return {"get_idxs": lambda: dls.train.get_idxs(), "n": getattr(dls.train, "partial_n", None)}
 
 
 def _targets(dl: Any) -> Tensor:

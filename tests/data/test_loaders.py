@@ -3,11 +3,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.data import PartialDL, WeightedDL
+from fastai.data.transforms import Normalize
+from fastai.vision.augment import Resize, aug_transforms
+from fastai.vision.core import PILImage
+from fastcore.foundation import L
+from fasttransform import ItemTransform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -227,3 +234,108 @@ def test_labels_that_pandas_would_take_for_numbers_or_nothing(tmp_path):
             Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / label / f"{i}.png")
     dls = loaders(tmp_path, size=32)
     assert list(dls.vocab) == ["01", "NA", "None"] and isinstance(dls.scans, pd.DataFrame)
+
+
+class TestWhatAFastaiUserGives:
+    """fastai's own arguments, and every kind of item that `test_dl` and `predict` take."""
+
+    @pytest.fixture
+    def make(self, phantoms):
+        return lambda data=phantoms, **kwargs: oct_dataloaders(
+            data, **{"size": 64, "valid": 0.25, "num_workers": 0, "device": "cpu", "bs": 8, **kwargs}
+        )
+
+    def test_every_kind_of_picture_is_an_item(self, make, phantoms):
+        dls = make()
+        files = sorted((phantoms / "test").rglob("*.jpeg"))[:3]
+        expected = dls.test_dl([str(f) for f in files]).one_batch()[0]
+        grey = [Image.open(f) for f in files]
+        for items in (
+            files,
+            L(files),
+            [f.read_bytes() for f in files],
+            [PILImage.create(f) for f in files],
+            grey,
+            [np.asarray(g) for g in grey],
+            [torch.from_numpy(np.array(g)) for g in grey],
+            read_scans(phantoms).set_index("path").loc[[str(f) for f in files]].reset_index(),
+        ):
+            assert torch.equal(dls.test_dl(items).one_batch()[0], expected), type(items[0] if len(items) else items)
+
+    def test_labels_are_asked_of_a_table_alone(self, make, phantoms):
+        dls = make()
+        test = read_scans(phantoms).query("split == 'test'")
+        labels = dls.test_dl(test, with_labels=True, bs=16).one_batch()[1]
+        assert [dls.vocab[i] for i in labels] == list(test["label"])
+        for item in (test["path"].iloc[0], Path(test["path"].iloc[0])):
+            with pytest.raises(UsageError, match="has no label\ngive rows of a table"):
+                dls.test_dl([item], with_labels=True)
+        with pytest.raises(UsageError, match="no scans in what was given"):
+            dls.test_dl([])
+
+    def test_transforms_of_the_users_own_are_of_training_scans_alone(self, make):
+        seen = []
+
+        class Mark(ItemTransform):
+            def encodes(self, x):
+                seen.append(1)
+                return x
+
+        own = make(item_tfms=[Resize(80), Mark()], batch_tfms=[*aug_transforms(size=64, max_rotate=5.0)])
+        seen.clear()
+        assert own.train.one_batch()[0].shape == (8, 3, 64, 64) and len(seen) == 8
+        assert torch.equal(own.valid.one_batch()[0], make(augment=False).valid.one_batch()[0]) and len(seen) == 8
+        norm = make(batch_tfms=[Normalize.from_stats([0.5] * 3, [0.25] * 3)])
+        x = make(augment=False, mean=[0.5] * 3, std=[0.25] * 3).valid.one_batch()[0]
+        assert torch.equal(norm.valid.one_batch()[0], x)
+
+    def test_transforms_that_give_another_size_are_refused(self, make):
+        with pytest.raises(UsageError, match=r"shape \(3, 48, 48\)[\s\S]*aug_transforms\(size=64\)"):
+            make(batch_tfms=aug_transforms(size=48))
+
+    def test_the_strength_of_the_augmentation(self, make):
+        plain = make(augment="none").train
+
+        def moved(strength):
+            dl = make(augment=strength).train
+            dl.before_iter()
+            changes = []
+            for i in range(24):
+                x = plain.after_batch(plain.do_batch([plain.do_item(i)]))[0]
+                changes.append(float((dl.after_batch(dl.do_batch([dl.do_item(i)]))[0] - x).abs().mean()))
+            return sum(changes)
+
+        assert 0.0 < moved("light") < moved("default") < moved("strong")
+        with pytest.raises(UsageError, match="did you mean strong"):
+            make(augment="strog")
+
+    def test_rare_classes_are_drawn_as_often_as_others(self, make, phantoms):
+        scans = read_scans(phantoms)
+        scans = scans.drop(index=scans.query("split != 'test' and label == 'CNV'").index[2:])
+        scans["split"] = ["valid" if i % 5 == 0 and s != "test" else s for i, s in enumerate(scans["split"])]
+        for wgts in ("balanced", "weight", {"CNV": 9, "DME": 1, "DRUSEN": 1, "NORMAL": 1}):
+            table = scans.assign(weight=[9.0 if c == "CNV" else 1.0 for c in scans["label"]])
+            dls = make(table, wgts=wgts, allow_leaks=True)
+            assert isinstance(dls.train, WeightedDL)
+            drawn = [dls.train.items["label"].iloc[i] for _ in range(20) for i in dls.train.get_idxs()]
+            assert drawn.count("CNV") > 0.12 * len(drawn) > 0.06 * len(drawn) > dls.train.items["label"].eq("CNV").sum()
+        for wrong in ("colour", {"CNV": 1}, 3):
+            with pytest.raises(UsageError, match="wgts"):
+                make(table, wgts=wrong, allow_leaks=True)
+
+    def test_a_part_of_the_scans_an_epoch(self, make):
+        dls = make(dl_type=PartialDL, dl_kwargs={"partial_n": 16})
+        assert len(dls.train) == 2 and len(dls.valid.get_idxs()) == len(dls.valid_ds)
+
+    def test_columns_of_a_data_frame(self, make, phantoms):
+        scans = read_scans(phantoms).query("split != 'test'")
+        table = scans.rename(columns={"path": "file", "label": "diagnosis", "patient": "mrn"}).drop(columns="split")
+        dls = make(table, path_column="file", label_column="diagnosis", patient_column="mrn")
+        assert sorted(dls.scans["path"]) == sorted(scans["path"])
+        assert not set(dls.train.items["patient"]) & set(dls.valid.items["patient"])
+        with pytest.raises(UsageError, match="no column file2\nname the one of the path: path_column="):
+            make(table, path_column="file2", label_column="diagnosis")
+        with pytest.raises(UsageError, match="no column path"):
+            make(table)
+        with pytest.raises(UsageError, match="patient_from is for folders"):
+            make(scans, patient_from="folder")

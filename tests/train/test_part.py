@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.data import PartialDL
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback
@@ -347,3 +348,26 @@ def test_the_epochs_of_the_whole_and_of_its_part_are_one_history(pair):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert {"train_loss", "valid_loss", "train_accuracy", "accuracy", "lr", "seconds"} <= set(rows[-1])
     assert fast._grab_cbs(EpochLog)[0].rows is rows
+
+
+def test_scans_are_drawn_as_the_dataloaders_draw_them(phantoms, cache):
+    drawn = []
+
+    class Draws(Callback):
+        def before_batch(self):
+            if self.training:
+                drawn.extend(self.y.tolist())
+
+    weights = {"CNV": 30, "DME": 1, "DRUSEN": 1, "NORMAL": 1}
+    more = [{"wgts": weights}, {"dl_type": PartialDL, "dl_kwargs": {"partial_n": 16}}]
+    made = [oct_dataloaders(phantoms, size=64, valid=0.25, num_workers=0, device="cpu", bs=8, **m) for m in more]
+    for dls, enough in zip(made, (lambda: drawn.count(0) > 0.6 * len(drawn), lambda: len(drawn) == 32), strict=True):
+        drawn.clear()
+        fast = frozen_learner(oct_learner(dls, "test_resnet", weights="none"), precision="fp32", cache=cache)
+        with fast.no_bar(), fast.no_logging():
+            fast.fit(2, 1e-3, cbs=Draws())
+        assert enough(), drawn
+        assert len(fast.get_preds(0)[0]) == len(dls.train_ds)
+    with pytest.raises(UsageError, match="every scan once"):
+        folds = np.arange(len(dls.train_ds) + len(dls.valid_ds)) % 3
+        frozen_learner(oct_learner(dls, "test_resnet", weights="none"), precision="fp32", cache=cache, folds=folds)
