@@ -6,7 +6,8 @@ import copy
 import difflib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -201,6 +202,29 @@ def choose_precision(network: nn.Module, precision: str, device: torch.device) -
     if device.type == "cuda":
         return "fp16"
     return "bf16" if device.type == "cpu" and _has_bf16() else "fp32"
+
+
+def half_where_fast() -> torch.autocast | nullcontext:
+    """A context in which torch convolves in bf16 where this CPU multiplies it in hardware; elsewhere nothing changes.
+
+    For what is trained, or measured once, and so cannot be folded into an `Engine`. Weights, statistics of batch norms
+    and losses stay in float32.
+    """
+    return torch.autocast("cpu", torch.bfloat16) if _has_bf16() else nullcontext()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread of the CPU.
+
+    For networks so small that threads wait for each other longer than they compute, and far longer beside other work.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _folded(network: nn.Module) -> nn.Module:

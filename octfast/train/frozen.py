@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from octfast.console import track
 from octfast.errors import UsageError
-from octfast.model.engine import Engine, make_engine
+from octfast.model.engine import Engine, half_where_fast, make_engine, one_thread
 from octfast.train.alone import OneProcess
 from octfast.train.callbacks import EpochLog
 from octfast.train.folds import FoldHeads, FoldLoader
@@ -166,6 +166,8 @@ def frozen_learner(
     fast.folds = folds
     if pays_mixed_precision(suffix, device):
         fast.add_cbs([ChannelsLast(), MixedPrecision()])
+    elif device.type == "cpu":
+        fast.pace = half_where_fast if _convolves(suffix) else one_thread
     fast.add_cb(OneProcess())
     return fast
 
@@ -175,8 +177,11 @@ def pays_mixed_precision(modules: Iterable[nn.Module], device: torch.device) -> 
 
     A head on stored vectors is a few small matrix products, for which casting and scaling cost more than they save.
     """
-    convolve = any(isinstance(m, nn.modules.conv._ConvNd) for part in modules for m in part.modules())
-    return device.type == "cuda" and convolve
+    return device.type == "cuda" and _convolves(modules)
+
+
+def _convolves(modules: Iterable[nn.Module]) -> bool:
+    return any(isinstance(m, nn.modules.conv._ConvNd) for part in modules for m in part.modules())
 
 
 def _stored(what: str, source: Views, engine: Callable, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:

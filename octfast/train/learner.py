@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from torch import nn
 from octfast.errors import UsageError, WeightsError
 from octfast.model.arch import Arch, body_groups, check_patches, drop_classifier, find_arch, make_network
 from octfast.model.bundle.info import BundleInfo
+from octfast.model.engine import half_where_fast
 from octfast.model.heads import body_and_head, check_head
 from octfast.model.weights.load import WeightsReport, load_weights
 from octfast.model.weights.untrained import calibrate_batch_norm
@@ -147,8 +148,8 @@ def oct_learner(
         log.info("%s", report.describe())
     if torch.device(dls.device).type == "cuda":
         learn.add_cbs([ChannelsLast(), MixedPrecision()])
-    learn.oct = OctParts(found, head, report)
     learn.add_cb(OneProcess())
+    learn.oct = OctParts(found, head, report)
     return unfreeze_to(learn, unfreeze)
 
 
@@ -241,10 +242,12 @@ def _calibrate(learn: Learner, scans: int = 96) -> None:
     table = learn.dls.train.items
     dl = learn.dls.test_dl(table.iloc[rows] if hasattr(table, "iloc") else [table[i] for i in rows], bs=bs)
     device = next(learn.model.parameters()).device
-    learn.model[0].to(dl.device or device)
-    found = calibrate_batch_norm(
-        learn.model[0], (b[0].as_subclass(torch.Tensor) for b in itertools.islice(dl, n // bs))
-    )
+    body = learn.model[0].to(dl.device or device, memory_format=torch.channels_last)
+    batches = (b[0].as_subclass(torch.Tensor) for b in itertools.islice(dl, n // bs))
+    on_cpu = torch.device(dl.device or device).type == "cpu"
+    with half_where_fast() if on_cpu else nullcontext():
+        found = calibrate_batch_norm(body, (x.contiguous(memory_format=torch.channels_last) for x in batches))
+    body.to(memory_format=torch.contiguous_format)
     if found:
         log.warning(
             "the body is untrained (random weights); its %d batch norms were set to %d training scans", found, n

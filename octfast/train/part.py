@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -52,12 +52,14 @@ class FrozenLearner(Learner):
     stores : the open stores of the training and the validation scans.
     engine : that ran the frozen part.
     folds : of the training scans, then the validation scans, where heads of a cross-validation are trained too.
+    pace : a context in which the part computes fast.
     """
 
     stores: tuple[FeatureStore, FeatureStore]
     engine: Engine
     loss_func: Any
     folds: np.ndarray | None = None
+    pace: Callable[[], AbstractContextManager] = nullcontext
     _on: tuple[DataLoaders, nn.Module] | None = None
     _closed = False
 
@@ -119,7 +121,8 @@ class FrozenLearner(Learner):
             self._seen = now
         before, self._on = self._on, pair
         try:
-            yield
+            with self.pace():
+                yield
         finally:
             self._on = before
 
