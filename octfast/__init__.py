@@ -58,6 +58,7 @@ _PUBLIC = {
     "show_scan": "octfast.assess.interpret.show",
     "summarise": "octfast.model.summary",
     "train_classifier": "octfast.train.job",
+    "tune": "octfast.train.tune.search",
     "write_faulty_phantoms": "octfast.data.phantom.faults",
     "write_phantoms": "octfast.data.phantom.draw",
     "write_report": "octfast.assess.report.report",
@@ -111,6 +112,7 @@ if TYPE_CHECKING:
     from octfast.train.frozen import frozen_learner as frozen_learner
     from octfast.train.job import train_classifier as train_classifier
     from octfast.train.learner import oct_learner as oct_learner
+    from octfast.train.tune.search import tune as tune
     from octfast.train.plots import plot_history as plot_history
 
     __version__: str

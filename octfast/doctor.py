@@ -33,6 +33,7 @@ PURPOSES = {
     "openvino": "--engine openvino and --precision int8 on CPUs",
     "parquet": "parquet tables of scans",
     "test": "running the tests",
+    "tune": "octfast tune",
 }
 
 

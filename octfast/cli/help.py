@@ -224,4 +224,6 @@ def _default(param: Any, flag: bool) -> str:
         return ""
     if flag:
         return param.opts[0]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
     return str(value.value if isinstance(value, Enum) else value)

@@ -20,6 +20,7 @@ from octfast.cli.report import report
 from octfast.cli.review import review
 from octfast.cli.show import show
 from octfast.cli.train import train
+from octfast.cli.tune import tune
 from octfast.cli.verbosity import QuietOption, VerboseOption, add_verbosity
 
 app = typer.Typer(
@@ -77,7 +78,7 @@ def _octfast(
         set_verbosity(quiet, verbose)
 
 
-for command in (train, interpret, evaluate, calibrate, compare, show, report, review, predict, export):
+for command in (train, tune, interpret, evaluate, calibrate, compare, show, report, review, predict, export):
     app.command()(command)
 app.command("app")(app_.app)
 app.add_typer(data.app, name="data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -51,11 +52,13 @@ def train(as_json: bool, **given: Any) -> None:
     print("Next: octfast interpret --top-losses 9, or octfast report --open for a page with all of it")
 
 
-def _parameters() -> list[inspect.Parameter]:
-    """The argument and the options of `octfast train`: the fields of TrainConfig, and --json."""
+def parameters(without: Collection[str] = ()) -> list[inspect.Parameter]:
+    """The argument and the options of `octfast train`, the fields of TrainConfig but for some, and --json."""
     hints = get_type_hints(TrainConfig)
     made = []
     for each in fields(TrainConfig):
+        if each.name in without:
+            continue
         about, kind = each.metadata, hints[each.name]
         words = range_text(about)
         text = f"{about['help']} [{words}]" if words else about["help"]
@@ -73,5 +76,5 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 # Typer makes the command from the names, types and defaults that it finds here.
-train.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
-train.__annotations__ = {p.name: p.annotation for p in _parameters()}
+train.__signature__ = inspect.Signature(parameters())  # type: ignore[attr-defined]
+train.__annotations__ = {p.name: p.annotation for p in parameters()}

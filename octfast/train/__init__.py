@@ -1,4 +1,4 @@
 """DataLoaders and a network become a trained model in a run folder.
 
-From outside: `callbacks`, `config`, `frozen`, `job`, `learner`, `plots`, `store.cache`.
+From outside: `again`, `callbacks`, `config`, `frozen`, `job`, `learner`, `plots`, `store.cache`, `tune.result`, `tune.search`.
 """

@@ -30,22 +30,15 @@ log = logging.getLogger("octfast")
 RARE = 0.25
 
 
-def say_rare(scans: pd.DataFrame, balance: str) -> None:
-    """Warn of classes with few of the training and validation scans.
-
-    Parameters
-    ----------
-    scans : a Scans table.
-    balance : what will be done about it: "none", "weights" or "sample".
-    """
+def say_rare(scans: pd.DataFrame) -> None:
+    """Warn of classes with few of the training and validation scans of a Scans table."""
     table = scans[scans["split"] != "test"]
     counts = table["label"].value_counts()
     rare = counts[counts < RARE * len(table) / len(counts)]
     if len(rare):
         patients = table.groupby("label")["patient"].nunique()
         said = ", ".join(f"{c} ({n} of {len(table):,} scans, {patients[c]} patients)" for c, n in rare.items())
-        advice = "" if balance != "none" else "; --balance weights lets them count more"
-        log.warning("rare classes: %s: accuracy says little of them, look at each class%s", said, advice)
+        log.warning("rare classes: %s; accuracy says little of them: look at each class", said)
 
 
 def class_weights(counts: Sequence[int], balance: str, power: float = 0.5) -> Tensor:

@@ -179,7 +179,7 @@ def prepared_scans(config: TrainConfig) -> Prepared:
         **config.columns,
     )
     log_scans(prepared.scans)
-    say_rare(prepared.scans, config.balance)
+    say_rare(prepared.scans)
     return prepared
 
 

@@ -30,6 +30,7 @@ TRAIN = (
 )
 SMALLER = {
     "train": TRAIN,
+    "tune": "--arch test_resnet --size 32 --weights none --folds 2 --epochs 1 --precision fp32 --workers 1 --trials 1",
     "data phantom": "--scans 48 --size 32",
     "evaluate": "--resamples 100",
     "compare": "--resamples 100",
@@ -52,13 +53,16 @@ OF_THE_TABLE = ("--by ", "octfast calibrate", "octfast model slim")
 REPLACED = {"/data/oct": "OCT2017"}
 ELSEWHERE = {
     "octfast data download": "needs the network; tests/data/test_download.py",
+    "octfast tune OCT2017 --arch": "needs the weights of two large bodies; tests/train/test_tune.py",
     "octfast app": "serves until it is stopped; tests/deploy/app and tests/end_to_end/test_app_browser.py",
+    "octfast review": "serves until it is stopped; tests/deploy/review",
+    "octfast train DATA --corrections": "needs what a review has decided; tests/data/test_corrections.py",
     "octfast --install-completion": "changes the user's shell",
     "octfast --show-completion": "asks which shell it runs in",
 }
 # The exit code that the text beside the line speaks of, where it is not 0.
 CODES = {"octfast data audit faulty": 1}
-NEEDS = {"volume.e2e": "oct_converter", "volume.dcm": "pydicom", "export ": "onnxscript"}
+NEEDS = {"octfast tune": "optuna", "volume.e2e": "oct_converter", "volume.dcm": "pydicom", "export ": "onnxscript"}
 
 
 def commands(page: Path) -> list[str]:

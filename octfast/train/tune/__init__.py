@@ -1,0 +1,4 @@
+"""The search for a recipe on stored features, by patient.
+
+From outside: `result`, `search`.
+"""
