@@ -45,7 +45,12 @@ Dpi = Annotated[int, Option(help="Pixels an inch, 20 to 1200: 120 for a screen, 
 HeatMaps = Annotated[
     bool, Option("--heatmaps/--no-heatmaps", help="Beside each scan what raised the predicted class's score.")
 ]
-Method = Annotated[str, Option(help="Of the heat maps: gradcam, hirescam, or occlusion (slow, and for any network).")]
+Method = Annotated[
+    str,
+    Option(
+        help="Of the heat maps: gradcam, hirescam, attention (of transformers), or occlusion (slow, for any network)."
+    ),
+]
 
 Arch = Annotated[str, Option(help="A torchvision name that fastai knows, or any timm name.")]
 Head = Annotated[str, Option(help="octfast, fastai or article.")]

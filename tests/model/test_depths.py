@@ -8,6 +8,7 @@ from octfast.errors import UsageError
 from octfast.model.arch import check_patches, find_arch, make_network
 from octfast.model.engine import make_engine
 from octfast.model.heads import body_and_head
+from octfast.model.weights.load import weights_url
 
 
 def made(name: str, size: int) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -62,6 +63,10 @@ def test_maps_of_three_depths_by_their_definition():
 def test_depths_that_there_are_not(name, words):
     with pytest.raises(UsageError, match=words):
         find_arch(name)
+
+
+def test_its_weights_are_those_of_the_network():
+    assert weights_url("resnet10t+depths") == weights_url("resnet10t")
 
 
 def test_fastai_s_head_on_several_depths_is_refused():

@@ -1,4 +1,4 @@
-"""Heat maps of what raised a class's score: Grad-CAM, HiResCAM or occlusion, at the scan's own size."""
+"""Heat maps of what raised a class's score: Grad-CAM, HiResCAM, attention or occlusion, at the scan's own size."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from octfast.assess.interpret.heatmap_tokens import token_maps, transformer_in
 from octfast.data.preprocess import decode_grey, normalise, resize
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
@@ -20,7 +21,7 @@ from octfast.model.engine import Engine
 
 log = logging.getLogger("octfast")
 
-METHODS = ("gradcam", "hirescam", "occlusion")
+METHODS = ("gradcam", "hirescam", "attention", "occlusion")
 # Lightness rises evenly along it and hue changes too, so that it reads the same with any colour vision and in grey.
 COLOURS = "viridis"
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
@@ -42,7 +43,7 @@ def heat_map(
     info : gives the preprocessing.
     picture : of mode L.
     target : index of the class; None takes the predicted one.
-    method : "gradcam", "hirescam" or "occlusion", see `heat_maps`.
+    method : "gradcam", "hirescam", "attention" or "occlusion", see `heat_maps`.
 
     Returns
     -------
@@ -72,6 +73,9 @@ def heat_maps(
     deviations, whose mean gradient is zero. "hirescam" (Draelos and Carin, arXiv 2011.08891), by captum, multiplies
     by the gradient at each position instead, so that those count too.
 
+    A transformer has tokens of patches in place of a map, and "attention" too, which follows them through all blocks;
+    see `octfast.assess.interpret.heatmap_tokens.token_maps`.
+
     "occlusion" (Zeiler and Fergus, ECCV 2014), by captum, slides a square of a seventh of the picture's side, of the
     picture's mean grey, and shows by how much the score fell; it runs the model some 170 times a picture, works with
     any network and depends on no choice of a map.
@@ -89,7 +93,8 @@ def heat_maps(
 
     Raises
     ------
-    UsageError : an unknown method, or any but occlusion of a network without a map of (channels, height, width).
+    UsageError : an unknown method, "attention" of no transformer, or any but occlusion of a network that has neither
+        a map of (channels, height, width) nor a token a patch.
     """
     method = check_method(method)
     wanted = [-1 if t is None else t for t in (targets if targets is not None else [None] * len(pictures))]
@@ -145,7 +150,7 @@ class HeatMaps:
         self._model, self._bs = model, bs
         self._maps: dict[tuple[str, str], tuple[np.ndarray, tuple[int, int]] | str] = {}
         if method != "occlusion":
-            last_map(model, info.size)
+            _explained(model, info.size, method)
 
     def __len__(self) -> int:
         return sum(not isinstance(m, str) for m in self._maps.values())
@@ -232,9 +237,20 @@ def last_map(model: nn.Module, size: int) -> nn.Module:
         _layers[model] = size, module
         return module
     raise UsageError(
-        "gradcam and hirescam need a network that ends in a map of (channels, height, width); this one does not",
+        "gradcam and hirescam need a network that ends in a map of (channels, height, width), or a transformer with a "
+        "token a patch; this one does not",
         "use occlusion: --method occlusion",
     )
+
+
+def _explained(model: nn.Module, size: int, method: str) -> tuple[nn.Module, bool]:
+    """What a method looks at, and whether it is a transformer. Raises UsageError as `heat_maps` does."""
+    network = transformer_in(model)
+    if network is not None:
+        return network, True
+    if method == "attention":
+        raise UsageError("attention is of transformers alone; this network is none", "use --method gradcam")
+    return last_map(model, size), False
 
 
 def _raw_maps(
@@ -247,7 +263,12 @@ def _raw_maps(
     # The caller may have switched gradients off.
     with torch.inference_mode(False):
         if method != "occlusion":
-            maps = _cam(model, last_map(model, info.size), x, wanted, method)
+            layer, tokens = _explained(model, info.size, method)
+            if tokens:
+                with _undisturbed(model) as device:
+                    maps = token_maps(model, layer, x.to(device), wanted.to(device), method, _scores)
+            else:
+                maps = _cam(model, layer, x, wanted, method)
         else:
             plain = np.stack([np.full((1, 1), round(float(g.mean())), np.uint8) for g in grey])
             maps = _occlusion(model, x, wanted, normalise(plain, info.mean, info.std))

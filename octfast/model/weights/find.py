@@ -16,6 +16,7 @@ from octfast.console import in_terminal, is_quiet
 from octfast.errors import WeightsError
 from octfast.files import is_offline, sha256_of
 from octfast.model.arch import FOUNDATIONS
+from octfast.model.depths import DEPTHS
 from octfast.model.weights import fetch
 from octfast.model.weights.fetch import UnavailableError, exists_at, fetch_url, one_line
 
@@ -95,6 +96,7 @@ def find_origin(arch: str, library: str = "") -> Origin:
     """
     from torchvision import models
 
+    arch = arch.removesuffix(DEPTHS)
     if arch in FOUNDATIONS:
         about = FOUNDATIONS[arch]
         raise WeightsError(

@@ -17,6 +17,7 @@ from octfast.model.heads import body_and_head
 from tests.pictures import scan, write_broken
 
 CLASSES = ("CNV", "DME", "NORMAL")
+OF_MAPS = tuple(m for m in METHODS if m != "attention")
 
 
 def info(size: int = 64, arch: str = "vgg11_bn", head: str = "octfast") -> BundleInfo:
@@ -59,7 +60,7 @@ def bright_spot() -> tuple[nn.Sequential, BundleInfo, Image.Image]:
     return nn.Sequential(Corner(), head).eval(), about, Image.fromarray(grey)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_MAPS)
 def test_the_heat_is_where_the_score_comes_from(method):
     model, about, spot = bright_spot()
     heat = heat_map(model, about, spot, 0, method)
@@ -70,7 +71,7 @@ def test_the_heat_is_where_the_score_comes_from(method):
     assert inside > 0.9 * heat.sum()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_MAPS)
 def test_without_a_class_that_of_the_prediction_is_shown(method):
     model, about, spot = bright_spot()
     # The score of the other is below zero.
@@ -125,7 +126,7 @@ def test_many_at_once_are_each_alone():
     assert heat_maps(model, about, []) == []
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_MAPS)
 @pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_model_is_left_as_it_was(method, switch):
     model, about = network("test_resnet"), info(64, "test_resnet")
@@ -177,14 +178,20 @@ def test_the_last_map_of_a_network(arch, head, shape):
     assert heat.shape == (60, 90) and np.isfinite(heat).all()
 
 
-@pytest.mark.parametrize("arch, size", [("test_vit", 160), ("swin_tiny_patch4_window7_224", 224)])
-def test_a_network_without_a_map_says_what_to_do(arch, size):
-    model = network(arch, size=size)
+def test_a_network_without_a_map_says_what_to_do():
+    arch = "swin_tiny_patch4_window7_224"
+    model = network(arch, size=224)
     with pytest.raises(UsageError, match="ends in a map") as e:
-        heat_map(model, info(size, arch), picture(), 0)
+        heat_map(model, info(224, arch), picture(), 0)
     assert "occlusion" in e.value.hint
     with pytest.raises(UsageError):
-        HeatMaps(model, info(size, arch))
+        HeatMaps(model, info(224, arch))
+
+
+def test_attention_is_of_transformers_alone():
+    with pytest.raises(UsageError, match="transformers alone") as e:
+        HeatMaps(network(), info(), "attention")
+    assert "gradcam" in e.value.hint
 
 
 def test_occlusion_works_with_any_network():
