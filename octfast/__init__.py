@@ -55,6 +55,7 @@ _PUBLIC = {
     "read_scans": "octfast.data.readers.folder",
     "save_splits": "octfast.data.splits.files",
     "shared_patients": "octfast.data.splits.hold_out",
+    "save_run": "octfast.train.save",
     "show_scan": "octfast.assess.interpret.show",
     "summarise": "octfast.model.summary",
     "train_classifier": "octfast.train.job",
@@ -114,6 +115,7 @@ if TYPE_CHECKING:
     from octfast.train.learner import oct_learner as oct_learner
     from octfast.train.tune.search import tune as tune
     from octfast.train.plots import plot_history as plot_history
+    from octfast.train.save import save_run as save_run
 
     __version__: str
 

@@ -1,5 +1,5 @@
 """A name becomes a network of body and head, kept on disk as a bundle, run forward, and its answers decided.
 
 From outside: `arch`, `heads`, `engine`, `prefetch`, `forward`, `temperature`, `decide`, `summary`,
-`bundle.info`, `bundle.read`, `bundle.write`, `bundle.show`, `bundle.state`, `weights.load`, `weights.untrained`.
+`bundle.build`, `bundle.info`, `bundle.read`, `bundle.write`, `bundle.show`, `bundle.state`, `weights.load`, `weights.untrained`.
 """

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from fastai.torch_core import default_device
 
 from octfast.console import track
 from octfast.data.loaders import oct_dataloaders
-from octfast.data.phantom.draw import default_phantoms, is_synthetic
+from octfast.data.phantom.draw import default_phantoms
 from octfast.data.prepare import Prepared, log_scans, prepare
-from octfast.data.scans import SPLITS, save_scans, write_csv
+from octfast.data.scans import SPLITS, write_csv
 from octfast.data.splits.hold_out import validation_share
 from octfast.errors import OctfastError, WeightsError
 from octfast.figure import save_figure
@@ -34,7 +32,7 @@ from octfast.model.engine import check_engine
 from octfast.model.heads import check_head, set_dropout
 from octfast.run.folder import Run, new_run, set_latest
 from octfast.run.log import run_log
-from octfast.run.origin import fingerprint, git_state, versions
+from octfast.run.origin import fingerprint
 from octfast.run.state import training_state
 from octfast.train.balance import balance_training, class_weights, say_rare, start_balanced
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
@@ -43,7 +41,7 @@ from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import oct_learner, unfreeze_to
 from octfast.train.leave_out import with_readable
-from octfast.train.outcome import leave_results
+from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
 from octfast.train.plots import plot_lr_find
 
 log = logging.getLogger("octfast")
@@ -75,11 +73,11 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     run = new_run(config.out, config.arch.replace("/", "_"))
     with run_log(run.path / "log.txt") as notes, _alone():
         start = time.time()
-        with _removed_on_failure(run, keep_folder=given):
+        with removed_on_failure(run, keep_folder=given):
             prepared = prepared_scans(config)
             (learn, about), prepared = with_readable(lambda p: _begun(p, config), prepared, SPLITS)
         about["notes"] = notes
-        _save_scans(run, prepared)
+        save_scan_tables(run, prepared)
         with training_state(run, about):
             _finish(run, config, prepared, learn, about)
             about["seconds"] = round(time.time() - start, 1)
@@ -116,7 +114,7 @@ def _finish(run: Run, config: TrainConfig, given: Prepared, learn: Learner, abou
     (learn, trainee), prepared = with_readable(fit, given, ("train", "valid"))
     prepared = leave_results(run, learn, trainee, prepared, about, config.precision)
     if prepared is not given:
-        _save_scans(run, prepared)
+        save_scan_tables(run, prepared)
         about["data"]["fingerprint"] = fingerprint(prepared.scans, prepared.root)
     if isinstance(trainee, FrozenLearner):
         trainee.close()
@@ -136,18 +134,6 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         os.environ.update(left)
-
-
-@contextmanager
-def _removed_on_failure(run: Run, keep_folder: bool) -> Iterator[None]:
-    """Remove the run folder, or what is in it, when it turns out that training cannot begin."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
-        if keep_folder:
-            run.path.mkdir()
-        raise
 
 
 def _check_names(config: TrainConfig) -> None:
@@ -214,28 +200,13 @@ def _class_weights(learn: Learner, config: TrainConfig) -> torch.Tensor:
 def _described(config: TrainConfig, prepared: Prepared, learn: Learner) -> dict[str, Any]:
     """What config.json says before the training."""
     dls = learn.dls
+    about = surroundings(prepared, learn, config.data)
+    about["data"]["synthetic"] |= config.data is None
     return {
         **config.to_dict(),
-        "classes": {name: i for i, name in enumerate(dls.vocab)},
         "chosen": {"bs": dls.train.bs, "patience": config.chosen_patience, "device": str(dls.device)},
-        "data": {
-            "root": str(prepared.root),
-            "source": config.data,
-            "synthetic": config.data is None or is_synthetic(prepared.scans),
-            "fingerprint": fingerprint(prepared.scans, prepared.root),
-            "corrected": None if prepared.corrected is None else asdict(prepared.corrected),
-        },
-        "weights_report": learn.oct.weights.to_dict(),
-        "versions": versions(),
-        "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
-        "git": git_state(),
+        **about,
     }
-
-
-def _save_scans(run: Run, prepared: Prepared) -> None:
-    save_scans(prepared.scans, run.path / "scans.csv", prepared.root)
-    if len(prepared.left_out):
-        save_scans(prepared.left_out, run.path / "left-out.csv", prepared.root)
 
 
 def _fit(learn: Learner, config: TrainConfig, run: Run) -> tuple[Learner, dict[str, Any]]:

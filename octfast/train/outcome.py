@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from fastai.learner import Learner
 from fastcore.basics import noop
 
 from octfast.console import track
+from octfast.data.phantom.draw import is_synthetic
 from octfast.data.prepare import Prepared
-from octfast.data.scans import describe_scans
+from octfast.data.scans import describe_scans, save_scans
 from octfast.errors import DataError
 from octfast.figure import save_figure
 from octfast.model.bundle.info import BundleInfo
@@ -21,6 +28,7 @@ from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.temperature import calibrate_bundle, rescale
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import FOLD, REMINDER, Run
+from octfast.run.origin import fingerprint, git_state, versions
 from octfast.train.frozen import FrozenLearner
 from octfast.train.learner import bundle_info
 from octfast.train.leave_out import with_readable
@@ -64,6 +72,48 @@ def leave_results(
     return prepared
 
 
+@contextmanager
+def removed_on_failure(run: Run, keep_folder: bool) -> Iterator[None]:
+    """Remove the run folder, or what is in it, when it turns out that nothing can be written into it."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        if keep_folder:
+            run.path.mkdir()
+        raise
+
+
+def surroundings(prepared: Prepared, learn: Learner, source: str | None) -> dict[str, Any]:
+    """What config.json says of the scans, the weights, the software and the machine.
+
+    Parameters
+    ----------
+    source : the folder or file that the scans were read from, where it is known.
+    """
+    return {
+        "classes": {name: i for i, name in enumerate(learn.dls.vocab)},
+        "data": {
+            "root": str(prepared.root),
+            "source": source,
+            "synthetic": is_synthetic(prepared.scans),
+            "fingerprint": fingerprint(prepared.scans, prepared.root),
+            "corrected": None if prepared.corrected is None else asdict(prepared.corrected),
+        },
+        "weights_report": learn.oct.weights.to_dict(),
+        "versions": versions(),
+        "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+        "git": git_state(),
+    }
+
+
+def save_scan_tables(run: Run, prepared: Prepared) -> None:
+    """Write scans.csv, and left-out.csv where scans were left out."""
+    save_scans(prepared.scans, run.path / "scans.csv", prepared.root)
+    if len(prepared.left_out):
+        save_scans(prepared.left_out, run.path / "left-out.csv", prepared.root)
+
+
 def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataFrame) -> BundleInfo:
     """Write the bundle and the figure of the history; `about` : as config.json has it."""
     synthetic = about["data"]["synthetic"]
@@ -76,7 +126,9 @@ def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataF
     info = bundle_info(learn, training=training, synthetic=synthetic)
     save_bundle(run.path / "model", learn.model, info)
     title = "synthetic phantoms" if synthetic else Path(about["data"]["root"]).name
-    save_figure(plot_history(run.history, f"{about['arch']}, {title}"), run.figures / "history.png")
+    history = run.history
+    if history["valid_loss"].notna().any():
+        save_figure(plot_history(history, f"{about['arch']}, {title}"), run.figures / "history.png")
     return info
 
 

@@ -111,14 +111,22 @@ class FrozenLearner(Learner):
         """What the model is made of, see `OctParts`."""
         return self.whole.oct
 
-    @contextmanager
-    def _features(self, pair: tuple[DataLoaders, nn.Module]) -> Iterator[None]:
+    def check(self) -> None:
+        """
+        Raises
+        ------
+        UsageError : the stored activations are closed, or no longer those of the frozen part.
+        """
         if self._closed:
             raise UsageError("the stored activations of this Learner are closed", AGAIN)
         if self._seen != (now := self._versions()):
             if self._digest() != self._body:
                 raise UsageError("the frozen part has changed since its activations were stored", AGAIN)
             self._seen = now
+
+    @contextmanager
+    def _features(self, pair: tuple[DataLoaders, nn.Module]) -> Iterator[None]:
+        self.check()
         before, self._on = self._on, pair
         try:
             with self.pace():

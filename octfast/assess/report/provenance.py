@@ -171,6 +171,8 @@ def splits_in_words(known: Provenance) -> str:
         words = f"The splits are those of {named(config['splits'])}{fold}."
     elif config.get("valid") == "folder":
         words = "Validation is the set's own."
+    elif config.get("valid") is None:
+        words = "How validation was set apart is not recorded."
     else:
         words = f"Validation was drawn by patient and by class: {config.get('valid')} of the scans, seed {seed}."
     if known.counts is not None and "test" in known.counts.index:
@@ -214,10 +216,10 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
             f"grey, squeezed to {info.size} × {info.size} pixels, mean {_three(info.mean)}, std {_three(info.std)}",
         ),
         ("output", f"a probability for each of {len(info.classes)} classes: {', '.join(info.classes)}"),
-        ("augmentation", f"{_AUGMENTATION}; {readings}"),
-        ("loss", "cross entropy; one-cycle schedule"),
+        ("augmentation", "not recorded" if in_python(known) else f"{_AUGMENTATION}; {readings}"),
+        ("loss", "not recorded" if in_python(known) else "cross entropy; one-cycle schedule"),
         ("epochs", known.epochs),
-        ("choice of the epoch", "the lowest loss on validation"),
+        ("choice of the epoch", "not recorded" if in_python(known) else "the lowest loss on validation"),
         ("highest learning rate", _number(chosen.get("lr", config.get("lr")))),
         ("scans a batch", str(chosen.get("bs", config.get("bs")))),
         ("seed", str(config.get("seed"))),
@@ -244,11 +246,18 @@ def repeat_rows(known: Provenance) -> list[tuple[str, str]]:
     return [(name, value) for name, value in rows if value != "None"]
 
 
+def in_python(known: Provenance) -> bool:
+    """Whether the run is of a Learner that was trained in Python, of which less is known."""
+    return known.config.get("made_by") == "save_run"
+
+
 def train_command(known: Provenance) -> str:
     """The command that trains the same again into a new run folder: what differs from the defaults, and the seed.
 
     Folders and files elsewhere stand with their names alone: config.json says where they lay.
     """
+    if in_python(known):
+        return "# Trained in Python and saved with octfast.save_run: no command makes it again."
     config, usual, given = known.config, TrainConfig(), known.part("data")
     # config.json says under "data" what was read, in place of the option.
     root = None if known.info.synthetic else given.get("root")

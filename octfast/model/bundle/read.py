@@ -26,6 +26,12 @@ def find_bundle(path: str | Path) -> Path:
     """
     try:
         folder = Path(path).expanduser()
+        if folder.suffix.lower() in (".pkl", ".pickle", ".pth", ".pt") and folder.is_file():
+            raise BundleError(
+                f"{folder} is a pickle, as learn.export() and learn.save() write: opening it could run code",
+                'where it was trained, octfast.save_run(learn, "runs/mine") makes a run that loads safely; of a .pkl '
+                "that you trust, fastai's load_learner gives the Learner, which then needs dls of oct_dataloaders",
+            )
         inside = folder / "model"
         # By the name, not by what it points to: a link there is refused with its own sentence.
         there = any(f.is_symlink() or f.exists() for f in (folder / INFO_FILE, folder / MODEL_FILE))

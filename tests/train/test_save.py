@@ -1,0 +1,142 @@
+"""A Learner of a notebook becomes a run folder, and everything that takes a run takes it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from fastai.vision.all import resnet18, vision_learner
+from fastcore.basics import noop
+from torch import nn
+
+from octfast.assess.calibration.calibrate import calibrate_run
+from octfast.assess.evaluate import evaluate_run
+from octfast.assess.interpret.interpret import interpret_run
+from octfast.assess.interpret.show import show_scan
+from octfast.assess.report.report import write_report
+from octfast.data.loaders import oct_dataloaders
+from octfast.deploy.predictor import load
+from octfast.errors import BundleError, DataError, UsageError
+from octfast.run.folder import open_run
+from octfast.train.frozen import frozen_learner
+from octfast.train.learner import oct_learner
+from octfast.train.save import save_run
+
+
+def quiet(learn):
+    learn.remove_cb(learn.progress)
+    learn.logger = noop
+    return learn
+
+
+@pytest.fixture(scope="module")
+def dls(phantoms):
+    return oct_dataloaders(phantoms, size=64, valid=0.25, num_workers=0, device="cpu", bs=8)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def frozen(dls, tmp_path_factory):
+    learn = quiet(oct_learner(dls, "test_resnet", weights="none"))
+    fast = quiet(frozen_learner(learn, precision="fp32", cache=tmp_path_factory.mktemp("cache")))
+    fast.fit_one_cycle(2, 1e-2)
+    return learn, fast
+
+
+def same_answers(run, learn, files):
+    found = load(run.path, precision="fp32")
+    table = run.predictions("test")
+    expected = torch.stack([learn.predict(f)[2] for f in files])
+    raw = torch.softmax(torch.log(torch.from_numpy(found.probabilities(files))) * found.info.temperature, 1)
+    np.testing.assert_allclose(raw, expected, atol=1e-3)
+    assert sorted(table["path"]) == sorted(run.scans.query("split == 'test'")["path"])
+
+
+def test_a_run_of_a_frozen_learner_is_taken_by_everything(frozen, phantoms, octfast):
+    learn, fast = frozen
+    run = save_run(fast, "runs/mine")
+    files = list(run.scans.query("split == 'test'")["path"].head(4))
+    same_answers(run, learn, files)
+    assert list(run.history["epoch"]) == [1, 2] and {"accuracy", "train_accuracy"} <= set(run.history)
+    assert open_run().path == run.path
+    assert (run.path / "figures" / "history.png").is_file() and "test_resnet" in run._repr_html_()
+    assert run.predictions("valid")["loss"].mean() == pytest.approx(float(fast.validate()[0]), rel=1e-4)
+    assert evaluate_run(run, "test").overall["value"].notna().any()
+    assert len(interpret_run(run, "test", k=2, heatmaps=False).top) == 2
+    assert show_scan(run, seed=1).figure is not None
+    page = write_report(run, split="test").read_text()
+    assert "no command makes it again" in page and ">None<" not in page
+    with pytest.raises(DataError, match="too small"):
+        calibrate_run(run)
+    answered = octfast("predict", run.path, *files[:2], "--quiet")
+    assert answered.code == 0
+
+
+def test_plain_and_frozen_learners_leave_the_same_run(frozen):
+    learn, fast = frozen
+    one, other = save_run(learn, "plain"), save_run(fast, "fast")
+    np.testing.assert_allclose(one.predictions("valid")["loss"], other.predictions("valid")["loss"], atol=6e-2)
+    assert one.history.equals(other.history)
+    kept = json.loads((one.path / "config.json").read_text())
+    assert kept["made_by"] == "save_run" and kept["state"] == "finished" and kept["epochs"] == 2
+    assert any("untrained" in note["text"] for note in kept["notes"])
+
+
+def test_the_whole_network_trained(dls):
+    learn = quiet(oct_learner(dls, "test_resnet", weights="none", unfreeze="all"))
+    learn.fit(1, 1e-3)
+    run = save_run(learn, "whole")
+    same_answers(run, learn, list(run.scans.query("split == 'test'")["path"].head(2)))
+    assert run.config["unfreeze"] == "all"
+
+
+def test_fastais_own_vision_learner(dls):
+    learn = quiet(vision_learner(dls, resnet18, pretrained=False))
+    learn.fit(1, 1e-3)
+    run = save_run(learn, "stock")
+    same_answers(run, learn, list(run.scans.query("split == 'test'")["path"].head(2)))
+    assert load(run.path).info.head == "fastai" and len(run.history) == 1
+
+
+def test_a_head_of_ones_own_where_a_bundle_can_hold_it(frozen, dls):
+    learn = quiet(oct_learner(dls, "test_resnet", weights="none", head="fastai"))
+    width = next(m for m in frozen[0].model[1] if isinstance(m, nn.Linear)).in_features
+    learn.model = nn.Sequential(frozen[0].model[0], nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 4)))
+    run = save_run(learn, "own")
+    assert load(run.path).info.head == "linear"
+    assert run.history.empty and any("no history" in str(note) for note in run.notes)
+    for head in (
+        nn.Sequential(nn.BatchNorm1d(width), nn.Linear(width, 4), nn.Tanh()),
+        nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 4)),
+    ):
+        nn.init.normal_(head[-2].weight if isinstance(head[-1], nn.Tanh) else head[-1].weight)
+        learn.model = nn.Sequential(frozen[0].model[0], head)
+        with pytest.raises(UsageError, match=r"a bundle cannot hold this model[\s\S]*learn\.export"):
+            save_run(learn, "never")
+    assert not list(run.path.parent.glob("never*"))
+
+
+def test_what_cannot_be_a_run_is_refused_and_leaves_nothing(frozen, tmp_path):
+    learn, _ = frozen
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"taken exists and is not empty\ngive another folder"):
+        save_run(learn, tmp_path / "taken")
+    run = save_run(learn, "first")
+    with pytest.raises(UsageError, match=r"not of oct_dataloaders\nlearn\.dls = oct_dataloaders"):
+        save_run(load(run.path).to_learner(), "second")
+    assert (tmp_path / "taken" / "mine.txt").read_text() == "mine" and not (tmp_path / "second").exists()
+
+
+def test_a_pickle_of_fastai_is_not_opened_and_it_is_said_what_to_call(frozen, tmp_path):
+    learn, _ = frozen
+    learn.path = tmp_path
+    learn.export("mine.pkl")
+    with pytest.raises(BundleError, match=r"mine\.pkl is a pickle[\s\S]*octfast\.save_run\(learn"):
+        load(tmp_path / "mine.pkl")
