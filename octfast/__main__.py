@@ -14,8 +14,15 @@ from typing import Any
 
 from octfast.errors import OctfastError
 
-# What the machine refuses, and no fault of the program's.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EIO}
+_HINTS = {
+    errno.ENOSPC: "make room on that disk, or name a folder on another with --out or --cache",
+    errno.EDQUOT: "make room in your quota, or name a folder on another disk with --out or --cache",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f), or write to another disk",
+    errno.ENOENT: "it was there a moment ago: see that nothing removes it, and that its drive is there",
+    errno.EACCES: "see who may read and write it (ls -l), or name another folder with --out or --cache",
+    errno.ENOTDIR: "a file stands where a folder should be: move it away, or name another folder",
+    errno.EROFS: "name a folder that can be written to, with --out or --cache",
+}
 
 
 def main() -> None:
@@ -24,6 +31,7 @@ def main() -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|fastai|timm)\.")
+    warnings.filterwarnings("ignore", message="DataFrame is highly fragmented")  # pandas', of a table of 300 classes
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding has no letters for is printed all the same.
         if isinstance(stream, io.TextIOWrapper):
@@ -40,14 +48,14 @@ def _ended(app: Any) -> int:
     """Run the app and give the exit code; say on standard error how it ended where that is not well."""
     import typer
 
-    from octfast.console import print_error
+    from octfast.console import has_failed, print_error
 
     try:
         # Not standalone, as typer would draw boxes around its errors.
         code = app(prog_name="octfast", standalone_mode=False)
         if code == 130:  # so typer says that Ctrl-C was pressed
             print("stopped", file=sys.stderr)
-        return code if isinstance(code, int) else 0
+        return code if isinstance(code, int) and code else int(has_failed())
     except OctfastError as e:
         _say_where()
         print_error(e.message, e.hint)
@@ -59,11 +67,16 @@ def _ended(app: Any) -> int:
         _say_where()
         print_error("out of memory", "try a smaller --bs or --size, or close other programs")
     except OSError as e:
-        if e.errno not in _REFUSALS:
+        if isinstance(e, BrokenPipeError):  # as of `| head`, which has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 1
+        # One without a number is a library's own, and no word of the system's.
+        if e.errno is None or isinstance(e, ConnectionError):
             return _own_fault()
         _say_where()
         where = f"{e.filename}: " if e.filename else ""
-        print_error(f"{where}{e.strerror}", "octfast doctor shows disk space, memory and permissions")
+        hint = _HINTS.get(e.errno, "octfast doctor shows disk space, memory and permissions")
+        print_error(f"{where}{e.strerror}", hint)
     except Exception as e:
         if isinstance(e, RuntimeError) and "home directory" in str(e):  # pathlib's, of ~nobody/x
             print_error(str(e).lower().rstrip("."), "give the whole path instead of one that begins with ~")

@@ -27,8 +27,11 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class _Lines(logging.Handler):
     """Log lines on standard error as it is now, so that they appear above a progress bar."""
 
+    failed = False  # whether an error was said of something that ended nothing else
+
     def emit(self, record: logging.LogRecord) -> None:
         prefix = ""
+        self.failed |= record.levelno >= logging.ERROR
         if record.levelno >= logging.WARNING:
             word = record.levelname.lower()
             prefix = paint(f"{word}: ", "warning" if word == "warning" else "error", sys.stderr)
@@ -40,7 +43,15 @@ def log_to_terminal() -> None:
     if not any(isinstance(h, _Lines) for h in log.handlers):
         log.addHandler(_Lines())
     log.propagate = False
+    for handler in log.handlers:
+        if isinstance(handler, _Lines):
+            handler.failed = False
     set_verbosity()
+
+
+def has_failed() -> bool:
+    """Whether the log had an error: the command went on, and ends with exit code 1 all the same."""
+    return any(handler.failed for handler in log.handlers if isinstance(handler, _Lines))
 
 
 def set_verbosity(quiet: bool = False, verbose: bool = False) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from octfast.console import size_text
 from octfast.errors import DataError, UsageError
 
 _BLOCK = 1 << 20
@@ -47,18 +50,64 @@ def whole_file(file: Path, durable: bool = False) -> Iterator[Path]:
 
     Raises
     ------
-    OSError : it cannot be written; say so in the words of the caller.
+    OSError : it cannot be written; its `filename` is `file`, and of a full disk `strerror` says how much is free.
     """
     # Each writer has its own part. The name is cut, as most file systems allow 255 bytes.
     part = file.with_name(f".{file.name[:50]}.{uuid.uuid4().hex[:8]}.part")
     try:
-        yield part
-        if durable:
-            with part.open("rb+") as written:
-                os.fsync(written.fileno())
-        part.replace(file)
+        with disk_errors_of(file, part):
+            yield part
+            if durable:
+                with part.open("rb+") as written:
+                    os.fsync(written.fileno())
+            part.replace(file)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors_of(file: Path, part: Path | None = None) -> Iterator[None]:
+    """Let an error of the disk that is met while a file is written name that file, and say how much room there is.
+
+    Libraries raise some without a name, and errors of their own with the system's number in their words. An error that
+    names another file, such as one that is read, passes as it is.
+
+    Parameters
+    ----------
+    part : what is written in the place of `file`.
+
+    Raises
+    ------
+    OSError : with `filename` the file, and the system's `errno` and words.
+    """
+    try:
+        yield
+    except Exception as e:
+        number = _errno(e)
+        named = getattr(e, "filename", None)
+        if number is None or (named is not None and str(named) not in {str(file), str(part)}):
+            raise
+        raise OSError(number, f"{os.strerror(number)}{_room(number, part or file)}", str(file)) from e
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's number of an error of the disk, also of safetensors' and Rust's others; None of anything else."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def _room(number: int, part: Path) -> str:
+    """Of a full disk or quota, and of a file that may not grow, how far the file had come and how much is free."""
+    if number not in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}:
+        return ""
+    try:
+        written, free = part.stat().st_size if part.exists() else 0, shutil.disk_usage(part.parent).free
+    except OSError:
+        return ""
+    return f": more than {size_text(written)} are needed for it, and {size_text(free)} are free"
 
 
 def write_text(file: Path, text: str, errors: str = "strict") -> Path:

@@ -81,7 +81,10 @@ def evaluate_run(
         log.warning(_TRAINED_ON)
     found = _evaluate(table, info, point, urgent, asked)
     found = _with_notes(found, notes, _source(info, split, run=run.path.name))
-    run.write_json(f"metrics-{split}.json", found.to_dict())
+    try:
+        run.write_json(f"metrics-{split}.json", found.to_dict())
+    except OSError as e:
+        log.error("the figures could not be saved in the run folder: %s: %s", e.filename, e.strerror)
     return found
 
 

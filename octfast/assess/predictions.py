@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from octfast.assess.checks import check_table
 from octfast.console import track
-from octfast.errors import BundleError, DataError, UsageError
+from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
-from octfast.model.temperature import rescale, table_temperature
+from octfast.model.temperature import rescale
 from octfast.run.folder import FOLD, Run, open_run
 
 log = logging.getLogger("octfast")
@@ -37,14 +38,15 @@ def run_predictions(
     ------
     UsageError : another word.
     DataError : the run has no scans in that split, or the scans are not where they were.
-    BundleError : the run has no trained model, or a table that is not of it.
+    BundleError : the run has no trained model, or a table that is not of it or was edited, see `check_table`.
     """
     if split not in ("train", "valid", "test"):
         raise UsageError(f"no split named {split!r}", "one of valid, test, train")
     info = read_info(run.bundle)
     table = run.predictions(split)
     if table is not None:
-        _check_table(table, info, run.predictions_file(split))
+        scans = run.scans
+        check_table(table, scans[scans["split"] == split], info.classes, run.predictions_file(split))
         return rescale(table, info.classes, temperature or info.temperature), info
     scans = run.scans
     part = scans[scans["split"] == split].reset_index(drop=True)
@@ -60,7 +62,10 @@ def run_predictions(
     model, info = load_bundle(run.bundle)
     with track(f"predicting {split}", len(part)) as update:
         table = predict_scans(model, info, part, precision=run.config.get("precision", "auto"), progress=update)
-    run.save_predictions(table, split)
+    try:
+        run.save_predictions(table, split)
+    except OSError as e:
+        log.warning("the predictions could not be kept for the next time: %s: %s", e.filename, e.strerror)
     return rescale(table, info.classes, temperature or info.temperature), info
 
 
@@ -118,24 +123,11 @@ def out_of_fold(runs: Sequence[Run | str | Path]) -> tuple[pd.DataFrame, tuple[s
         if (folds > 1).any():
             twice = folds.index[folds > 1][0]
             raise DataError(
-                f"these runs are no folds: {what} {twice} is held out by {folds[twice]} of them",
+                f"these runs are not the folds of one cross-validation: {what} {twice} is held out by "
+                f"{folds[twice]} of them",
                 "train each with --splits FILE --fold N of one octfast data split --folds",
             )
     return together, classes or (), len(opened)
-
-
-def _check_table(table: pd.DataFrame, info: BundleInfo, file: Path) -> None:
-    """Refuse a table that cannot be read as predictions of this model, at one temperature."""
-    numbers = ["probability", "loss", *(f"p_{c}" for c in info.classes)]
-    whole = {"predicted", *numbers} <= set(table.columns) and all(
-        pd.api.types.is_numeric_dtype(table[name]) for name in numbers
-    )
-    if not whole or not (set(table["label"]) | set(table["predicted"])) <= set(info.classes):
-        raise BundleError(f"{file} is damaged, or not of this run's model", "delete it, and it is made again")
-    try:
-        table_temperature(table)
-    except BundleError as e:
-        raise BundleError(f"{file}: {e.message}", e.hint) from None
 
 
 def _open_all(runs: Sequence[Run | str | Path]) -> list[Run]:

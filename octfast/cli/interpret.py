@@ -80,6 +80,7 @@ def interpret(
 
 
 def _print(found: Findings, most: int, smallest: bool) -> None:
+    from octfast.assess.interpret.rows import MOST_CLASSES, confused_classes
     from octfast.console import print_table
     from octfast.notices import SYNTHETIC_NOTE
 
@@ -88,11 +89,13 @@ def _print(found: Findings, most: int, smallest: bool) -> None:
         f"{found.split}: {headline['right']} of {headline['scans']} scans right ({headline['accuracy']:.1%}), "
         f"{headline['patients']} patients, loss {headline['loss']:.3f}"
     )
-    print_table(
-        "Confusion (rows label, columns predicted)",
-        ["label", *found.confusion.columns],
-        [[name, *map(int, row)] for name, row in zip(found.confusion.index, found.confusion.to_numpy(), strict=True)],
-    )
+    counts, title = found.confusion, "Confusion (rows label, columns predicted)"
+    if len(counts) > MOST_CLASSES:
+        title = f"{title}, the {MOST_CLASSES} of {len(counts)} classes that were confused most"
+        chosen = confused_classes(counts)
+        counts = counts.loc[chosen, chosen]
+    body = [[name, *map(int, row)] for name, row in zip(counts.index, counts.to_numpy(), strict=True)]
+    print_table(title, ["label", *counts.columns], body)
     if len(found.confused):
         columns = ["label", *found.confused.columns[1:]]
         print_table("Most confused", columns, found.confused.head(10).itertuples(index=False))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "Synthetic phantoms, which show no patient."
 ALL = "all"
+MOST_CLASSES = 20  # that a figure has room for
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,25 @@ class Exploration:
         }
 
     def figures(self, samples: int = 4, seed: int = 0) -> dict[str, Figure]:
-        """All figures by name: counts, sizes, brightness where it was measured, samples."""
+        """All figures by name: counts, sizes, brightness where it was measured, samples.
+
+        Of more than 20 classes, the 20 with the most scans are drawn; the tables have all.
+        """
         from octfast.data import explore_figures as draw
 
         note = SYNTHETIC if self.synthetic else ""
+        largest = self.scans["label"].value_counts().index[:MOST_CLASSES]
+        shown = self.scans[self.scans["label"].isin(largest)]
+        if len(shown) < len(self.scans):
+            of = self.scans["label"].nunique()
+            note = f"The {MOST_CLASSES} of {of} classes that have the most scans.  {note}".strip()
         figures = {
-            "counts": draw.counts_figure(self.scans, self.name, note),
-            "sizes": draw.sizes_figure(self.scans, self.name, note),
-            "samples": draw.plot_samples(self.scans, samples, seed, title=f"{self.name}: samples", note=note),
+            "counts": draw.counts_figure(shown, self.name, note),
+            "sizes": draw.sizes_figure(shown, self.name, note),
+            "samples": draw.plot_samples(shown, samples, seed, title=f"{self.name}: samples", note=note),
         }
-        if self.scans["brightness"].notna().any():
-            figures["brightness"] = draw.brightness_figure(self.scans, self.name, note)
+        if shown["brightness"].notna().any():
+            figures["brightness"] = draw.brightness_figure(shown, self.name, note)
         return figures
 
     def save(self, out: str | Path, samples: int = 4, seed: int = 0, files: Files | None = None) -> list[Path]:

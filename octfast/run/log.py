@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from octfast.notices import Note, noted
 
 log = logging.getLogger("octfast")
+
+
+class _File(logging.FileHandler):
+    """A file that takes what there is room for: a full disk is said where it stops the work, not a line at a time."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager
@@ -18,7 +31,7 @@ def run_log(file: Path) -> Iterator[list[Note]]:
 
     A warning that programs look for has a kind: `log.warning(text, extra={"kind": "reminder"})`.
     """
-    written = logging.FileHandler(file, encoding="utf-8")
+    written = _File(file, encoding="utf-8")
     written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
     level = log.level

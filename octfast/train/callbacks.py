@@ -15,10 +15,10 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
 from fastai.callback.training import BnFreeze
 from fastai.learner import Recorder
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from octfast.errors import OctfastError
-from octfast.files import whole_file
+from octfast.files import disk_errors_of, whole_file
 
 log = logging.getLogger("octfast")
 
@@ -60,7 +60,8 @@ class SaveBest(SaveModelCallback):
         self.best_epoch = self.epochs - 1
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}
         with whole_file(self.file) as part:
-            save_file(tensors, part)
+            # Through bytes, as its save_file makes files that only their owner can read.
+            part.write_bytes(save(tensors))
         self.last_saved_path = self.file
 
     def after_fit(self, **kwargs):
@@ -152,7 +153,7 @@ class History(EpochLog):
                 f"the training loss of epoch {self.epoch + 1} is {row['train_loss']}",
                 "try a lower rate, for example --lr 0.0005",
             )
-        with self.file.open("a", newline="", encoding="utf-8") as f:
+        with disk_errors_of(self.file), self.file.open("a", newline="", encoding="utf-8") as f:
             writer = csv.DictWriter(f, row)
             if len(self.rows) == 1:
                 writer.writeheader()

@@ -58,3 +58,13 @@ def clustered(patients: int = 80, most: int = 8, seed: int = 0, split: str = "te
     z[np.arange(len(owner)), own[owner]] += 2
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     return table_of(np.asarray(CLASSES)[own[owner]], p, owner, split=split)
+
+
+def predicted_as(table: pd.DataFrame, predicted: list[str], sure: float = 0.97) -> pd.DataFrame:
+    """The table of a model that gives each scan this class, with this probability."""
+    names = [c.removeprefix("p_") for c in table.columns if c.startswith("p_")]
+    p = np.full((len(table), len(names)), (1 - sure) / (len(names) - 1))
+    p[np.arange(len(table)), [names.index(c) for c in predicted]] = sure
+    actual = p[np.arange(len(table)), [names.index(c) for c in table["label"]]]
+    scans = table.drop(columns=[f"p_{c}" for c in names]).assign(predicted=predicted, probability=sure)
+    return scans.assign(loss=-np.log(actual), **{f"p_{c}": p[:, i] for i, c in enumerate(names)})

@@ -103,7 +103,7 @@ def test_a_run_whose_training_has_not_ended_is_passed_over_with_a_word(folds, tr
 
 
 def test_runs_that_are_no_folds(folds, trained, tmp_path):
-    with pytest.raises(DataError, match=r"no folds: .* is held out by 2"):
+    with pytest.raises(DataError, match=r"not the folds of one cross-validation: .* is held out by 2"):
         out_of_fold([*folds, trained])
     with pytest.raises(UsageError, match="two folds"):
         out_of_fold([folds[0]])

@@ -10,12 +10,13 @@ import pytest
 
 from octfast.run.folder import open_run
 from tests.assess.simulated import simulated_run
+from tests.assess.tables import predicted_as
 from tests.cli.test_cli import error
 
 
 def test_interpret_shows_missed_urgent_scans_and_label_errors(octfast, own_run):
     table = own_run.predictions("valid")
-    table["predicted"] = ["NORMAL" if label == "CNV" else label for label in table["label"]]
+    table = predicted_as(table, ["NORMAL" if label == "CNV" else label for label in table["label"]])
     own_run.save_predictions(table, "valid")
     ended = octfast("interpret", own_run.path, "--no-heatmaps", "--label-errors", "--top-losses", 2)
     assert ended.code == 0 and [line.split(" scans are")[0] for line in ended.lines] == [
@@ -82,10 +83,7 @@ def test_figures_in_other_formats(octfast, own_run, tmp_path, words):
 
 def test_nothing_is_drawn_of_no_scans(octfast, own_run):
     table = own_run.predictions("valid")
-    classes = ["CNV", "DME", "DRUSEN", "NORMAL"]
-    sure = pd.get_dummies(table["label"])[classes].to_numpy() * 0.97 + 0.01
-    table[[f"p_{c}" for c in classes]] = sure
-    own_run.save_predictions(table.assign(predicted=table["label"], probability=0.97, loss=0.03), "valid")
+    own_run.save_predictions(predicted_as(table, list(table["label"])), "valid")
     (own_run.figures / "missed_urgent.png").write_text("of another question")
     ended = octfast("interpret", own_run.path, "--no-heatmaps")
     assert "No urgent scan" in ended.out and "missed_urgent.png" not in ended.out

@@ -12,9 +12,10 @@ import pandas as pd
 
 from octfast.assess.interpret.heatmap import check_method
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
+from octfast.assess.interpret.rows import MOST_CLASSES
 from octfast.assess.predictions import out_of_fold
 from octfast.console import track
-from octfast.data.scans import save_scans
+from octfast.data.scans import save_scans, write_csv
 from octfast.errors import UsageError
 from octfast.figure import Figure, Files
 from octfast.model.bundle.read import read_info
@@ -162,6 +163,9 @@ def interpret_run(
             keep("confusion_matrix_normalised", interp.plot_confusion_matrix(True, title, note=note, place=None))
     keep("montage", interp.plot_montage(title=f"Montage of the classes, {said}", note=note, place=None))
     written = [*figures.values(), run.predictions_file(split)]
+    if len(interp.classes) > MOST_CLASSES:
+        written.append(run.path / f"confusion-matrix{suffix}.csv")
+        write_csv(interp.confusion().reset_index(), written[-1])
     if missed is not None:
         written.append(_save(missed, run, f"missed-urgent{suffix}.csv"))
     if suspects is not None:

@@ -184,9 +184,17 @@ class ClassificationInterpretation(_FastaiInterpretation):
         return self.plot_scans(rows.with_p_actual(self[idxs]), **{"title": "Results", **kwargs})
 
     def plot_montage(self, per_class: int = 6, *, ax: Axes | None = None, **kwargs) -> Any:
-        """A line of scans a class, from its smallest loss to its largest; see `plot_montage` in `plots`."""
-        scans = rows.montage_rows(self.table, self.classes, per_class)
-        return plots.plot_montage(scans, **{"classes": self.classes, **_placed(ax, kwargs)})
+        """A line of scans a class, from its smallest loss to its largest; see `plot_montage` in `plots`.
+
+        Of more than 20 classes, those 20 are shown that were confused most.
+        """
+        given = _placed(ax, kwargs)
+        classes = given.pop("classes", None) or self.classes
+        if len(classes) > rows.MOST_CLASSES:
+            said = f"The {rows.MOST_CLASSES} of {len(classes)} classes that were confused most."
+            given["note"] = f"{said}  {given.get('note', '')}".strip()
+            classes = rows.confused_classes(self.confusion().loc[classes, classes])
+        return plots.plot_montage(rows.montage_rows(self.table, classes, per_class), classes=classes, **given)
 
     def plot_confusion_matrix(
         self,

@@ -15,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from PIL import Image
 
 from octfast.assess.interpret.heatmap import COLOURS, overlay
+from octfast.assess.interpret.rows import MOST_CLASSES, confused_classes
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
 from octfast.figure import Place, one_axes, plain_text, short, whole_place
@@ -38,6 +39,8 @@ def plot_confusion_matrix(
 ) -> Any:
     """A confusion matrix: in each cell the count and its share of the labelled class, which also gives the shade.
 
+    Of more than 20 classes, those 20 are drawn that were confused most; counts and shares stay those of all.
+
     Parameters
     ----------
     counts : label by predicted, see `octfast.assess.interpret.rows.confusion_matrix`.
@@ -50,11 +53,16 @@ def plot_confusion_matrix(
     -------
     The figure, or the axes that was given.
     """
+    sums = counts.to_numpy().sum(1, keepdims=True)
+    if len(counts) > MOST_CLASSES:
+        note = f"The {MOST_CLASSES} of {len(counts)} classes that were confused most.  {note}".strip()
+        chosen = confused_classes(counts)
+        sums = sums[counts.index.isin(chosen)]
+        counts = counts.loc[chosen, chosen]
     n = len(counts)
     side = max(4.5, 1.1 * n + 1.5)
     fig, ax = one_axes(place, figsize or (side + 1, side), dpi)
     values = counts.to_numpy()
-    sums = values.sum(1, keepdims=True)
     share = np.divide(values, sums, out=np.zeros(values.shape), where=sums > 0)
     shade = ax.imshow(share, cmap=cmap, vmin=0, vmax=1)
     for i in range(n):

@@ -18,6 +18,18 @@ def confusion_matrix(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFram
     return counts
 
 
+# A picture or a table of more classes is too large to be read, and its picture for memory.
+MOST_CLASSES = 20
+
+
+def confused_classes(counts: pd.DataFrame, most: int = MOST_CLASSES) -> list[str]:
+    """The classes of a confusion matrix that were confused most, as labels and as predictions, in its order."""
+    values = counts.to_numpy()
+    wrong = values.sum(0) + values.sum(1) - 2 * np.diag(values)
+    chosen = np.sort(np.argsort(-wrong, kind="stable")[:most])
+    return [counts.index[i] for i in chosen]
+
+
 def most_confused(table: pd.DataFrame) -> pd.DataFrame:
     """Pairs that were confused: `actual`, `predicted`, `scans`, `patients`; the most frequent first."""
     wrong = table[table["label"] != table["predicted"]]

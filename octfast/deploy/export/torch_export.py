@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +40,11 @@ def write_program(
     except Exception as e:  # exporters meet any Python there is in a network
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UsageError(f"torch.export cannot follow this network: {reason}", "train another --arch") from e
-    with Path(file).open("wb") as f, quiet():
-        torch.export.save(program, f, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
+    # Through memory, as torch ends the whole process where a disk is full.
+    made = io.BytesIO()
+    with quiet():
+        torch.export.save(program, made, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
+    Path(file).write_bytes(made.getbuffer())
 
 
 def program_runner(file: str | Path) -> Callable[[np.ndarray], np.ndarray]:

@@ -7,19 +7,20 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from octfast.deploy.predict.rows import Row
 from octfast.errors import DataError, UsageError
-from octfast.files import whole_file
+from octfast.files import disk_errors_of, whole_file
 
 FORMATS = ("csv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
 _TEXT = {"path", "eye", "predicted", "heat_map", "remarks", "error"}
 _WHOLE = {"volume", "frame", "frames", "unread", "urgent_frame"}
-_YES_NO = {"abstained", "referred"}
+_YES_NO = {"abstained", "referred", "unlike_training"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _CHUNK = 10_000
 
@@ -221,7 +222,9 @@ class Journal:
     def close(self) -> None:
         """Leave the journal as it is."""
         if self._file is not None:
-            self._file.close()
+            # What a full disk has not taken was said when it was written.
+            with suppress(OSError):
+                self._file.close()
             self._file = None
         if self._lock is not None:
             self._lock.release()
@@ -230,8 +233,9 @@ class Journal:
 
     def _line(self, content: dict[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(content).encode() + b"\n")
-        self._file.flush()
+        with disk_errors_of(self.out, self.part):
+            self._file.write(json.dumps(content).encode() + b"\n")
+            self._file.flush()
 
     def _reopen(self) -> None:
         file = self.part.open("r+b")
@@ -239,7 +243,7 @@ class Journal:
         line = file.readline()
         first = _parsed(line)
         if line.endswith(b"\n") and (first is None or first.get("octfast") != "predictions"):
-            raise UsageError(f"{self.part} is no interrupted prediction", "move it away, or --force to replace it")
+            raise UsageError(f"{self.part} is not an interrupted prediction", "move it away, or --force to replace it")
         if first is None:
             # Torn in its first line: nothing was done yet.
             file.seek(0)

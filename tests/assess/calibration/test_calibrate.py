@@ -12,6 +12,7 @@ from octfast.assess.calibration.calibrate import calibrate_run
 from octfast.assess.calibration.conformal import prediction_sets, rounded_down
 from octfast.assess.metrics.referral import fix_operating_point
 from octfast.assess.predictions import run_predictions
+from octfast.data.scans import save_scans
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.read import read_info
 from octfast.model.bundle.write import update_info
@@ -74,7 +75,10 @@ def test_test_scans_play_no_part(tmp_path):
     run = simulated_run(tmp_path / "run")
     calibrate_run(run)
     other = simulated_run(tmp_path / "other")
-    other.save_predictions(simulated(50, 9.0, split="test", seed=77), "test")
+    table = simulated(50, 9.0, split="test", seed=77)
+    other.save_predictions(table, "test")
+    scans = pd.concat([run.predictions("valid"), table])
+    save_scans(scans[["path", "label", "patient", "split"]], other.path / "scans.csv", "/scans")
     calibrate_run(other)
     assert read_info(run.bundle) == read_info(other.bundle)
 
@@ -109,9 +113,11 @@ def test_a_validation_without_a_mistake_keeps_the_temperature_and_says_why(tmp_p
     table["label"] = table["predicted"]
     table["loss"] = -np.log(table["probability"])
     run.save_predictions(table, "valid")
+    scans = pd.concat([table, run.predictions("test")])
+    save_scans(scans[["path", "label", "patient", "split"]], run.path / "scans.csv", "/scans")
     found = calibrate_run(run)
     assert found.info.temperature == 1 and "temperature_interval" not in found.info.calibration
-    assert "all validation scans are right" in found.notes[0] and "refused" in found.info.calibration
+    assert "all of these scans are right" in found.notes[0] and "refused" in found.info.calibration
     assert len(found.scores) == 2 and found.info.calibration["operating"]["threshold"] > 0
 
 

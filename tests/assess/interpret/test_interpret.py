@@ -14,9 +14,12 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from octfast.assess.interpret.interpret import interpret_run
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
+from octfast.assess.interpret.rows import confused_classes
 from octfast.assess.predictions import run_predictions
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.run.folder import open_run
+from tests.assess.simulated import simulated_run
+from tests.assess.tables import predicted_as
 
 FIGURES = [
     *("top_losses", "confusion_matrix", "confusion_matrix_normalised", "hardest_wrong", "easiest_right"),
@@ -168,7 +171,7 @@ def test_a_table_of_other_classes_than_the_models_is_an_error(own_run):
 
 def test_missed_urgent_scans_are_listed(own_run):
     table = own_run.predictions("valid")
-    table["predicted"] = ["NORMAL" if label == "CNV" else label for label in table["label"]]
+    table = predicted_as(table, ["NORMAL" if label == "CNV" else label for label in table["label"]])
     own_run.save_predictions(table, "valid")
     found = interpret_run(own_run, k=2, heatmaps=False)
     assert set(found.missed["path"]) == set(table.loc[table["label"] == "CNV", "path"])
@@ -213,3 +216,19 @@ def test_a_network_without_a_map_is_interpreted_without_heat_maps(own_run, monke
     found = interpret_run(own_run, k=2)
     assert "occlusion" in found.notes[0] and any("no heat maps" in line for line in said())
     assert all(f.exists() for f in found.files)
+
+
+def test_pictures_of_many_classes_show_the_most_confused_and_a_table_has_all(tmp_path):
+    classes = [f"class {i:03d}" for i in range(120)]
+    run = simulated_run(tmp_path / "run", classes=classes, n=600, n_test=0)
+    found = interpret_run(run, heatmaps=False)
+    for name in ("confusion_matrix", "confusion_matrix_normalised", "montage"):
+        with Image.open(found.figures[name]) as figure:
+            assert figure.width * figure.height < 25e6, name
+    written = pd.read_csv(run.path / "confusion-matrix.csv", index_col=0)
+    assert written.shape == (120, 120) and written.to_numpy().sum() == 600 and list(written.columns) == classes
+    counts = ClassificationInterpretation.from_run(run).confusion()
+    chosen = confused_classes(counts)
+    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
+    assert len(chosen) == 20 and wrong[chosen].min() >= wrong.drop(chosen).max()
+    assert len(found.confusion) == 120
