@@ -113,7 +113,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     console = _console()
     console.print(Text(f"\n{plain_text(title)}", style="bold"))
     widths = [max(map(len, column)) for column in zip(columns, *shown, strict=True)]
-    least = sum(w if n else min(w, _NARROWEST) for w, n in zip(widths, numeric, strict=True)) + 2 * len(columns)
+    # No word of a column's name is broken.
+    words = [max(map(len, c.split()), default=0) for c in columns]
+    needed = [w if n else max(word, min(w, _NARROWEST)) for w, n, word in zip(widths, numeric, words, strict=True)]
+    least = sum(needed) + 2 * len(columns)
     if least > console.width:
         name = max(map(len, columns))
         for row in shown:
@@ -122,8 +125,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
                 console.print(Text(f"  {column:<{name}}  {value}"), soft_wrap=True)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column, is_numeric in zip(columns, numeric, strict=True):
-        table.add_column(column, justify="right" if is_numeric else "left", overflow="fold", no_wrap=is_numeric)
+    for column, is_numeric, least in zip(columns, numeric, needed, strict=True):
+        side = "right" if is_numeric else "left"
+        table.add_column(column, justify=side, overflow="fold", no_wrap=is_numeric, min_width=least)
     for row in shown:
         table.add_row(*map(Text, row))
     _print(console, table)

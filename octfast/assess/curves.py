@@ -171,7 +171,7 @@ def plot_reliability(
     ax, below = fig.subplots(2, 1, height_ratios=[3.2, 1], sharex=True)
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=1, zorder=1)
     start = 0.0 if len(classes) > 2 else 0.5
-    ax.text(*[start + 0.12 * (1 - start)] * 2, "honest", color=_GREY, fontsize=8, ha="right", va="bottom")
+    ax.text(*[start + 0.12 * (1 - start)] * 2, "perfectly calibrated", color=_GREY, fontsize=8, ha="right", va="bottom")
     tables = [("uncalibrated", before)] if after is None else [("before", before), ("after", after)]
     looks = [("#D55E00", (0, (5, 2)), "s", "white", -1), ("#0072B2", "-", "o", "#0072B2", 1)]
     for (name, table), (colour, dash, marker, face, side) in zip(tables, looks[-len(tables) :], strict=True):

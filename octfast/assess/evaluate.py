@@ -35,7 +35,7 @@ from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.decide import urgent_classes
 from octfast.model.forward import predict_scans
 from octfast.notices import Note
-from octfast.run.folder import Run, open_run
+from octfast.run.folder import FOLD, Run, open_run
 from octfast.run.privacy import within
 
 log = logging.getLogger("octfast")
@@ -230,7 +230,8 @@ def operating_point(
         valid, _ = held_out_predictions(run)
     except OctfastError as e:
         return None, [f"No operating point, as there are no validation predictions: {within(run, e)}."]
-    point = fix_operating_point(valid, refer, SENSITIVITY if sensitivity is None else sensitivity)
+    on = "out-of-fold predictions" if FOLD in valid and (valid["split"] == "train").any() else "validation"
+    point = fix_operating_point(valid, refer, SENSITIVITY if sensitivity is None else sensitivity, on)
     if point is None:
         return None, ["No operating point: validation has no urgent scans, or no others."]
     return point, []
@@ -365,7 +366,7 @@ def _seen_before(scans: pd.DataFrame, run: Run) -> list[str]:
     if chosen.any():
         notes.append(
             f"{chosen.sum():,} of {n:,} scans are of the run's validation, on which the epoch and the operating point "
-            "were chosen: the figures flatter a little."
+            "were chosen: the figures are slightly too good."
         )
     # Files that lie elsewhere now, or other scans of the same people.
     others = scans[~split.isin(("train", "valid"))]

@@ -19,12 +19,13 @@ def calibrate(
     data: options.DataMoved = None,
     as_json: options.Json = False,
 ) -> None:
-    """Make a trained model's probabilities honest, on its validation scans.
+    """Calibrate a trained model on scans that it has not learned from.
 
     Fits the temperature that divides the logits, the threshold of urgent referral for the wanted sensitivity, and
-    prediction sets with the wanted coverage, and writes them into the model's octfast.json. On test scans they are
-    measured, never fitted. Refused where validation is too small: fewer than 200 scans or 30 patients, or 10 scans of
-    a class. Writes figures/reliability.png. Calibrating again gives the same.
+    prediction sets with the wanted coverage, and writes them into the model's octfast.json. A cross-validated run is
+    fitted on the out-of-fold predictions of all its training and validation patients, another one on validation. On
+    test scans the results are measured, never fitted. Refused on fewer than 200 scans or 30 patients, or 10 scans of a
+    class. Writes figures/reliability.png. Calibrating again gives the same.
 
     Examples:
 
@@ -46,14 +47,16 @@ def calibrate(
         print_json(found.to_dict())
         return
     info, fitted = found.info, found.info.calibration
-    print(f"{fitted['scans']} validation scans of {fitted['patients']} patients")
+    print(f"fitted on {fitted['scans']} {found.basis} of {fitted['patients']} patients")
     if "temperature_interval" in fitted:
         low, high = fitted["temperature_interval"]
         said = "less" if info.temperature > 1 else "more"
-        print(f"temperature {info.temperature:.3g} (95% interval {low:.3g} to {high:.3g}): {said} sure than before")
+        print(
+            f"temperature {info.temperature:.3g} (95% interval {low:.3g} to {high:.3g}): {said} confident than before"
+        )
     print_table(
-        "Calibration (a temperature of 1 is uncalibrated; ECE in 15 bins, and that of honest probabilities)",
-        ["split", "scans", "temperature", "NLL", "Brier", "ECE", "ECE if honest"],
+        "Calibration (a temperature of 1 is uncalibrated; ECE in 15 bins, and what to expect if perfectly calibrated)",
+        ["split", "scans", "temperature", "NLL", "Brier", "ECE", "expected ECE"],
         found.scores.itertuples(index=False),
     )
     if len(found.referral):

@@ -170,6 +170,7 @@ def evaluate(
 
 def _show(found: Evaluation) -> None:
     """Print the tables of an evaluation for a person."""
+    from octfast.assess.metrics.definitions import metric
     from octfast.assess.metrics.metrics import PREVALENCE, SMALL_GROUP
     from octfast.console import plain_text, print_table
     from octfast.notices import SYNTHETIC_NOTE
@@ -181,13 +182,13 @@ def _show(found: Evaluation) -> None:
         f"{counts['patients']:,} patients"
     )
     level = f"{settings['level']:.0%}"
-    rows = [[r.metric, number(r.value), ends(r), r.method] for r in found.overall.itertuples()]
+    rows = [[metric(r.metric).name, number(r.value), ends(r), r.method] for r in found.overall.itertuples()]
     print_table("All classes", ["figure", "value", f"{level} interval", "interval by"], rows)
     per_class = found.per_class.set_index(["metric", "class"])
     rows = []
     for name in dict.fromkeys(found.per_class["metric"]):
         cells = [per_class.loc[(name, c)] for c in settings["classes"]]
-        rows.append([name, *(f"{number(c['value'])} ({ends(c)})" for c in cells)])
+        rows.append([metric(name).name, *(f"{number(c['value'])} ({ends(c)})" for c in cells)])
     heads = [f"{c} ({counts['classes'][c]['scans']:,} scans)" for c in settings["classes"]]
     print_table(f"Each class against the others, {level} intervals", ["figure", *heads], rows)
     # Beside the table that it is about, as classes that were not named may have a share that no clinic has.
@@ -213,7 +214,7 @@ def _show(found: Evaluation) -> None:
         _say_methods(own.assign(metric=shown)[[bool(name) for name in shown]], "group")
     few = [r.group for r in found.groups.itertuples() if r.small]
     if few:
-        print("(small): fewer than 50 scans or 20 patients; the figures are rough")
+        print("(small): fewer than 50 scans or 20 patients; interpret the figures with caution")
     for note in found.remarks:
         # What stands beside the tables already.
         if note.kind not in (PREVALENCE, SMALL_GROUP):
@@ -224,6 +225,8 @@ def _show(found: Evaluation) -> None:
 
 
 def _referral(found: Evaluation, level: str) -> tuple[list[str], list[list[str]]]:
+    from octfast.assess.metrics.definitions import metric
+
     point = found.settings["operating"]
     heads = {"argmax": "by the predicted class", "score": "at every threshold"}
     if point:
@@ -231,7 +234,8 @@ def _referral(found: Evaluation, level: str) -> tuple[list[str], list[list[str]]
         heads["operating"] = f"p of {point['threshold']:.3g} or more{wanted} on {point['fixed_on']}"
     points = [p for p in ("argmax", "operating", "score") if p in set(found.referral["point"])]
     cells = {(r.metric, r.point): f"{number(r.value)} ({ends(r)})" for r in found.referral.itertuples()}
-    rows = [[name, *(cells.get((name, p), "") for p in points)] for name in dict.fromkeys(found.referral["metric"])]
+    names = dict.fromkeys(found.referral["metric"])
+    rows = [[metric(name).name, *(cells.get((name, p), "") for p in points)] for name in names]
     missed = found.counts["missed_urgent"]
     rows.append(["urgent scans missed", *(_missed(missed, p, found.counts["urgent"]) for p in points)])
     return [f"figure, {level} interval", *(heads[p] for p in points)], rows

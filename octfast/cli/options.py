@@ -31,7 +31,8 @@ LabelFrom = Annotated[
 
 Urgent = Annotated[str | None, Option(help="Classes to refer, as CNV,DME; 'none' for none. By default these two.")]
 Sensitivity = Annotated[
-    float | None, Option(help="Wanted of urgent referral on validation; by default the model's own, else 0.95.")
+    float | None,
+    Option(help="Wanted sensitivity of urgent referral on held-out scans; by default the model's own, else 0.95."),
 ]
 Prevalence = Annotated[str | None, Option(help="Shares of classes to give PPV and NPV at, as CNV=.02,DME=.01.")]
 Costs = Annotated[Path | None, Option(help="CSV of what a mistake costs, actual by predicted; by default Kermany's.")]

@@ -113,7 +113,7 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
         raise DataError(f"cannot read {file}: {e}", "give a file that octfast review wrote") from None
     if not rows or not {"path", "decision", "old", "new"} <= set(rows[0]):
         raise DataError(
-            f"{file} is no file of corrections: it needs the columns path, decision, old and new",
+            f"{file} is not a file of corrections: it needs the columns path, decision, old and new",
             "give a file that octfast review wrote",
         )
     stacks: dict[tuple[str, str], list[dict[str, str]]] = {}

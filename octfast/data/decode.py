@@ -137,7 +137,7 @@ def decode(
         raise Unreadable(f"no such file: {name}", hint, "missing", "no such file") from None
     except UnidentifiedImageError:
         hint = "remove it, or save it as JPEG or PNG"
-        raise Unreadable(f"no picture: {name}", hint, "not-a-picture", "not a picture") from None
+        raise Unreadable(f"not a picture: {name}", hint, "not-a-picture", "not a picture") from None
     except MemoryError:
         reason = "there is not enough memory to decode it"
         raise Unreadable(f"cannot decode {name}: {reason}", "crop or shrink it", "too-large", reason) from None

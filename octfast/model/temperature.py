@@ -94,12 +94,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
     if slope(1 / HIGHEST) >= 0:
         raise DataError(
-            "no temperature fits: on validation the model's probabilities are no better than even ones",
+            "no temperature can be fitted: on these scans the model's probabilities are no better than chance",
             "train longer, or look at the labels; the temperature stays 1",
         )
     wrong = int((z.argmax(1) != labels).sum())
     if slope(1 / LOWEST) <= 0:
-        why = "all validation scans are right" if not wrong else f"of {len(z)} validation scans {wrong} are wrong"
+        why = "all of these scans are right" if not wrong else f"only {wrong} of these {len(z)} scans are wrong"
         raise DataError(
             f"no temperature fits: {why}, so that ever surer probabilities would be better",
             "hold more scans out, in which the model is mistaken about some; the temperature stays 1",
@@ -140,7 +140,7 @@ def fit_table(table: pd.DataFrame, classes: Sequence[str]) -> TemperatureFit:
     temperature = fit_temperature(logits, labels)
     low, high = temperature_interval(logits, labels, list(table["patient"]), temperature)
     if high > 4 * low:
-        log.warning("the temperature %.3g is a rough one: its 95%% interval is %.2g to %.2g", temperature, low, high)
+        log.warning("the temperature %.3g is imprecise: its 95%% interval is %.2g to %.2g", temperature, low, high)
     before, after = (log_softmax(logits / t, axis=1) for t in (1.0, temperature))
     right = (table["label"] == table["predicted"]).to_numpy()
     rows = np.arange(len(table))
@@ -168,7 +168,7 @@ def too_small(table: pd.DataFrame, classes: Sequence[str]) -> str:
         f"{few}, fewer than {MIN_A_CLASS}" if few else "",
     ]
     joined = "; ".join(filter(None, reasons))
-    return f"validation is too small to calibrate on: {joined}" if joined else ""
+    return f"too few held-out scans to calibrate on: {joined}" if joined else ""
 
 
 def calibrate_bundle(folder: str | Path, table: pd.DataFrame) -> BundleInfo:
@@ -185,7 +185,7 @@ def calibrate_bundle(folder: str | Path, table: pd.DataFrame) -> BundleInfo:
         log.info("probabilities are not calibrated: %s", e.message)
         return info
     log.info(
-        "temperature %.3g, fitted on %d validation scans of %d patients: their loss goes from %.3f to %.3f",
+        "temperature %.3g, fitted on %d held-out scans of %d patients: loss %.3f before, %.3f after",
         *(fit.temperature, fit.scans, fit.patients, fit.nll_before, fit.nll_after),
     )
     return update_info(folder, temperature=fit.temperature, calibration={**info.calibration, **fit.to_dict()})

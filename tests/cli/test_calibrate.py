@@ -14,8 +14,8 @@ def test_for_people(octfast, tmp_path):
     ended = octfast("calibrate", run.path)
     assert ended.code == 0 and ended.err == ""
     info = read_info(run.bundle)
-    assert f"temperature {info.temperature:.3g} (95% interval" in ended.out and "less sure" in ended.out
-    assert "1200 validation scans of 300 patients" in ended.out
+    assert f"temperature {info.temperature:.3g} (95% interval" in ended.out and "less confident" in ended.out
+    assert "fitted on 1200 validation scans of 300 patients" in ended.out
     assert f"p(CNV) + p(DME) of {info.calibration['operating']['threshold']:.4g} or more" in ended.out
     assert "coverage (95% interval)" in ended.out and "Not a medical device." in ended.out
     assert "coverage of 0.9" in ended.out and "knows nothing of real eyes" in ended.out
@@ -42,7 +42,7 @@ def test_a_small_validation_is_refused_in_a_line(octfast, own_run):
     before = read_info(own_run.bundle)
     ended = octfast("calibrate", own_run.path)
     said = error(ended, 1)
-    assert "too small to calibrate on" in said and "fewer than 200" in said
+    assert "too few held-out scans to calibrate on" in said and "fewer than 200" in said
     # The run has no folds; with them all training scans would count.
     assert "--folds 5" in ended.lines[-1]
     assert read_info(own_run.bundle) == before and not (own_run.figures / "reliability.png").exists()
@@ -56,4 +56,4 @@ def test_what_cannot_be(octfast, tmp_path, words):
 
 
 def test_no_run(octfast):
-    assert "no run in" in error(octfast("calibrate"), 1)
+    assert "no finished run in" in error(octfast("calibrate"), 1)

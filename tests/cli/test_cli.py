@@ -265,7 +265,7 @@ def error_after_lines(ended: Ended) -> str:
 
 
 def test_interpret_without_a_run(octfast):
-    assert "no run in" in error(octfast("interpret"), 1)
+    assert "no finished run in" in error(octfast("interpret"), 1)
     assert "not a run folder" in error(octfast("interpret", "nowhere"), 1)
     Path("folder").mkdir()
     assert "not a run folder" in error(octfast("interpret", "folder"), 1)

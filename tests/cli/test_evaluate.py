@@ -14,7 +14,7 @@ FEW = ("--resamples", 100)
 def test_evaluating_a_run(octfast, own_run):
     ended = octfast("evaluate", own_run.path, *FEW)
     assert ended.code == 0
-    for words in ("balanced_accuracy", "Wilson", "Urgent referral", "on validation", "CNV (4 scans)", "Not a medical"):
+    for words in ("balanced accuracy", "Wilson", "Urgent referral", "on validation", "CNV (4 scans)", "Not a medical"):
         assert words in ended.out, words
     assert ended.out.splitlines()[-1] == str(own_run.path / "metrics-test.json")
     assert len(json.loads((own_run.path / "metrics-test.json").read_text())["overall"]) == 10

@@ -65,12 +65,12 @@ def test_a_constant_for_each_scan_changes_nothing():
 
 def test_labels_foretold_without_a_mistake_have_no_temperature():
     logits, _ = logits_of(simulated(400))
-    with pytest.raises(DataError, match="all validation scans are right"):
+    with pytest.raises(DataError, match="all of these scans are right"):
         fit_temperature(logits, logits.argmax(1))
     # One mistake in ten thousand, by a hair: the best temperature is lower than any that is taken.
     sure = np.tile([[0.2, 0.0]], (10_000, 1))
     sure[0] = [0.0, 1e-6]
-    with pytest.raises(DataError, match="of 10000 validation scans 1 are wrong"):
+    with pytest.raises(DataError, match="only 1 of these 10000 scans are wrong"):
         fit_temperature(sure, np.zeros(10_000, dtype=int))
 
 
@@ -78,9 +78,9 @@ def test_answers_no_better_than_even_ones_have_no_temperature():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(400, 4))
     for labels in (logits.argmin(1), np.where(np.arange(400) % 8, logits.argmin(1), logits.argmax(1))):
-        with pytest.raises(DataError, match="no better than even ones"):
+        with pytest.raises(DataError, match="no better than chance"):
             fit_temperature(logits, labels)
-    with pytest.raises(DataError, match="no better than even ones"):
+    with pytest.raises(DataError, match="no better than chance"):
         fit_temperature(np.zeros((400, 4)), rng.integers(0, 4, 400))
 
 
@@ -172,7 +172,7 @@ def test_no_rows():
 )
 def test_too_small(table, reason):
     assert reason in too_small(table, CLASSES)
-    with pytest.raises(DataError, match="too small to calibrate on"):
+    with pytest.raises(DataError, match="too few held-out scans to calibrate on"):
         fit_table(table, CLASSES)
 
 
@@ -222,5 +222,5 @@ def test_a_bundle_stays_as_it_was_where_nothing_can_be_fitted(bundle, said, capl
     assert calibrate_bundle(bundle, simulated(40)).temperature == 1
     assert (bundle / "octfast.json").read_bytes() == before
     (line,) = said()
-    assert "not calibrated: validation is too small" in line and "40 scans, fewer than 200" in line
+    assert "not calibrated: too few held-out scans" in line and "40 scans, fewer than 200" in line
     assert caplog.records[-1].levelno == logging.INFO

@@ -22,7 +22,7 @@ def test_too_few_validation_scans_are_said_once_and_the_probabilities_stay(train
     assert "temperature" not in trained.predictions("valid") and "temperature" not in trained.predictions("test")
     lines = (trained.path / "log.txt").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if "not calibrated" in line]
-    assert "too small to calibrate on" in line and "fewer than 200" in line
+    assert "too few held-out scans to calibrate on" in line and "fewer than 200" in line
     assert not any("not calibrated" in note.text for note in trained.notes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,18 @@ from octfast.model.bundle.write import update_info
 from octfast.model.decide import urgent_classes
 from octfast.model.temperature import fit_table, rescale, too_small
 from octfast.notices import SYNTHETIC_NOTE
-from octfast.run.folder import Run, open_run
+from octfast.run.folder import FOLD, Run, open_run
 
 log = logging.getLogger("octfast")
 
-_ON_VALIDATION = (
-    "Validation chose the temperature and the thresholds: its own figures flatter a little, those of test do not."
+_TITLES = {"valid": "validation", "folds": "out-of-fold predictions"}
+_OPTIMISTIC = (
+    "The temperature and the thresholds were chosen on the {}: figures on these scans are slightly too good, figures "
+    "on test scans are not."
 )
 _SETS_HOLD = (
-    "Prediction sets hold the truth as often as wanted for scans of new patients who come as the validation patients "
-    "came: from the same devices, with the same mix of classes; and roughly, as validation also chose epoch and "
-    "temperature."
+    "Prediction sets hold the true class as often as wanted, approximately, for new patients from the same devices "
+    "with the same mix of classes."
 )
 
 
@@ -55,6 +56,7 @@ class Calibrated:
     sets : a row a split, see `coverage_of_sets`, with their `intervals`, see `coverage_intervals`.
     notes : what a reader has to know.
     files : that were written.
+    basis : on which predictions it was fitted, in words.
     """
 
     info: BundleInfo
@@ -63,6 +65,7 @@ class Calibrated:
     sets: pd.DataFrame
     notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    basis: str = "validation scans"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -113,7 +116,9 @@ def calibrate_run(
     reason = too_small(raw, classes)
     if reason:
         raise DataError(f"{run.path.name}: {reason}", _what_to_do(run))
-    notes = [_ON_VALIDATION, _SETS_HOLD]
+    folds = FOLD in raw and bool((raw["split"] == "train").any())
+    basis = "out-of-fold predictions" if folds else "validation scans"
+    notes = [_OPTIMISTIC.format(basis), _SETS_HOLD]
     found: dict[str, Any] = {"split": "valid", "scans": len(raw), "patients": int(raw["patient"].nunique())}
     temperature = 1.0
     try:
@@ -132,7 +137,8 @@ def calibrate_run(
     threshold = conformal_threshold(valid, coverage)
     found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
     info = update_info(run.bundle, temperature=temperature, calibration=found)
-    return _measured(run, {"valid": raw, **_test_table(run, notes)}, info, notes, files or Files())
+    tables = {"folds" if folds else "valid": raw, **_test_table(run, notes)}
+    return replace(_measured(run, tables, info, notes, files or Files()), basis=basis)
 
 
 def _what_to_do(run: Run) -> str:
@@ -160,9 +166,9 @@ def _measured(
             referral.append({"split": split, **referral_at(table, operating["urgent"], operating["threshold"])})
         held = prediction_sets(table, classes, conformal["threshold"])
         sets.append({"split": split, **coverage_of_sets(table, held), "intervals": coverage_intervals(table, held)})
-        title = f"Reliability, {'validation' if split == 'valid' else split}"
+        title = f"Reliability, {_TITLES.get(split, split)}"
         figure = plot_reliability(before, after, classes, title=title, note=SYNTHETIC_NOTE if info.synthetic else "")
-        name = "reliability" if split == "valid" else f"reliability-{split}"
+        name = "reliability" if split in _TITLES else f"reliability-{split}"
         files.append(write.save(figure, run.figures / name))
     return Calibrated(info, pd.DataFrame(scores), pd.DataFrame(referral), pd.DataFrame(sets), notes, files)
 

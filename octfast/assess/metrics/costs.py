@@ -76,7 +76,7 @@ def check_costs(costs: pd.DataFrame, classes: Sequence[str], name: str = "costs"
     if len(wrong):
         i, j = wrong[0]
         raise DataError(
-            f"{name}: the cost of {classes[i]} called {classes[j]} is no number of 0 or more",
+            f"{name}: the cost of {classes[i]} called {classes[j]} is not a number of 0 or more",
             "give a number for each pair of classes, 0 for a right answer",
         )
     return values

@@ -259,7 +259,7 @@ def _estimates(
         notes.append(f"No scan is of {', '.join(empty)}: what cannot be said of such a class has no value.")
     if statistics.patients < _FEW_PATIENTS:
         people = "1 patient" if statistics.patients == 1 else f"{statistics.patients} patients"
-        notes.append(f"Only {people}: the intervals are rough.")
+        notes.append(f"Only {people}: the intervals are approximate.")
     if statistics.single:
         notes.append("Each scan counts as a patient of its own; proportions have Wilson's intervals.")
     if most_lost > resamples / 100:
@@ -382,7 +382,7 @@ def _check(table: pd.DataFrame, classes: list[str]) -> None:
     if table["patient"].isna().any():
         raise DataError("the predictions have scans without a patient", "give each a patient, or a name of its own")
     if not np.isfinite(table[numbers].to_numpy(dtype=float)).all():
-        raise DataError("the predictions hold probabilities or losses that are no numbers", "make them again")
+        raise DataError("the predictions hold probabilities or losses that are not numbers", "make them again")
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -113,7 +113,8 @@ def fix_operating_point(
         return None
     if n < _FEW:
         log.warning(
-            "the operating point hangs on %d urgent scans of %s: the sensitivity elsewhere may be another", n, fixed_on
+            "the threshold rests on only %d urgent %s scan%s; sensitivity elsewhere may differ",
+            *(n, fixed_on.removesuffix(" predictions"), "" if n == 1 else "s"),
         )
     # The small allowance keeps 0.95 x 20 at 19, whatever its last bit.
     most = np.sort(urgent_score(table, urgent)[positive])[::-1]
@@ -141,7 +142,7 @@ def recorded_operating_point(
     if not same or not math.isfinite(threshold) or (sensitivity is not None and abs(wanted - sensitivity) > 1e-9):
         return None
     # What is fixed by octfast calibrate is fixed on validation.
-    return OperatingPoint(threshold, wanted, "validation, kept in the model")
+    return OperatingPoint(threshold, wanted, "held-out scans, kept in the model")
 
 
 def check_sensitivity(sensitivity: float) -> float:

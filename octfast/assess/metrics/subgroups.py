@@ -79,7 +79,7 @@ def is_small(scans: int, patients: int) -> bool:
 def small_group_note(column: str, group: str, scans: int, patients: int) -> str:
     """The warning that a group is too small."""
     of = f"{scans:,} scan{'s' * (scans != 1)} of {patients:,} patient{'s' * (patients != 1)}"
-    return f"{column} {group}: only {of}; its figures are rough."
+    return f"{column} {group}: only {of}; interpret its figures with caution."
 
 
 def units(table: pd.DataFrame, classes: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame, list[str]]]:

@@ -153,7 +153,7 @@ def patients_in_words(known: Provenance) -> str:
     if known.own_patients == total:
         return (
             "No patient is known: each scan is taken for a patient of its own, so scans of one patient may stand in "
-            "two splits, which would flatter the model, and the intervals may be too narrow."
+            "two splits, which would make the model look better than it is, and the intervals may be too narrow."
         )
     if known.own_patients:
         return (
@@ -221,7 +221,7 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
         ("epochs", known.epochs),
         ("choice of the epoch", "not recorded" if in_python(known) else "the lowest loss on validation"),
         ("highest learning rate", _number(chosen.get("lr", config.get("lr")))),
-        ("scans a batch", str(chosen.get("bs", config.get("bs")))),
+        ("batch size", str(chosen.get("bs", config.get("bs")))),
         ("seed", str(config.get("seed"))),
         ("temperature", f"{info.temperature:.4g}" if info.temperature != 1 else "1: not calibrated"),
     ]
@@ -286,7 +286,7 @@ def cautions(known: Provenance, split: str, scans: int) -> list[str]:
         found.append("These are the scans that the model was trained on: the figures say nothing of new scans.")
     if split == "valid":
         found.append(
-            "These are validation scans, on which the epoch to keep was chosen: the figures flatter the model. Only a "
+            "These are validation scans, on which the epoch to keep was chosen, so the figures are too good. Only a "
             "test split says how it does on new scans."
         )
     if known.shared is not None and len(known.shared):

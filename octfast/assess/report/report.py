@@ -229,7 +229,7 @@ def _history(known: Provenance) -> tuple[Plot | None, str]:
         return None, known.missing.get("history", "")
     rows = known.history.apply(pd.to_numeric, errors="coerce").dropna(subset=["epoch", "train_loss", "valid_loss"])
     if rows.empty:
-        return None, "The history cannot be drawn: history.csv holds what is no number."
+        return None, "The history cannot be drawn: history.csv holds something that is not a number."
     best = rows.loc[rows["valid_loss"].idxmin()]
     alt = (
         f"Loss and accuracy over {len(rows)} epochs. The lowest validation loss, {best['valid_loss']:.3f}, is that of "

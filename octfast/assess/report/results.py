@@ -208,14 +208,14 @@ def calibration_section(table: pd.DataFrame, info: BundleInfo, split: str, valid
     on = SPLIT_NAMES[split]
     if fitted:
         kept = info.calibration
-        where = "validation"
+        where = "held-out scans"
         if isinstance(kept.get("scans"), int) and isinstance(kept.get("patients"), int):
-            where = f"{kept['scans']:,} validation scans of {kept['patients']:,} patients"
+            where = f"{kept['scans']:,} held-out scans of {kept['patients']:,} patients"
         low, high = (kept.get("temperature_interval") or [None, None])[:2]
         ends = f" (95% interval {low:.3g} to {high:.3g})" if isinstance(low, float) and isinstance(high, float) else ""
         words = (
             f"The probabilities are scaled with a temperature of {info.temperature:.3g}{ends}, fitted on {where}. "
-            "Above 1 means that the model was too sure of itself, below 1 not sure enough. No predicted class changes."
+            "Above 1 means that the model was overconfident, below 1 underconfident. No predicted class changes."
         )
     else:
         words = f"The probabilities are as the model gives them, not calibrated: {_why_not(valid, info)}"
@@ -225,7 +225,7 @@ def calibration_section(table: pd.DataFrame, info: BundleInfo, split: str, valid
         "nll": "log-loss",
         "brier": "Brier score",
         "ece": "calibration error (ECE, 15 bins)",
-        "ece_by_chance": "the same, were the probabilities honest",
+        "ece_by_chance": "expected if perfectly calibrated",
     }
     rows = [{"name": name, "numbers": [f"{s[key]:.3f}" for s in scores]} for key, name in names.items()]
     errors = " before and ".join(f"{s['ece']:.3f}" for s in scores)
@@ -261,7 +261,7 @@ def _why_not(valid: pd.DataFrame | None, info: BundleInfo) -> str:
         fit = fit_table(valid, info.classes)
     except DataError as e:
         return f"{e.message}."
-    return f"octfast calibrate would fit a temperature of {fit.temperature:.3g} on validation."
+    return f"octfast calibrate would fit a temperature of {fit.temperature:.3g} on held-out scans."
 
 
 def abstain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -296,7 +296,7 @@ def sets_section(table: pd.DataFrame, info: BundleInfo, split: str) -> dict[str,
     found, ends = coverage_of_sets(table, held), coverage_intervals(table, held)
     words = (
         f"Instead of one class the model can give all with a probability of {threshold:.3g} or more. The threshold was "
-        f"fitted on validation so that the set of a new patient's scan holds the true class in {wanted:.0%} of cases; "
+        f"fitted on held-out scans so that the set of a new patient's scan holds the true class in {wanted:.0%} of cases; "
         f"on the {SPLIT_NAMES[split]} scans it did in {found['coverage']:.1%}{_between(ends['coverage'])}, or by "
         f"patient in {found['coverage_by_patient']:.1%}{_between(ends['coverage_by_patient'])}, with "
         f"{found['mean_size']:.2f} classes on average."

@@ -154,7 +154,7 @@ def limits(known: Provenance, split: str) -> list[str]:
         "The labels are taken for the truth; who gave them, and how far graders agree, octfast cannot know.",
         "Heat maps show what raised the score of a class. They are not evidence of where a disease lies.",
         "One B-scan is judged at a time; a clinician sees the volume, the other eye and the patient.",
-        "A picture that is no OCT scan of the retina, or shows another disease, is still given one of the classes.",
+        "A picture that is not an OCT scan of the retina, or shows another disease, is still given one of the classes.",
         "The scans judged here come from the data set that it was trained on: how it does elsewhere is not known.",
     ]
     if known.info.synthetic:

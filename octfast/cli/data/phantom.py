@@ -75,7 +75,7 @@ def parse_faults(words: list[str]) -> dict[str, int]:
         name, given, number = word.partition("=")
         name = name.strip().lower().replace("_", "-")
         if given and not number.strip().lstrip("-").isdecimal():
-            raise UsageError(f"--fault {word}: {number or 'nothing'} is no number", f"for example --fault {name}=3")
+            raise UsageError(f"--fault {word}: {number or 'nothing'} is not a number", f"for example --fault {name}=3")
         faults[name] = faults.get(name, 0) + (int(number) if given else 1)
         check_faults(faults)
     return faults

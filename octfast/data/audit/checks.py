@@ -18,7 +18,7 @@ SEVERITIES = (ERROR, WARNING, NOTE)
 MEANING = {
     "empty": "empty files",
     "truncated": "files cut short",
-    "not-a-picture": "files that are no pictures, whatever their names say",
+    "not-a-picture": "files that are not pictures, despite their names",
     "unreadable": "files that cannot be read",
     "duplicate-across-splits": "the same scan in two splits: a leak",
     "near-duplicate-across-splits": "almost the same scan in two splits: a leak",

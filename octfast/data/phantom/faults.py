@@ -175,7 +175,7 @@ def _read_note(root: Path) -> dict[str, str]:
         return {name: said[name] for name in ("seed", "size")}
     except (OSError, KeyError) as e:
         raise DataError(
-            f"{root} is no folder of phantoms: faults are planted in no other", "octfast data phantom --out DIR"
+            f"{root} is not a folder of phantoms, and faults are planted in no other", "octfast data phantom --out DIR"
         ) from e
 
 

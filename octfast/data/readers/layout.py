@@ -190,7 +190,7 @@ class Layout:
         odd = next((f for f in kids if role_of(f.name)), None)
         if odd:
             raise DataError(
-                f"the folder {odd.name} of {folder.path} is no class by its name",
+                f"the folder {odd.name} of {folder.path} does not look like a class by its name",
                 "give the folder of the classes; or, if it is a class all the same: --label-from folder",
             )
         loose = self._own[folder.path]

@@ -214,7 +214,7 @@ def _members(file: Path) -> dict[str, zipfile.ZipInfo]:
     halves = [s for s in _SPLITS if (f"{s}_images" in members) != (f"{s}_labels" in members)]
     if "train_images" not in members or halves:
         raise DataError(
-            f"{file} is no MedMNIST file: it holds {', '.join(sorted(members)[:8]) or 'nothing'}",
+            f"{file} is not a MedMNIST file: it holds {', '.join(sorted(members)[:8]) or 'nothing'}",
             "one holds train_images, train_labels, and the same for val and test",
         )
     return members

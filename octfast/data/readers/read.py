@@ -76,7 +76,7 @@ def read_data(
         return scans
     role = next((role for role, name in named.items() if name is not None), None)
     if role is not None:
-        raise UsageError(f"--{role}-column {named[role]}: {kind} is no table", "leave it out, or give the table")
+        raise UsageError(f"--{role}-column {named[role]}: {kind} is not a table", "leave it out, or give the table")
     if layout and kind.is_dir():
         scans = read_layout(layout, **origin, trainable=trainable)
         _say_tables(layout, source)

@@ -79,9 +79,9 @@ def refuse_leaks(scans: pd.DataFrame, allow: bool = False) -> None:
     who = "1 patient stands" if len(shared) == 1 else f"{len(shared)} patients stand"
     said = f"{who} in more than one split, with {n} scans ({counts})"
     if allow:
-        log.warning("%s: figures on these splits flatter the model", said)
+        log.warning("%s: figures on these splits will be too good", said)
         return
     raise DataError(
-        f"{said}, which would flatter the model",
+        f"{said}, which would make the model look better than it is",
         "--drop-leaks leaves them out of training, octfast data split draws clean splits, --allow-leaks goes on",
     )

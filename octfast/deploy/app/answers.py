@@ -194,10 +194,10 @@ def calibration_words(info: BundleInfo) -> str:
     """One sentence on whether the probabilities can be taken at their word."""
     found = info.calibration
     if not is_calibrated(info):
-        return "Probabilities are not calibrated: they may be too sure of themselves."
+        return "Probabilities are not calibrated and may be overconfident."
     on = ""
     if isinstance(found.get("scans"), int) and isinstance(found.get("patients"), int):
-        on = f" on {found['scans']:,} validation scans of {found['patients']:,} patients"
+        on = f" on {found['scans']:,} held-out scans of {found['patients']:,} patients"
     return f"Probabilities are calibrated{on}; they hold for scans like those."
 
 

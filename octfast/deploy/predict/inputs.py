@@ -136,7 +136,7 @@ def _folder(folder: Path, recursive: bool) -> Iterator[Item]:
     if other:
         log.info("%s: %d files that are neither pictures nor volumes were passed over", folder, other)
     if not found:
-        log.warning("%s: no picture and no volume in it", folder)
+        log.warning("%s: holds no pictures or volumes", folder)
 
 
 def _pattern(name: str, shown: str, recursive: bool) -> Iterator[Item]:

@@ -51,7 +51,7 @@ def read_dicom(path: Path, name: str, any_modality: bool = False) -> Iterator[BS
     try:
         about = dcmread(path, stop_before_pixels=True, specific_tags=[*_READ])
     except InvalidDicomError:
-        raise DataError(f"{name} is no DICOM file", "it lacks DICOM's mark; save it again, or remove it") from None
+        raise DataError(f"{name} is not a DICOM file", "it lacks DICOM's mark; save it again, or remove it") from None
     _check(about, name, any_modality)
     eye = _eye(about)
     try:
@@ -74,7 +74,7 @@ def _check(about: Any, name: str, any_modality: bool) -> None:
         raise DataError(f"{name} is {_NO_BSCANS[modality]} (Modality {modality}), not an OCT", "leave it out")
     if modality not in _OCT and not any_modality:
         raise DataError(
-            f"{name} is no OCT: its Modality is {modality[:16]}",
+            f"{name} is not an OCT scan: its Modality is {modality[:16]}",
             "leave it out; octfast predict --any-modality reads it all the same",
         )
     try:
@@ -82,9 +82,10 @@ def _check(about: Any, name: str, any_modality: bool) -> None:
         frames = int(about.get("NumberOfFrames") or 1)
         bits = int(about.get("BitsStored") or 0)
     except (TypeError, ValueError):
-        raise DataError(f"{name}: its number of rows, columns or frames is no number", "the file is damaged") from None
+        said = f"{name}: its number of rows, columns or frames is not a number"
+        raise DataError(said, "the file is damaged") from None
     if not height or not width:
-        raise DataError(f"{name} holds no picture" + (f" (Modality {modality})" if modality else ""), "leave it out")
+        raise DataError(f"{name} holds no pictures" + (f" (Modality {modality})" if modality else ""), "leave it out")
     if not (0 < height * width <= MAX_FRAME_PIXELS and 0 < frames <= MAX_FRAMES):
         raise DataError(
             f"{name} has {frames:,} frames of {height} x {width} pixels",

@@ -29,7 +29,7 @@ def read_vol(path: Path, name: str) -> Iterator[BScan]:
     with path.open("rb") as f:
         header = f.read(_HEADER)
         if len(header) < _HEADER or not header.startswith((b"HSF-OCT", b"ep-v")):
-            raise DataError(f"{name} is no .vol file", "export it again from HEYEX")
+            raise DataError(f"{name} is not a .vol file", "export it again from HEYEX")
         width, frames, height = struct.unpack_from("<3I", header, 12)
         fundus_width, fundus_height = struct.unpack_from("<2I", header, 48)
         eye = _EYES.get(header[84:86], "")

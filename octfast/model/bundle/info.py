@@ -163,7 +163,7 @@ def _wrong_calibration(calibration: Mapping[str, Any], classes: tuple[str, ...])
             return f"{key} has no threshold"
         # What is rounded down may lie a little below 0. Above 1 nobody would ever be referred.
         if part is not None and not -1e-6 <= part["threshold"] <= 1:
-            return f"the threshold of {key} is no probability"
+            return f"the threshold of {key} is not a probability"
     operating = calibration.get("operating")
     if operating is not None:
         urgent = operating.get("urgent")

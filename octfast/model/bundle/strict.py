@@ -72,7 +72,7 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     except UnicodeDecodeError as e:
         raise BundleError(f"{name} is not UTF-8 text: byte {e.start} is not", MEND) from None
     except ValueError as e:
-        raise BundleError(f"{name} is no valid JSON: {_shown(str(e))}", MEND) from None
+        raise BundleError(f"{name} is not valid JSON: {_shown(str(e))}", MEND) from None
     if not isinstance(found, dict):
         raise BundleError(f"{name} holds no JSON object", MEND)
     problem = _problem(found)

@@ -81,7 +81,7 @@ def test_scans_that_cannot_be_shown(own_run, own_phantoms, tmp_path):
     with pytest.raises(DataError, match=r"no such file: nothing\.png"):
         show_scan(own_run, "nothing.png")
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(DataError, match="no picture"):
+    with pytest.raises(DataError, match="not a picture"):
         show_scan(own_run, tmp_path / "text.png")
     with pytest.raises(UsageError, match="likeliest"):
         show_scan(own_run, k=0)

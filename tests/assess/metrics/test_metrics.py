@@ -248,7 +248,7 @@ def test_tables_that_cannot_be():
         (table.iloc[:0], "no predictions"),
         (table.drop(columns="p_DME"), "lack p_DME"),
         (table.assign(label="AMD"), "unknown class AMD"),
-        (table.assign(p_CNV=np.nan), "no numbers"),
+        (table.assign(p_CNV=np.nan), "not numbers"),
         (table.assign(patient=[None, *table["patient"].iloc[1:]]), "without a patient"),
     ):
         with pytest.raises(DataError, match=said):

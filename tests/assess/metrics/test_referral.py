@@ -47,7 +47,7 @@ def test_nineteen_of_twenty_are_95_percent():
 
 def test_few_urgent_scans_are_warned_of(said):
     fix_operating_point(table_of(["CNV", "NORMAL"], np.eye(4)[[0, 3]]), URGENT)
-    assert any("hangs on 1 urgent scans" in line for line in said())
+    assert any("rests on only 1 urgent validation scan;" in line for line in said())
 
 
 def test_the_urgent_classes():

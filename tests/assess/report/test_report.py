@@ -267,7 +267,7 @@ def test_without_test_scans_validation_is_judged_and_that_is_said(own_run):
     scans.to_csv(own_run.path / "scans.csv", index=False)
     own_run.predictions_file("test").unlink()
     page = page_of(own_run, heatmaps=False)
-    assert "the figures flatter the model" in page.section("summary")
+    assert "so the figures are too good" in page.section("summary")
     assert "There is no test split." in page.section("data")
     assert "validation alone" in page.section("claim")
 
@@ -322,7 +322,7 @@ def test_what_is_missing_is_said_in_its_place(own_run, damage):
 
 def test_a_validation_split_too_small_to_calibrate_on_says_why(written):
     _, _, page = written
-    assert "not calibrated: validation is too small to calibrate on" in page.section("calibration")
+    assert "not calibrated: too few held-out scans to calibrate on" in page.section("calibration")
 
 
 def test_a_temperature_is_shown_with_its_reliability_before_and_after(own_run):
@@ -331,7 +331,7 @@ def test_a_temperature_is_shown_with_its_reliability_before_and_after(own_run):
     info["calibration"]["conformal"] = {"coverage": 0.9, "threshold": 0.2}
     (own_run.bundle / "octfast.json").write_text(json.dumps(info), encoding="utf-8")
     words = page_of(own_run, "test", heatmaps=False).section("calibration")
-    assert "a temperature of 1.7, fitted on 300 validation scans of 80 patients" in words
+    assert "a temperature of 1.7, fitted on 300 held-out scans of 80 patients" in words
     assert "before after" in words and "holds the true class in 90% of cases" in words
 
 

@@ -159,7 +159,7 @@ def test_only_phantoms_are_touched(tmp_path, phantoms):
     mine = tmp_path / "train" / "CNV" / "CNV-1-1.jpeg"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    with pytest.raises(DataError, match="no folder of phantoms"):
+    with pytest.raises(DataError, match="not a folder of phantoms"):
         plant_faults(tmp_path, {"empty": 1})
     assert digests(tmp_path) == {"train/CNV/CNV-1-1.jpeg": hashlib.sha256(b"mine").hexdigest()}
 

@@ -86,7 +86,7 @@ def test_a_picture_lost_from_the_cache_is_unpacked_again(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
-        ({"val_labels": None}, "no MedMNIST file: it holds"),
+        ({"val_labels": None}, "not a MedMNIST file: it holds"),
         ({"train_labels": np.zeros((9, 14), np.uint8)}, r"labels of shape \(9, 14\)"),
         ({"train_images": np.zeros((9, 28, 28, 28), np.uint8)}, r"train_images of shape \(9, 28, 28, 28\)"),
         ({"train_images": np.zeros((9, 28, 28), np.float32)}, "float32"),

@@ -28,7 +28,7 @@ def test_class_folders_are_read_as_before(phantoms):
 
 
 def test_columns_named_for_a_folder_are_refused(phantoms):
-    with pytest.raises(UsageError, match="is no table"):
+    with pytest.raises(UsageError, match="is not a table"):
         read_data(phantoms, label_column="label")
 
 

@@ -40,7 +40,7 @@ def test_shared_patients_are_refused_with_the_ways_on(tmp_path, said):
         refuse_leaks(scans)
     assert all(way in e.value.hint for way in ("--drop-leaks", "--allow-leaks", "octfast data split"))
     refuse_leaks(scans, allow=True)
-    assert any("3 patients stand in more than one split" in line and "flatter" in line for line in said())
+    assert any("3 patients stand in more than one split" in line and "too good" in line for line in said())
     refuse_leaks(drop_leaks(scans)[0])
     assert any("left out of train: 3 of 15 scans" in line for line in said())
 

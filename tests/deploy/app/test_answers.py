@@ -97,7 +97,7 @@ def test_a_calibrated_bundle(own_run):
     update_info(own_run.bundle, temperature=1.5, calibration={**found, "operating": operating, "conformal": conformal})
     answers = Answers(load(own_run.bundle))
     about = answers.about()
-    assert about["calibrated"] and "1,200 validation scans of 300 patients" in about["calibration"]
+    assert about["calibrated"] and "1,200 held-out scans of 300 patients" in about["calibration"]
     said = answers.answer(png())
     assert said["referred"] is True and said["urgent_score"] == pytest.approx(said["probabilities"]["CNV"])
     assert said["abstained"] is True and said["possible"] == list(said["probabilities"])

@@ -189,7 +189,7 @@ def test_a_volume_that_oct_converter_wrote_as_dicom(reader, tmp_path):
         ({"Modality": "OPTENF"}, "en-face"),
         ({"NumberOfFrames": 100_000}, "100,000 frames"),
         ({"Rows": 65535, "Columns": 65535}, "65535 x 65535"),
-        ({"Rows": 0}, "no picture"),
+        ({"Rows": 0}, "no pictures"),
         ({"BitsStored": 0}, "0 bits"),
         ({"NumberOfFrames": 4000}, "cannot read"),
     ],
