@@ -21,9 +21,10 @@ def list_(cache: options.Cache = None, as_json: options.Json = False) -> None:
       octfast cache list
     """
     from octfast.files import cache_root
+    from octfast.model.networks import list_networks
     from octfast.train.store.cache import list_stores, readable_size
 
-    stores = list_stores(cache)
+    stores, networks = list_stores(cache), list_networks(cache)
     if as_json:
         rows = [
             {
@@ -38,7 +39,13 @@ def list_(cache: options.Cache = None, as_json: options.Json = False) -> None:
             }
             for store in stores
         ]
-        _print_json({"cache": str(cache_root(cache)), "bytes": sum(store.bytes for store in stores), "stores": rows})
+        kept = [{"path": str(n.path), "bytes": n.bytes, "used": n.used.isoformat()} for n in networks]
+        total_bytes = sum(store.bytes for store in stores)
+        _print_json({"cache": str(cache_root(cache)), "bytes": total_bytes, "stores": rows, "networks": kept})
+        return
+    if networks:
+        typer.echo(f"networks in int8: {len(networks)}, {readable_size(sum(n.bytes for n in networks))}")
+    if not stores and networks:
         return
     if not stores:
         typer.echo(f"nothing is stored in {cache_root(cache)}")
@@ -80,6 +87,7 @@ def clear(
     from datetime import timedelta
 
     from octfast.files import cache_root
+    from octfast.model.networks import clear_networks
     from octfast.train.store.cache import clear_stores, is_wanted, list_stores, readable_size
 
     age = None if older_than is None else timedelta(days=older_than)
@@ -95,10 +103,23 @@ def clear(
             typer.echo("nothing removed", err=as_json)
             raise typer.Exit(1)
     removed, freed = clear_stores(cache, older_than=age, incomplete_only=incomplete) if wanted else (0, 0)
+    # Small and made again in seconds, they need no question of their own; an unfinished one has no name yet.
+    networks, more = clear_networks(cache, older_than=age) if not incomplete and (wanted or yes) else (0, 0)
+    freed += more
     in_use = sum(store.in_use for store in stores)
     if as_json:
-        _print_json({"cache": str(cache_root(cache)), "removed": removed, "bytes": freed, "left_in_use": in_use})
+        _print_json(
+            {
+                "cache": str(cache_root(cache)),
+                "removed": removed,
+                "networks": networks,
+                "bytes": freed,
+                "left_in_use": in_use,
+            }
+        )
         return
+    if networks:
+        typer.echo(f"removed {networks} network{'' if networks == 1 else 's'} in int8")
     kept = f"; {_counted(in_use)} in use left alone" if in_use else ""
     typer.echo(f"removed {_counted(removed)}, {readable_size(freed)}{kept}" if removed else f"nothing to remove{kept}")
 

@@ -8,6 +8,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,7 @@ def make_engine(
     device: torch.device | str | None = None,
     tail: nn.Module | None = None,
     calibration: Callable[[], Iterable[Tensor]] | None = None,
+    cache: str | Path | None = None,
 ) -> Engine | OpenVinoEngine:
     """An engine, to be called with pictures, that runs a copy of the network: in eval mode, folded, in low precision.
 
@@ -48,6 +50,7 @@ def make_engine(
     tail : run by torch in float32 on the network's output; a head.
     calibration : for int8; gives batches of training pictures as the network sees them, float32 of shape
         (B, 3, H, W), of which the first few are used (see `octfast.model.openvino`).
+    cache : root of the cache, where a network in int8 is kept; None takes the user's.
 
     Raises
     ------
@@ -59,9 +62,8 @@ def make_engine(
         return Engine(network, precision, device, tail)
     from octfast.model.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(
-        _folded(network).to(device, torch.float32), precision, tail=_copied(tail, device), calibration=calibration
-    )
+    folded = _folded(network).to(device, torch.float32)
+    return OpenVinoEngine(folded, precision, tail=_copied(tail, device), calibration=calibration, cache=cache)
 
 
 def check_engine(engine: str, precision: str, device: torch.device | str = "cpu") -> str:

@@ -93,7 +93,12 @@ def frozen_learner(
     training = dls.train if views > 1 else dls.test_dl(dls.train.items)
     sources = [Views(training, views, seed, device, workers), Views(dls.valid, 1, seed, device, workers)]
     runner = make_engine(
-        network, engine=engine, precision=precision, device=device, calibration=lambda: _sample(sources[0])
+        network,
+        engine=engine,
+        precision=precision,
+        device=device,
+        calibration=lambda: _sample(sources[0], 16),
+        cache=cache,
     )
     log.info(
         "the frozen part (%.1f million parameters) runs once a view, in %s",
