@@ -30,10 +30,11 @@ from octfast.data.prepare import check_file
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
+from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.decide import urgent_classes
-from octfast.model.forward import predict_scans
+from octfast.model.forward import headline, predict_scans
 from octfast.notices import Note
 from octfast.run.folder import FOLD, Run, open_run
 from octfast.run.privacy import within
@@ -145,7 +146,10 @@ def evaluate_data(
     if precision is None:
         precision = run.config.get("precision", "auto") if run else "auto"
     with track("predicting", len(scans)) as update:
-        table = predict_scans(network, info, scans, precision=precision, progress=update)
+        table = predict_scans(
+            network, info, scans, precision=precision, progress=update, unlike=load_distance(bundle, info)
+        )
+    notes += _unlike_notes(table)
     result = _evaluate(table, info, point, urgent, asked)
     name = run.path.name if run else bundle.resolve().name
     source = _source(info, split, run=name, data=Path(data).resolve().name)
@@ -280,6 +284,26 @@ def _evaluate(
 
 def _with_notes(found: Evaluation, notes: Sequence[str], source: dict[str, Any]) -> Evaluation:
     return replace(found, remarks=[*(Note("", text) for text in notes), *found.remarks], source=source)
+
+
+def _unlike_notes(table: pd.DataFrame) -> list[str]:
+    """How much of the scans is unlike the training scans, and the figures without it, said in the log too."""
+    if "distance" not in table:
+        return []
+    far = table["distance"] > 1
+    share = (
+        f"{far.sum():,} of {len(table):,} scans ({far.mean():.1%}), of {table.loc[far, 'patient'].nunique():,} patients"
+    )
+    note = f"Unlike anything the model was trained on: {share}."
+    if far.any():
+        with_, without = headline(table), headline(table[~far]) if not far.all() else None
+        note += f" octfast predict gives them no class; here they are counted. Accuracy {with_['accuracy']:.3f}, "
+        note += f"loss {with_['loss']:.3f}; "
+        note += (
+            f"without them {without['accuracy']:.3f}, {without['loss']:.3f}." if without else "none is left without."
+        )
+        log.warning(note[0].lower() + note[1:-1])
+    return [note]
 
 
 def _source(info: BundleInfo, split: str, **further: str) -> dict[str, Any]:

@@ -53,6 +53,9 @@ Method = Annotated[
     ),
 ]
 
+AnswerAnyway = Annotated[
+    bool, Option("--answer-anyway", help="Give a class to scans that are unlike the training scans, too.")
+]
 Arch = Annotated[str, Option(help="A torchvision name that fastai knows, or any timm name.")]
 Head = Annotated[str, Option(help="octfast, fastai or article.")]
 Precision = Annotated[str, Option(help="auto, fp32, bf16 or fp16.")]

@@ -35,6 +35,7 @@ def predict(
     abstain_below: Annotated[
         float | None, typer.Option(help="Mark rows whose predicted class is less probable than this.")
     ] = None,
+    answer_anyway: options.AnswerAnyway = False,
     heatmaps: Annotated[
         Path | None, typer.Option(help="Folder for a picture a scan, a map of where the model looked over it.")
     ] = None,
@@ -66,7 +67,9 @@ def predict(
     (volumes need pip install 'octfast[oct]'). Each scan is a row, written as it comes, in the order of the inputs; a
     file that cannot be read is a row with its error. Probabilities have the model's temperature applied; urgent_score
     is the sum over the urgent classes, referred whether it reaches the operating point of octfast calibrate, or without
-    one whether the predicted class is urgent. Nothing of a patient is taken from a volume but which eye it is.
+    one whether the predicted class is urgent. A scan that is unlike anything the model was trained on is marked
+    unlike_training and gets no class, but with --answer-anyway; a disease that it has not seen is mostly not noticed
+    (docs/unlike.md). Nothing of a patient is taken from a volume but which eye it is.
 
     Without --out, a terminal shows a table and a pipe gets CSV; --format asks for rows in both. Nothing is overwritten
     but with --force. Exit code 0: all was read; 1: something was not, and the rest is written.
@@ -104,7 +107,7 @@ def predict(
             on_row,
             out=out,
             format=format,
-            wanted=Wanted(top_k, abstain_below, heatmaps is not None),
+            wanted=Wanted(top_k, abstain_below, heatmaps is not None, answer_anyway),
             heatmaps=heatmaps,
             montage=montage,
             recursive=recursive,
@@ -166,7 +169,7 @@ def _end(
 
     if as_json:
         counts = {"scans": found.scans, "failed": found.failed, "abstained": found.abstained}
-        counts |= {"referred": found.referred, "synthetic": found.synthetic}
+        counts |= {"referred": found.referred, "unlike_training": found.unlike, "synthetic": found.synthetic}
         rows = {} if in_file or volume_summary else {"rows": kept}
         files = [str(f) for f in found.files]
         print_json({**counts, **rows, "volumes": found.volumes, "files": files, "note": "Not a medical device."})
@@ -193,7 +196,7 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
 
     if kept:
         names = ["path", "predicted", "probability"]
-        names += [n for n in ("abstained", "urgent_score", "referred") if n in found.columns]
+        names += [n for n in ("abstained", "urgent_score", "referred", "unlike_training") if n in found.columns]
         rows = [
             [_place(row), *("" if row[n] is None else _word(row[n]) for n in names[1:]), row["error"] or row["remarks"]]
             for row in kept
@@ -238,6 +241,8 @@ def _sentence(found: Prediction) -> str:
         parts.append(f"{found.referred:,} to refer")
     if found.abstained is not None:
         parts.append(f"{found.abstained:,} abstained")
+    if found.unlike is not None:
+        parts.append(f"{found.unlike:,} unlike the training scans")
     if found.failed:
         parts.append(f"{found.failed:,} could not be read (see error)")
     if found.remarked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from octfast.errors import DataError, UsageError
+from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
 from octfast.model.decide import Rule, decide, rule_of
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
 from octfast.model.prefetch import Picture, decode_picture, display_name
+from octfast.model.unlike import Unlike, with_distance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +36,7 @@ _one_heat_map = threading.Lock()
 class Answer:
     """What the model says of one picture: either `probabilities`, float64 of shape (classes,), or `error`.
 
+    `distance` is that to the training scans, above 1 where it is unlike them; None where the model does not know.
     `remarks` says what was changed in the picture on reading it and what is doubtful about it, a sentence each; see
     `octfast.data.look.unusual`.
     """
@@ -42,6 +45,7 @@ class Answer:
     probabilities: np.ndarray | None = None
     error: DataError | None = None
     remarks: tuple[str, ...] = ()
+    distance: float | None = None
 
 
 def load(
@@ -69,7 +73,8 @@ def load(
     """
     on = _device(device)
     model, info = load_bundle(find_bundle(bundle), weights=weights)
-    return Predictor(model, info, precision=precision, device=on)
+    unlike = load_distance(find_bundle(bundle), info)
+    return Predictor(model, info, precision=precision, device=on, unlike=unlike)
 
 
 class Predictor:
@@ -85,6 +90,7 @@ class Predictor:
     model : a Sequential of body and head.
     info : what its bundle says of it.
     precision, device : see `load`.
+    unlike : gives the distance of a scan to the training scans; None where nothing is known of them.
 
     Attributes
     ----------
@@ -101,13 +107,15 @@ class Predictor:
         *,
         precision: str = "auto",
         device: str | torch.device | None = None,
+        unlike: Unlike | None = None,
     ):
         self.info = info
+        self.unlike = unlike
         self.device = _device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
         if precision == "int8":
             raise UsageError("a loaded model does not run in int8", "use precision auto, fp32, bf16 or fp16")
-        self.engine = Engine(self.model[0], precision, self.device, tail=self.model[1])
+        self.engine = Engine(self.model[0], precision, self.device, tail=with_distance(self.model[1], unlike))
 
     def __repr__(self) -> str:
         about = f"{self.info.arch} with the head {self.info.head}, {self.engine.description}"
@@ -140,13 +148,28 @@ class Predictor:
             if isinstance(logits, DataError):
                 yield Answer(picture, error=logits)
                 continue
+            distance = float(logits[-1]) if self.unlike is not None else None
+            logits = logits[: len(self.classes)]
             # In double precision, so that the classes sum to one as closely as in the Predictions tables.
             row = torch.softmax(logits.double() / self.info.temperature, 0).numpy()
-            if np.isfinite(row).all():
-                yield Answer(picture, row, remarks=remarks)
+            if np.isfinite(row).all() and (distance is None or np.isfinite(distance)):
+                yield Answer(picture, row, remarks=remarks, distance=distance)
             else:
                 hint = "the bundle is damaged, or half precision is too little for it: try fp32"
                 yield Answer(picture, error=DataError(f"the model gives no numbers for {display_name(picture)}", hint))
+
+    def rule(
+        self, urgent: Sequence[str] | None = None, abstain_below: float | None = None, answer_anyway: bool = False
+    ) -> Rule:
+        """By which answers are made of what this model gives; see `octfast.model.decide.rule_of`."""
+        return rule_of(
+            self.classes,
+            self.info.calibration,
+            urgent,
+            abstain_below,
+            unlike=self.unlike is not None,
+            answer_anyway=answer_anyway,
+        )
 
     def probabilities(self, pictures: Iterable[Picture] | Picture, bs: int = 16) -> np.ndarray:
         """Probabilities with the temperature applied, float64 of shape (pictures, classes).
@@ -169,6 +192,7 @@ class Predictor:
         k: int | None = None,
         *,
         abstain_below: float | None = None,
+        answer_anyway: bool = False,
         errors: str = "raise",
         bs: int = 16,
     ) -> pd.DataFrame:
@@ -178,6 +202,7 @@ class Predictor:
         ----------
         k : also name the classes up to the k-th most probable: columns `predicted_2`, `probability_2` and so on.
         abstain_below : least probability of the predicted class at which the model answers; see `Rule`.
+        answer_anyway : give a class to scans that are unlike the training scans, too.
         errors : "raise" stops at a picture that cannot be read; "keep" gives it a row with no answer, and its error in
             a column `error`, which is empty for the others.
 
@@ -190,12 +215,12 @@ class Predictor:
         DataError : a picture cannot be read, unless errors is "keep".
         UsageError : k is not between 1 and the number of classes; abstain_below is not between 0 and 1.
         """
-        rule = rule_of(self.classes, self.info.calibration, abstain_below=abstain_below)
+        rule = self.rule(abstain_below=abstain_below, answer_anyway=answer_anyway)
         if k is not None and not 1 <= k <= len(self.classes):
             raise UsageError(f"k is {k}: it must lie between 1 and the {len(self.classes)} classes")
         if errors not in ("raise", "keep"):
             raise UsageError(f"errors is {errors!r}", 'one of "raise", "keep"')
-        paths, rows, messages = [], [], []
+        paths, rows, messages, distances = [], [], [], []
         for answer in self.stream(pictures, bs):
             if answer.error is not None and errors == "raise":
                 raise answer.error
@@ -203,8 +228,9 @@ class Predictor:
             paths.append(str(answer.picture) if isinstance(answer.picture, str | Path) else "")
             rows.append(np.full(len(self.classes), np.nan) if row is None else row)
             messages.append("" if answer.error is None else answer.error.message)
+            distances.append(np.nan if answer.distance is None else answer.distance)
         p = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
-        columns = {"path": paths, **answer_columns(p, rule, k or 1)}
+        columns = {"path": paths, **answer_columns(p, rule, k or 1, np.array(distances))}
         if errors == "keep":
             columns["error"] = messages
         return as_table(columns)
@@ -239,7 +265,9 @@ class Predictor:
             return make_learner(self.model, self.info, dls)
 
 
-def answer_columns(probabilities: np.ndarray, rule: Rule, k: int = 1) -> dict[str, list[Any]]:
+def answer_columns(
+    probabilities: np.ndarray, rule: Rule, k: int = 1, distances: np.ndarray | None = None
+) -> dict[str, list[Any]]:
     """The columns of a table of answers, as `Predictor.predict`, `octfast predict` and the web page give them.
 
     Parameters
@@ -247,16 +275,22 @@ def answer_columns(probabilities: np.ndarray, rule: Rule, k: int = 1) -> dict[st
     probabilities : of shape (n, classes); a row of NaN is a picture that could not be read.
     rule : see `octfast.model.decide`.
     k : how many classes are named, from the most probable down.
+    distances : see `octfast.model.decide.decide`.
 
     Returns
     -------
     `predicted`, `probability`, then `predicted_2`, `probability_2` and so on; `abstained` where the rule abstains;
-    `urgent_score` and `referred` where it has urgent classes; `p_<class>` a class.
+    `urgent_score` and `referred` where it has urgent classes; `unlike_training` and `distance` where the model knows
+    how far a scan is from its training scans; `p_<class>` a class. Of a scan that is unlike these no more than
+    `unlike_training` and `distance` is given, unless the rule is to answer anyway.
     """
-    decision = decide(probabilities, rule)
+    decision = decide(probabilities, rule, distances)
+    hidden = np.zeros(len(probabilities), bool) if decision.withheld is None else decision.withheld
+    if hidden.any():
+        probabilities = np.where(hidden[:, None], np.nan, probabilities)
     # A stable sort, so that of equally probable classes the first is named, as `decide` does.
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    read = ~np.isnan(decision.probability)
+    read = ~np.isnan(decision.probability) & ~hidden
     columns: dict[str, list[Any]] = {}
     for n in range(k):
         end = f"_{n + 1}" if n else ""
@@ -265,7 +299,10 @@ def answer_columns(probabilities: np.ndarray, rule: Rule, k: int = 1) -> dict[st
     for name in ("abstained", "urgent_score", "referred"):
         values = getattr(decision, name)
         if values is not None:
-            columns[name] = values.tolist()
+            columns[name] = [None if h else v for v, h in zip(values.tolist(), hidden, strict=True)]
+    if decision.unlike_training is not None and distances is not None:
+        columns["unlike_training"] = decision.unlike_training.tolist()
+        columns["distance"] = np.asarray(distances, dtype=float).tolist()
     return columns | {f"p_{c}": probabilities[:, i].tolist() for i, c in enumerate(rule.classes)}
 
 

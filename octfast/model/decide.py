@@ -25,6 +25,8 @@ class Rule:
     set_threshold : probability from which a class belongs to the prediction set; None where there are no sets.
     abstain_below : least probability of the predicted class at which the model answers; it takes the place of the
         sets. None goes by the sets, where there are any.
+    unlike : whether the model knows how far a scan is from its training scans.
+    answer_anyway : whether a scan that is unlike them gets a class all the same.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +34,8 @@ class Rule:
     threshold: float | None = None
     set_threshold: float | None = None
     abstain_below: float | None = None
+    unlike: bool = False
+    answer_anyway: bool = False
 
     def __post_init__(self) -> None:
         if self.abstain_below is not None and not 0 <= self.abstain_below <= 1:
@@ -55,6 +59,10 @@ class Decision:
     urgent_score : the sum of the urgent classes' probabilities, of shape (n,); None without urgent classes.
     referred : whether to refer urgently, of shape (n,); None without urgent classes.
     possible : which classes are in the prediction set, of shape (n, classes); never empty; None without sets.
+    unlike_training : whether a scan is unlike anything that the model was trained on, of shape (n,); None where the
+        model does not know.
+    withheld : whether no class is given, as the scan is unlike the training scans, of shape (n,); what is said above
+        of such a scan is not to be shown.
     """
 
     predicted: np.ndarray
@@ -63,6 +71,8 @@ class Decision:
     urgent_score: np.ndarray | None = None
     referred: np.ndarray | None = None
     possible: np.ndarray | None = None
+    unlike_training: np.ndarray | None = None
+    withheld: np.ndarray | None = None
 
 
 def rule_of(
@@ -70,6 +80,9 @@ def rule_of(
     calibration: dict[str, Any],
     urgent: Sequence[str] | None = None,
     abstain_below: float | None = None,
+    *,
+    unlike: bool = False,
+    answer_anyway: bool = False,
 ) -> Rule:
     """The rule of a trained model.
 
@@ -78,7 +91,7 @@ def rule_of(
     classes, calibration : of its `BundleInfo`.
     urgent : classes to refer instead of the bundle's, by which its operating point no longer applies unless they are
         the same; None takes those of the operating point, else CNV and DME where the model has them.
-    abstain_below : see `Rule`.
+    abstain_below, unlike, answer_anyway : see `Rule`.
 
     Raises
     ------
@@ -93,10 +106,12 @@ def rule_of(
         float(operating["threshold"]) if operating else None,
         float(sets["threshold"]) if sets else None,
         abstain_below,
+        unlike,
+        answer_anyway,
     )
 
 
-def decide(probabilities: np.ndarray, rule: Rule) -> Decision:
+def decide(probabilities: np.ndarray, rule: Rule, distances: np.ndarray | None = None) -> Decision:
     """Decide for each scan.
 
     Parameters
@@ -104,6 +119,8 @@ def decide(probabilities: np.ndarray, rule: Rule) -> Decision:
     probabilities : calibrated, of shape (n, classes); a row of NaN is a scan that could not be read, for which every
         yes or no is no.
     rule : see `rule_of`.
+    distances : of the scans to the training scans, of shape (n,): above 1 is unlike them (`octfast.model.unlike`).
+        NaN where there is none. Needed where `rule.unlike` is true, and else left out of account.
     """
     p = np.asarray(probabilities, dtype=float).reshape(-1, len(rule.classes))
     predicted = np.where(np.isnan(p).any(1), 0, p.argmax(1))
@@ -120,7 +137,22 @@ def decide(probabilities: np.ndarray, rule: Rule) -> Decision:
         urgent = np.isin(rule.classes, rule.urgent)
         score = p[:, urgent].sum(1)
         referred = score >= rule.threshold if rule.threshold is not None else urgent[predicted] & ~np.isnan(score)
-    return Decision(predicted, probability, abstained, score, referred, possible)
+    far = withheld = None
+    if rule.unlike:
+        if distances is None:
+            raise ValueError("the rule asks for distances, and none were given")
+        far = np.asarray(distances, dtype=float).reshape(-1) > 1
+        withheld = far & (not rule.answer_anyway)
+        if referred is not None:
+            referred = referred & ~withheld
+    return Decision(predicted, probability, abstained, score, referred, possible, far, withheld)
+
+
+def unlike_words(distance: float, withheld: bool = True) -> str:
+    """Why a scan is called unlike the training scans, in a sentence; `distance` as `decide` takes it."""
+    times = f"{distance:.1f}" if distance < 9.95 else f"{min(distance, 9999):.0f}"
+    ending = "; no class is given" if withheld else ""
+    return f"unlike anything the model was trained on ({times} times the limit of distance){ending}"
 
 
 def urgent_classes(classes: Sequence[str], urgent: Sequence[str] | None = None) -> tuple[str, ...]:

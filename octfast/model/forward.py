@@ -14,6 +14,7 @@ from octfast.errors import DataError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
 from octfast.model.prefetch import Picture, decoded_batches
+from octfast.model.unlike import Unlike, with_distance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,7 @@ def predict_scans(
     precision: str = "auto",
     device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
+    unlike: Unlike | None = None,
 ) -> pd.DataFrame:
     """Run the model once over the scans, in eval mode and in this machine's fastest precision.
 
@@ -71,6 +73,7 @@ def predict_scans(
     bs : scans a batch, see `run_pictures`.
     precision : see `octfast.model.engine`; "int8", which would have to be calibrated again, is taken for "auto".
     progress : called with (scans done, all scans).
+    unlike : where given, a column `distance` holds that to the training scans; above 1 is unlike them.
 
     Returns
     -------
@@ -80,7 +83,8 @@ def predict_scans(
     ------
     DataError : a file cannot be decoded.
     """
-    engine = Engine(model[0], "auto" if precision == "int8" else precision, device, tail=model[1])
+    tail = with_distance(model[1], unlike)
+    engine = Engine(model[0], "auto" if precision == "int8" else precision, device, tail=tail)
     rows: list[Tensor] = []
     for _, logits, _ in run_pictures(engine, info, list(scans["path"]), bs):
         if isinstance(logits, DataError):
@@ -88,8 +92,10 @@ def predict_scans(
         rows.append(logits)
         if progress:
             progress(len(rows), len(scans))
-    stacked = torch.stack(rows) if rows else torch.zeros(0, len(info.classes))
-    return predictions_table(scans, stacked.numpy(), info.classes, info.temperature)
+    n = len(info.classes)
+    stacked = (torch.stack(rows) if rows else torch.zeros(0, n + (unlike is not None))).numpy()
+    table = predictions_table(scans, stacked[:, :n], info.classes, info.temperature)
+    return table if unlike is None else table.assign(distance=stacked[:, n].astype(float))
 
 
 def predictions_table(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 # Directions of the features whose spread is kept one by one; all others share one.
-MOST = 256
+MOST = 128
 # Scans that the spread is computed of, at most: more change it by less than its own error.
 MOST_SCANS = 8000
 
@@ -37,6 +37,8 @@ class Unlike(nn.Module):
 
     def __init__(self, dim: int, directions: int):
         super().__init__()
+        # Of the covariance; kept for a second fit on scans of the same kind.
+        self.shrinkage: float | None = None
         for name, shape in shapes_of(dim, directions).items():
             self.register_buffer(name, torch.ones(shape))
 
@@ -79,18 +81,18 @@ def shapes_of(dim: int, directions: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def fit_distance(features: np.ndarray, seed: int = 0) -> Unlike:
+def fit_distance(features: np.ndarray, seed: int = 0, shrinkage: float | None = None, most: int = MOST) -> Unlike:
     """The distance to these scans, its threshold 1.
 
     Parameters
     ----------
     features : of shape (scans, dim), two scans or more; of more than `MOST_SCANS` as many are drawn.
+    shrinkage : of the covariance, where it is known; None computes it.
+    most : directions that are kept, at most.
 
     Source of the covariance: O. Ledoit and M. Wolf, 'A well-conditioned estimator for large-dimensional covariance
     matrices', Journal of Multivariate Analysis 88 (2004).
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
     x = np.asarray(features, dtype=np.float32)
     if len(x) > MOST_SCANS:
         x = x[np.sort(np.random.default_rng(seed).choice(len(x), MOST_SCANS, replace=False))]
@@ -99,9 +101,10 @@ def fit_distance(features: np.ndarray, seed: int = 0) -> Unlike:
     scale = np.maximum(scale, max(1e-6, 1e-3 * float(np.median(scale))))
     z = torch.from_numpy(((x - centre) / scale).astype(np.float32))
     n, dim = z.shape
-    shrinkage = float(ledoit_wolf_shrinkage(z.numpy(), assume_centered=True))
+    if shrinkage is None:
+        shrinkage = shrinkage_of(z.numpy())
     total = float((z.double() ** 2).sum()) / n
-    directions, variances = _widest(z, min(MOST, dim, n - 1))
+    directions, variances = _widest(z, min(most, dim, n - 1), seed)
     kept = len(variances)
     left = max(total - float(variances.sum()), 0.0) / max(dim - kept, 1)
     floor = shrinkage * total / dim
@@ -110,15 +113,15 @@ def fit_distance(features: np.ndarray, seed: int = 0) -> Unlike:
     found.directions = directions.float()
     found.weights = (1 / ((1 - shrinkage) * variances + floor).clamp(min=1e-6)).float()
     found.rest = torch.tensor(1 / max((1 - shrinkage) * left + floor, 1e-6))
+    found.shrinkage = shrinkage
     return found
 
 
 def patient_threshold(distances: np.ndarray, patients: Sequence[object], share: float = 0.01) -> float:
     """The distance that this share of scans exceeds, every patient counting alike.
 
-    Below 100 patients the largest distance seen says too little of the rarest hundredth: the logarithms of the distances
-    are then taken to be normal (a prediction interval by Student's t, with as many degrees of freedom as patients
-    allow), if that is higher.
+    Below 100 patients the largest distance seen says too little of the rarest hundredth: the logarithms are then taken
+    to be normal (a prediction interval by Student's t, with the degrees of freedom of the patients), if that is higher.
 
     Parameters
     ----------
@@ -139,13 +142,21 @@ def patient_threshold(distances: np.ndarray, patients: Sequence[object], share: 
     return at
 
 
-def _widest(z: Tensor, most: int) -> tuple[Tensor, Tensor]:
+def shrinkage_of(z: np.ndarray) -> float:
+    """How far the covariance of centred rows is to be shrunk, in 0..1 (Ledoit and Wolf)."""
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    # Beyond a few thousand scans it is near 0 and costs more to compute than it is worth.
+    return float(ledoit_wolf_shrinkage(z[:: max(1, len(z) // 2000)], assume_centered=True))
+
+
+def _widest(z: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
     """The directions of the largest variances, (most, dim), and these variances; of centred rows."""
     n, dim = z.shape
-    if n <= dim:
-        values, vectors = torch.linalg.eigh((z @ z.t()).double() / n)
-        values, vectors = values[-most:].flip(0).clamp(min=0), vectors[:, -most:].flip(1)
-        long = (values * n).sqrt().clamp(min=1e-9)
-        return (vectors.t() @ z.double()) / long[:, None], values
-    values, vectors = torch.linalg.eigh((z.t() @ z).double() / n)
-    return vectors[:, -most:].flip(1).t().contiguous(), values[-most:].flip(0).clamp(min=0)
+    if min(n, dim) > 4 * most:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            _, values, vectors = torch.svd_lowrank(z, q=min(most + 16, n, dim), niter=3)
+        return vectors[:, :most].t().contiguous(), (values[:most].double() ** 2) / n
+    _, values, vectors = torch.linalg.svd(z, full_matrices=False)
+    return vectors[:most].contiguous(), (values[:most].double() ** 2) / n

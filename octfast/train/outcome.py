@@ -29,6 +29,7 @@ from octfast.model.temperature import calibrate_bundle, rescale
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import FOLD, REMINDER, Run
 from octfast.run.origin import fingerprint, git_state, versions
+from octfast.train.distance import keep_distance
 from octfast.train.frozen import FrozenLearner
 from octfast.train.learner import bundle_info
 from octfast.train.leave_out import with_readable
@@ -61,6 +62,7 @@ def leave_results(
         lambda p: _held_out(trainee, learn, p.scans, info, precision), prepared, ("valid",)
     )
     info = calibrate_bundle(run.bundle, held_out)
+    info = keep_distance(run, trainee, learn, prepared.scans, info, precision)
     held_out = rescale(held_out, info.classes, info.temperature)
     for split, table in held_out.groupby("split"):
         _save_predictions(run, table.reset_index(drop=True), str(split))

@@ -136,6 +136,8 @@ def calibrate_run(
         notes.append("No operating point of urgent referral: no class is urgent; name some with --urgent.")
     threshold = conformal_threshold(valid, coverage)
     found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
+    if "unlike" in info.calibration:
+        found["unlike"] = info.calibration["unlike"]
     info = update_info(run.bundle, temperature=temperature, calibration=found)
     tables = {"folds" if folds else "valid": raw, **_test_table(run, notes)}
     return replace(_measured(run, tables, info, notes, files or Files()), basis=basis)

@@ -18,7 +18,7 @@ from octfast.deploy.predictor import Predictor
 from octfast.deploy.volumes.kinds import kind_of_bytes
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
-from octfast.model.decide import decide, rule_of
+from octfast.model.decide import decide, unlike_words
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
@@ -64,6 +64,7 @@ class Answers:
     urgent : urgent classes instead of the bundle's; see `octfast.model.decide.rule_of`.
     abstain_below : least probability of the predicted class at which the model answers; None goes by the bundle's
         prediction sets, where it has them.
+    answer_anyway : give a class to scans that are unlike the training scans, too.
 
     Raises
     ------
@@ -76,10 +77,11 @@ class Answers:
         limits: Limits | None = None,
         urgent: Sequence[str] | None = None,
         abstain_below: float | None = None,
+        answer_anyway: bool = False,
     ):
         self.predictor = predictor
         self.limits = limits or Limits()
-        self.rule = rule_of(predictor.classes, predictor.info.calibration, urgent, abstain_below)
+        self.rule = predictor.rule(urgent, abstain_below, answer_anyway)
 
     def about(self) -> dict[str, Any]:
         """The model and the limits, as JSON takes them."""
@@ -118,10 +120,15 @@ class Answers:
         read = read_picture(content, self.limits)
         grey = read.grey
         try:
-            p = self.predictor.probabilities([grey])[0]
+            (said,) = self.predictor.stream([grey])
         except OctfastError as e:
             raise Refused(422, e.message, e.hint) from None
-        d = decide(p[None], self.rule)
+        if said.error is not None:
+            raise Refused(422, said.error.message, said.error.hint)
+        p = said.probabilities
+        assert p is not None
+        far = None if said.distance is None else np.array([said.distance])
+        d = decide(p[None], self.rule, far)
         best = int(d.predicted[0])
         classes = self.rule.classes
         found = {
@@ -138,13 +145,23 @@ class Answers:
             "remarks": [words for _, words in unusual(read)],
             "notice": LONG_NOTICE,
         }
+        withheld = d.withheld is not None and bool(d.withheld[0])
+        if d.unlike_training is not None:
+            found |= {"unlike_training": bool(d.unlike_training[0]), "distance": said.distance, "unlike_reason": None}
+            if found["unlike_training"]:
+                found["unlike_reason"] = unlike_words(float(said.distance or 0.0), withheld)
+        if withheld:
+            hidden = ("predicted", "probability", "abstained", "possible", "urgent_score", "referred")
+            found |= {**dict.fromkeys(hidden), "probabilities": {}}
         if self.predictor.info.synthetic:
             found["synthetic"] = SYNTHETIC_NOTE
-        return {**found, **self._pictures(grey, best)} if heat_map else found
+        return {**found, **self._pictures(grey, None if withheld else best)} if heat_map else found
 
-    def _pictures(self, grey: Image.Image, target: int) -> dict[str, Any]:
+    def _pictures(self, grey: Image.Image, target: int | None) -> dict[str, Any]:
         grey.thumbnail((SHOWN, SHOWN))
         shown: dict[str, Any] = {"picture": _data_uri(grey), "heat_map": None, "heat_map_of": None}
+        if target is None:
+            return {**shown, "heat_map_reason": "no class is given, so there is nothing to map"}
         try:
             heat = self.predictor.heat_map(grey, target)
         except OctfastError as e:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import fold
+from octfast.model.unlike import Unlike
 
 # ITU-R 601-2 as Pillow's mode L has it, in 65,536ths; sums of products stay below 2**24, so that float32 is exact.
 LUMA = (19595.0, 38470.0, 7471.0)
@@ -26,16 +27,18 @@ class WholeClassifier(nn.Module):
     model : a Sequential of body and head, as `load_bundle` gives it; it is copied and the copy folded.
     info : size, mean, std and temperature.
     half : whether the body is kept and run in float16. Preprocessing, head and softmax stay in float32.
+    unlike : where given, the distance to the training scans is a second output.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Sequential, info: BundleInfo, *, half: bool = False):
+    def __init__(self, model: nn.Sequential, info: BundleInfo, *, half: bool = False, unlike: Unlike | None = None):
         super().__init__()
         body, head = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
         self.body = fold(body)
         self.head = head
+        self.unlike = copy.deepcopy(unlike)
         self.size = info.size
         self.temperature = float(info.temperature)
         self.half_body = half
@@ -44,8 +47,8 @@ class WholeClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(info.mean, dtype=torch.float32).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(info.std, dtype=torch.float32).view(3, 1, 1), persistent=False)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """Probabilities of pictures.
+    def forward(self, picture: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Probabilities of pictures, and their distances to the training scans where the model knows them.
 
         Parameters
         ----------
@@ -54,14 +57,15 @@ class WholeClassifier(nn.Module):
 
         Returns
         -------
-        float32 of shape (batch, classes); each row sums to 1.
+        float32 of shape (batch, classes); each row sums to 1. With a distance also that, float32 of shape (batch,).
         """
         grey = resize(luma(picture), self.size)
         x = (grey.unsqueeze(1) / 255.0 - self.mean) / self.std
         if self.half_body:
             x = x.half()
-        logits = self.head(self.body(x).float())
-        return torch.softmax(logits / self.temperature, 1)
+        features = self.body(x).float()
+        probabilities = torch.softmax(self.head(features) / self.temperature, 1)
+        return probabilities if self.unlike is None else (probabilities, self.unlike(features))
 
 
 def luma(picture: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from octfast.console import track
 from octfast.deploy.export.scans import Sample, calibration_sample, check_sample
 from octfast.errors import DataError, UsageError
 from octfast.files import sha256_of, whole_file
+from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import MODEL_FILE, BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
 from octfast.model.decide import Rule, rule_of
@@ -26,6 +27,8 @@ from octfast.notices import NOTICE, notice
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from octfast.model.unlike import Unlike
 
 log = logging.getLogger("octfast")
 
@@ -144,12 +147,13 @@ def export_bundle(
     folder = find_bundle(bundle)
     file = _file(folder, format, precision, out, overwrite)
     model, info = load_bundle(folder, weights=weights)
+    unlike = load_distance(folder, info)
     compared = check_sample(folder, info, check, scans)
     calibrated = calibration_sample(folder, info, calibration, scans) if int8 else None
     metadata = describe(info, folder, precision, calibrated)
     try:
         with whole_file(file) as part:
-            run = _WRITERS[format](model, info, part, metadata, half, opset, calibrated)
+            run = _WRITERS[format](model, info, part, metadata, half, opset, calibrated, unlike)
             agreement = compare(run, model, info, compared)
             _refuse(agreement, precision)
     except OSError as e:
@@ -277,6 +281,7 @@ def _write_onnx(
     half: bool,
     opset: int,
     calibrated: Sample | None,
+    unlike: Unlike | None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     import onnx
 
@@ -284,7 +289,7 @@ def _write_onnx(
     from octfast.deploy.export.onnx import make_onnx, onnx_runner, strip_traces
 
     log.info("writing the network as ONNX")
-    graph = make_onnx(WholeClassifier(model, info, half=half), metadata, opset)
+    graph = make_onnx(WholeClassifier(model, info, half=half, unlike=unlike), metadata, opset)
     if calibrated:
         from octfast.deploy.export.onnx import make_int8
 
@@ -303,6 +308,7 @@ def _write_torch(
     half: bool,
     opset: int,
     calibrated: Sample | None,
+    unlike: Unlike | None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     from octfast.deploy.export.torch_export import program_runner, write_program
 

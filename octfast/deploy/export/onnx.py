@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("octfast")
 
-INPUT, OUTPUT = "picture", "probabilities"
+INPUT, OUTPUT, DISTANCE = "picture", "probabilities", "distance"
 OPSETS = (18, 19, 20, 21, 22, 23)
 # The range that a shape may take in the file; the least a side may be is 1.
 MAX_SIDE = 65_535
@@ -63,7 +63,8 @@ def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int = 18) -> on
     """The ONNX model of a `WholeClassifier`.
 
     Its input `picture` is uint8 of shape (batch, height, width, channels), channels 1 (grey) or 3 (red, green, blue);
-    its output `probabilities` is float32 of shape (batch, classes).
+    its output `probabilities` is float32 of shape (batch, classes). Where the model knows how far a scan is from its
+    training scans, a second one, `distance`, is float32 of shape (batch,): above 1 is unlike them.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int = 18) -> on
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[OUTPUT] if getattr(whole, "unlike", None) is None else [OUTPUT, DISTANCE],
                 dynamic_shapes=dynamic_shapes(),
                 external_data=False,
                 verbose=False,

@@ -97,7 +97,7 @@ class Montage:
     def add(self, values: dict[str, Any]) -> None:
         """Think of a row."""
         self._seen += 1
-        if values["error"]:
+        if values["error"] or values["predicted"] is None:
             return
         entry = (values.get("urgent_score") or 0.0, -self._seen, values)
         if len(self._held) < self.most:

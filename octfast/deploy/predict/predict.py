@@ -42,6 +42,7 @@ class Prediction:
     failed : rows with an error.
     remarked : rows with remarks.
     abstained, referred : rows so marked; None where the model cannot abstain, or has no urgent classes.
+    unlike : rows that are unlike the training scans; None where the model does not know.
     volumes : a row a volume, the urgent first; see `VolumeTable`.
     files : what was written.
     synthetic : whether the model was trained on phantoms.
@@ -57,6 +58,7 @@ class Prediction:
     remarked: int = 0
     abstained: int | None = None
     referred: int | None = None
+    unlike: int | None = None
     volumes: list[dict[str, Any]] = field(default_factory=list)
     volume_columns: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -71,6 +73,8 @@ class Prediction:
             self.abstained = (self.abstained or 0) + bool(row.values["abstained"])
         if "referred" in row.values:
             self.referred = (self.referred or 0) + bool(row.values["referred"])
+        if "unlike_training" in row.values:
+            self.unlike = (self.unlike or 0) + bool(row.values["unlike_training"])
 
 
 def predict(
@@ -81,6 +85,7 @@ def predict(
     format: str | None = None,
     top_k: int | None = None,
     abstain_below: float | None = None,
+    answer_anyway: bool = False,
     heatmaps: str | Path | None = None,
     montage: str | Path | None = None,
     recursive: bool = True,
@@ -107,6 +112,7 @@ def predict(
     top_k : also name the classes up to the k-th most probable.
     abstain_below : mark rows whose predicted class is less probable than this, in a column `abstained`; None goes by
         the model's prediction sets, where it has them.
+    answer_anyway : give a class to scans that are unlike the training scans, too.
     heatmaps : a folder for each scan with its heat map over it.
     montage : a picture file for the most urgent scans in a grid.
     recursive : look into the folders of folders.
@@ -137,7 +143,7 @@ def predict(
         lambda row, columns: rows.append(row.values),
         out=out,
         format=format,
-        wanted=Wanted(top_k, abstain_below, heatmaps is not None),
+        wanted=Wanted(top_k, abstain_below, heatmaps is not None, answer_anyway),
         heatmaps=heatmaps,
         montage=montage,
         recursive=recursive,
@@ -268,7 +274,7 @@ class _Sinks:
 
     def draw(self, row: Row, number: int) -> None:
         """Write the heat map of a row, and its name into the row."""
-        if self.heatmaps is None or row.values["error"]:
+        if self.heatmaps is None or row.values["error"] or row.values["predicted"] is None:
             return
         from octfast.deploy.predict.pictures import heat_map_name, write_heat_map
 
@@ -322,6 +328,7 @@ def _journal(
     if out is None:
         return None
     settings = [table.columns, table.wanted.abstain_below, recursive, table.predictor.precision]
+    settings += [True] if table.wanted.answer_anyway else []
     belongs = {
         "octfast": "predictions",
         "bundle": _digest(bundle, table.predictor),

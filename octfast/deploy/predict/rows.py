@@ -15,7 +15,7 @@ from octfast.deploy.predictor import Answer, Predictor, answer_columns
 from octfast.deploy.volumes.kinds import kind_of
 from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
-from octfast.model.decide import Rule, rule_of
+from octfast.model.decide import Rule, unlike_words
 
 log = logging.getLogger("octfast")
 
@@ -29,11 +29,13 @@ class Wanted:
     top_k : name the classes up to the k-th most probable; None names the first alone.
     abstain_below : least probability of the predicted class at which the model answers; see `Rule`.
     heat_maps : a column with the name of the heat map.
+    answer_anyway : give a class to scans that are unlike the training scans, too.
     """
 
     top_k: int | None = None
     abstain_below: float | None = None
     heat_maps: bool = False
+    answer_anyway: bool = False
 
 
 @dataclass
@@ -94,9 +96,10 @@ class Table:
         n, k = len(self.predictor.classes), self.wanted.top_k
         if k is not None and not 1 <= k <= n:
             raise UsageError(f"--top-k {k}: the model has {n} classes", f"give 1 to {n}")
-        calibration, below = self.predictor.info.calibration, self.wanted.abstain_below
-        self.rule = rule_of(self.predictor.classes, calibration, abstain_below=below)
-        answer = answer_columns(np.zeros((0, n)), self.rule, k or 1)
+        self.rule = self.predictor.rule(
+            abstain_below=self.wanted.abstain_below, answer_anyway=self.wanted.answer_anyway
+        )
+        answer = answer_columns(np.zeros((0, n)), self.rule, k or 1, np.zeros(0))
         heat_map = ["heat_map"] if self.wanted.heat_maps else []
         self.columns = ["path", "volume", "frame", "eye", *answer, *heat_map, "remarks", "error"]
 
@@ -107,8 +110,12 @@ class Table:
         values["remarks"] = "; ".join(answer.remarks)
         values["error"] = "" if answer.error is None else answer.error.message
         if answer.probabilities is not None:
-            columns = answer_columns(answer.probabilities[None], self.rule, self.wanted.top_k or 1)
+            far = np.array([np.nan if answer.distance is None else answer.distance])
+            columns = answer_columns(answer.probabilities[None], self.rule, self.wanted.top_k or 1, far)
             values |= {name: value for name, (value,) in columns.items()}
+            if values.get("unlike_training"):
+                words = unlike_words(float(far[0]), withheld=not self.rule.answer_anyway)
+                values["remarks"] = "; ".join([words, *answer.remarks])
         return Row(origin.item, values, origin.last, origin.of_volume, answer.picture)
 
 
@@ -184,16 +191,18 @@ class VolumeTable:
 
     Attributes
     ----------
-    columns : `path`; `volume` (which of the file's, from 0); `eye`; `frames` and `unread` (B-scans with and without an
-        answer); `urgent_score` (the highest of its B-scans), `urgent_frame` (which one that is) and `referred` (whether
-        any is), where the model has urgent classes;
-        `scans_<class>` (B-scans with that predicted class) and `highest_p_<class>` a class; `error`.
+    columns : `path`; `volume` (which of the file's, from 0); `eye`; `frames` and `unread` (B-scans that could be read
+        and that could not); `unlike_training` (B-scans that are unlike the training scans, where the model knows that);
+        `urgent_score` (the highest of its B-scans), `urgent_frame` (which one that is) and `referred` (whether any is),
+        where the model has urgent classes; `scans_<class>` (B-scans with that predicted class) and `highest_p_<class>`
+        a class; `error`.
     """
 
     def __init__(self, rule: Rule):
         self.classes = rule.classes
         self.columns = [
             *("path", "volume", "eye", "frames", "unread"),
+            *(("unlike_training",) if rule.unlike else ()),
             *(("urgent_score", "urgent_frame", "referred") if rule.urgent else ()),
             *(f"scans_{c}" for c in rule.classes),
             *(f"highest_p_{c}" for c in rule.classes),
@@ -212,6 +221,7 @@ class VolumeTable:
         self._last[row.item] = which
         if (row.item, which) not in self._found:
             empty = {**dict.fromkeys(self.columns), "frames": 0, "unread": 0, "error": "", "eye": ""}
+            empty |= dict.fromkeys({"unlike_training"} & set(self.columns), 0)
             empty |= {f"scans_{c}": 0 for c in self.classes} | {"path": seen["path"], "volume": which}
             self._found[row.item, which] = empty
         volume = self._found[row.item, which]
@@ -221,6 +231,11 @@ class VolumeTable:
             volume["error"] = volume["error"] or seen["error"]
             return
         volume["frames"] += 1
+        if seen.get("unlike_training"):
+            volume["unlike_training"] += 1
+        if seen["predicted"] is None:
+            # It is unlike the training scans, and was given no class.
+            return
         volume[f"scans_{seen['predicted']}"] += 1
         for c in self.classes:
             volume[f"highest_p_{c}"] = max(volume[f"highest_p_{c}"] or 0.0, seen[f"p_{c}"])

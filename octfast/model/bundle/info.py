@@ -15,6 +15,7 @@ FORMAT = "octfast-bundle"
 VERSION = 2
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "octfast.json"
+UNLIKE_FILE = "unlike.safetensors"
 TENSORS = ("float32", "float16")
 _NEEDED = {"arch", "head", "classes", "size", "mean", "std"}
 _SINCE_2 = {"calibration", "tensors", "base"}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from octfast.errors import BundleError, UsageError
 from octfast.files import is_taken, whole_file, write_text
-from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo, info_text
+from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, UNLIKE_FILE, BundleInfo, info_text
 from octfast.model.bundle.read import load_bundle, read_info
+from octfast.model.bundle.strict import open_plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,4 +117,9 @@ def slim_bundle(bundle: str | Path, out: str | Path, weights: str | Path | None 
         )
     source = find_arch(info.arch).library if weights is None else "file"
     base = {"source": source, "sha256": digest(left_out)}
-    return write_bundle(out, {k: v for k, v in state.items() if k not in left_out}, replace(info, base=base))
+    write_bundle(out, {k: v for k, v in state.items() if k not in left_out}, replace(info, base=base))
+    if info.calibration.get("unlike") is not None:
+        opened, _ = open_plain(Path(bundle) / UNLIKE_FILE)
+        with opened, whole_file(out / UNLIKE_FILE) as part:
+            part.write_bytes(opened.read())
+    return out

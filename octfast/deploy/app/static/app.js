@@ -134,7 +134,13 @@ function drawAnswer(row, heading) {
   const badges = make("div");
   if (a.referred) badges.append(make("span", { class: "badge urgent" }, "Refer urgently"));
   if (a.abstained) badges.append(make("span", { class: "badge unsure" }, "Not sure"));
-  const words = make("div", {}, heading, badges, make("p", { class: "said" }, make("strong", {}, a.predicted), ` ${percent(a.probability)}`));
+  if (a.unlike_training) badges.append(make("span", { class: "badge unsure" }, "Unlike training"));
+  const said = a.predicted === null ? [make("strong", {}, "No class")] : [make("strong", {}, a.predicted), ` ${percent(a.probability)}`];
+  const words = make("div", {}, heading, badges, make("p", { class: "said" }, ...said));
+  if (a.unlike_training) {
+    const why = a.unlike_reason.charAt(0).toUpperCase() + a.unlike_reason.slice(1);
+    words.append(make("p", {}, `${why}. Let a person decide. A disease that the model has not seen is mostly not noticed.`));
+  }
   if (a.abstained) {
     const could = a.possible && a.possible.length > 1 ? `It could be ${a.possible.join(" or ")}. ` : "";
     words.append(make("p", {}, `${could}Let a person decide.`));
@@ -151,7 +157,7 @@ function drawAnswer(row, heading) {
     body.append(make("tr", { class: name === a.predicted ? "best" : "" }, make("th", { scope: "row" }, name), bar, make("td", { class: "number" }, percent(p))));
   }
   const caption = a.calibrated ? "Probabilities, calibrated" : "Probabilities, not calibrated";
-  words.append(make("table", {}, make("caption", {}, caption), body));
+  if (body.childElementCount) words.append(make("table", {}, make("caption", {}, caption), body));
   const picture = make("img", { width: a.width, height: a.height });
   const text = make("span");
   const toggle = make("button", { type: "button", class: "plain" }, "Heat map", make("span", { class: "hidden" }, ` of ${row.name}`));
@@ -205,14 +211,14 @@ function cell(value) {
 }
 
 function table() {
-  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
+  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", "unlike_training", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
   const notice = [model.notice, model.synthetic].filter(Boolean).join(" ");
   const lines = rows
     .filter((r) => !r.skipped && r.state !== "waiting")
     .map((r) => {
       const a = r.answer || {};
       const p = model.classes.map((c) => (a.probabilities ? a.probabilities[c] : null));
-      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, ...p, a.calibrated, (a.remarks || []).join("; "), r.error, notice];
+      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, a.unlike_training, ...p, a.calibrated, (a.remarks || []).join("; "), r.error, notice];
     });
   return [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }
