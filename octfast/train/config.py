@@ -11,6 +11,8 @@ from octfast.errors import UsageError
 
 UNFREEZE = ("head", "block5", "all")
 BALANCE = ("none", "weights", "sample")
+# Of `octfast.data.loaders`, which takes seconds to import.
+AUGMENT = ("none", "light", "default", "strong")
 LOSSES = ("cross_entropy", "focal")
 
 
@@ -93,6 +95,11 @@ class TrainConfig:
     views: int = _option(
         *(1, "Readings of the training scans: 1 as they are, more are augmented, 0 augments anew every epoch."), least=0
     )
+    augment: str = _option(
+        "default",
+        "How training scans are changed at random: none, light, default or strong; at --views 1 they are not.",
+        choices=AUGMENT,
+    )
     unfreeze: str = _option("head", "What is trained: head, block5 (the last block too) or all.", choices=UNFREEZE)
     engine: str = _option("auto", "What runs the frozen part: auto, torch or openvino (on CPUs, an optional package).")
     precision: str = _option("auto", "Of the frozen part: auto, fp32, bf16, fp16 (on a GPU) or int8 (by OpenVINO).")
@@ -102,6 +109,12 @@ class TrainConfig:
     def __post_init__(self):
         for each in fields(self):
             _check(each.name, getattr(self, each.name), each.metadata)
+        if self.augment in ("light", "strong") and self.views == 1 and self.unfreeze != "all":
+            raise UsageError(
+                f"--augment {self.augment}: one view is the scans as they are", "add --views 4, or --views 0"
+            )
+        if self.augment == "none" and self.views > 1 and self.unfreeze != "all":
+            raise UsageError(f"--augment none: {self.views} views would be the same", "leave --views out")
         if self.folds == 1:
             raise UsageError("--folds 1: one fold holds everything out", "give 2 or more, or 0 for none")
         if self.fold is not None and self.splits is None:

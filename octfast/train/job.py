@@ -87,7 +87,14 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
 
 def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, Any]]:
     """A Learner of these scans, and what config.json says before the training."""
-    dls = oct_dataloaders(prepared, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers)
+    dls = oct_dataloaders(
+        prepared,
+        size=config.size,
+        bs=config.bs,
+        seed=config.seed,
+        augment=config.augment,
+        num_workers=config.workers,
+    )
     learn = new_learner(dls, config)
     start_balanced(learn.model[1], _class_weights(learn, config))
     return learn, _described(config, prepared, learn)

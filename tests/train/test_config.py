@@ -51,3 +51,22 @@ def test_it_is_saved_as_json_whole():
 def test_it_does_not_change():
     with pytest.raises(FrozenInstanceError):
         TrainConfig().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"augment": "strong"}, "one view is the scans as they are\nadd --views 4"),
+        ({"augment": "none", "views": 4}, "4 views would be the same"),
+        ({"augment": "strog", "views": 4}, "did you mean strong"),
+    ],
+)
+def test_an_augmentation_that_does_nothing_is_refused(fields, says):
+    with pytest.raises(UsageError, match=says):
+        TrainConfig(**fields)
+    TrainConfig(augment="strong", unfreeze="all")
+    TrainConfig(augment="none", views=0)
+    from octfast.data.loaders import AUGMENT as OF_LOADERS
+    from octfast.train.config import AUGMENT
+
+    assert AUGMENT == OF_LOADERS

@@ -307,3 +307,11 @@ def test_the_log_is_given_back_as_it_was(phantoms):
     train_classifier(**quick(phantoms, out="r", epochs=1))
     assert log.handlers == before and log.level == logging.ERROR
     assert "train loss" in (Path("r") / "log.txt").read_text()
+
+
+def test_the_augmentation_that_is_asked_for_makes_the_views(phantoms, tmp_path):
+    runs = [
+        train_classifier(**quick(phantoms, epochs=1, augment=a, out=str(tmp_path / a))) for a in ("light", "strong")
+    ]
+    losses = [run.history["train_loss"].iloc[0] for run in runs]
+    assert losses[0] != losses[1] and [run.config["augment"] for run in runs] == ["light", "strong"]
