@@ -296,8 +296,8 @@ def sets_section(table: pd.DataFrame, info: BundleInfo, split: str) -> dict[str,
     found, ends = coverage_of_sets(table, held), coverage_intervals(table, held)
     words = (
         f"Instead of one class the model can give all with a probability of {threshold:.3g} or more. The threshold was "
-        f"fitted on held-out scans so that the set of a new patient's scan holds the true class in {wanted:.0%} of cases; "
-        f"on the {SPLIT_NAMES[split]} scans it did in {found['coverage']:.1%}{_between(ends['coverage'])}, or by "
+        f"fitted on held-out scans so that the set of a new patient's scan holds the true class in {wanted:.0%} "
+        f"of cases; on the {SPLIT_NAMES[split]} scans in {found['coverage']:.1%}{_between(ends['coverage'])}, or by "
         f"patient in {found['coverage_by_patient']:.1%}{_between(ends['coverage_by_patient'])}, with "
         f"{found['mean_size']:.2f} classes on average."
     )

@@ -200,7 +200,7 @@ def test_a_dicom_that_lies_or_is_no_oct_is_refused(reader, tmp_path, elements, w
 
 def test_a_dicom_that_is_none(reader, tmp_path):
     (tmp_path / "a.dcm").write_bytes(b"x" * 500)
-    assert "no DICOM" in refusal(reader, tmp_path / "a.dcm")
+    assert "not a DICOM file" in refusal(reader, tmp_path / "a.dcm")
 
 
 @pytest.mark.parametrize(("eye", "letter"), [(b"OD", "R"), (b"OS", "L"), (b"\0\0", "")])
@@ -441,7 +441,7 @@ def test_the_limit_of_memory_is_named_where_it_is_the_reason(tmp_path, monkeypat
 @pytest.mark.parametrize("modality", ["CR", "CT", "MR", "US", "IVOCT"])
 def test_a_dicom_of_another_modality_is_refused_unless_asked_for(reader, tmp_path, modality):
     path = files.write_dicom(tmp_path / "a.dcm", files.frames_of(), Modality=modality)
-    assert f"no OCT: its Modality is {modality}" in refusal(reader, path)
+    assert f"not an OCT scan: its Modality is {modality}" in refusal(reader, path)
     with VolumeReader(any_modality=True) as lenient:
         assert len(read(lenient, path)) == 3
 
