@@ -25,6 +25,7 @@ from octfast.data.loaders import oct_dataloaders
 from octfast.data.prepare import Prepared
 from octfast.errors import DataError, UsageError, WeightsError
 from octfast.model.arch import find_arch
+from octfast.model.engine import one_thread
 from octfast.model.heads import pooled_head, set_dropout
 from octfast.model.weights.find import cached_file
 from octfast.train.config import TrainConfig
@@ -108,7 +109,7 @@ class Features:
         ]
         dls = DataLoaders(*loaders, device=torch.device("cpu"))
         learn = Learner(dls, head, CrossEntropyLossFlat(), opt_func=Adam, wd=recipe.wd, cbs=NextView())
-        with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_bar(), learn.no_logging():
+        with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_bar(), learn.no_logging(), one_thread():
             learn.fit_one_cycle(self.epochs, recipe.lr)
         head.eval()
         with torch.no_grad():
@@ -188,7 +189,7 @@ def weights_at_hand(archs: Sequence[str], given: Sequence[str], synthetic: bool)
         choice = named.get(name, plain[0] if plain else "auto")
         if choice == "auto":
             try:
-                there = cached_file(arch.name, arch.library) is not None
+                there = cached_file(arch.own_name, arch.library) is not None
             except WeightsError:
                 there = False
             if not there and not synthetic:

@@ -126,17 +126,20 @@ class Search:
     def run(self, minutes: float, trials: int | None) -> None:
         """Try recipes until the time is up, a trial that has begun being finished."""
         start = time.monotonic()
-        whole = int(60 * minutes)
+        first = self.count
         log.info(
             "searching for %g minutes among %s, seed %d", minutes, " and ".join(self.space[0]), self.settings["seed"]
         )
-        with track("searching", whole, "seconds", after=0, lines=False) as update:
+        with track("searching", 1, "trials", after=0) as update:
             while trials is None or self.count < trials:
-                spent = time.monotonic() - start
+                spent, done = time.monotonic() - start, self.count - first
                 if spent >= 60 * minutes and self.losses:
                     break
-                update(min(int(spent), whole), whole)
+                # How many there will be is known from how long those so far took.
+                most = max(done + 1, round(done * 60 * minutes / spent)) if done else 1
+                update(done, most if trials is None else min(most, trials - first))
                 self._try()
+            update(self.count - first, self.count - first)
 
     def _try(self) -> None:
         trial = self.study.ask()
