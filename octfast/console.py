@@ -126,8 +126,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, is_numeric, least in zip(columns, numeric, needed, strict=True):
-        side = "right" if is_numeric else "left"
-        table.add_column(column, justify=side, overflow="fold", no_wrap=is_numeric, min_width=least)
+        table.add_column(
+            column,
+            justify="right" if is_numeric else "left",
+            overflow="fold",
+            no_wrap=is_numeric,
+            min_width=least,
+        )
     for row in shown:
         table.add_row(*map(Text, row))
     _print(console, table)
