@@ -8,7 +8,10 @@ from octfast.errors import UsageError
 from octfast.model.arch import check_patches, find_arch, make_network
 from octfast.model.engine import make_engine
 from octfast.model.heads import body_and_head
-from octfast.model.weights.load import weights_url
+from octfast.model.weights.load import load_weights, weights_url
+from tests.conftest import SHARED as FOLDER
+
+SHARED = FOLDER / "weights"
 
 
 def made(name: str, size: int) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -83,3 +86,20 @@ def test_a_size_of_which_a_part_would_not_be_seen_is_refused():
         with pytest.raises(UsageError, match="patches of 14 pixels, and 230") as e:
             check_patches(make_network(arch, 230), arch, 230)
     assert "224 or 238" in e.value.hint
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real weights are not here")
+@pytest.mark.parametrize(
+    "name, sizes", [("tf_efficientnet_lite0", (224, 320)), ("vit_small_patch14_dinov2", (224, 336))]
+)
+def test_real_weights_at_several_sizes(name, sizes):
+    for size in sizes:
+        arch = find_arch(f"{name}+depths")
+        network = make_network(arch, size).eval()
+        report = load_weights(network, arch.own_name, SHARED / f"{name}.safetensors")
+        assert report.missing == ()
+        body, _ = body_and_head(network, arch, "linear", 4)
+        with torch.no_grad():
+            features = body.eval()(torch.randn(2, 3, size, size))
+        assert features.isfinite().all() and features.std() > 0.1

@@ -86,7 +86,7 @@ def network_alone(tensors: dict[str, Tensor], state: Mapping[str, Tensor]) -> tu
 def retfound_hint(tensors: Mapping[str, Tensor], arch: str) -> str:
     """What to try with a file that does not fit, where its patches and width are those of RETFound; else empty."""
     patches = tensors.get("patch_embed.proj.weight")
-    sides = {(1024, 3, 16, 16): "retfound", (1024, 3, 14, 14): "retfound_dinov2"}
+    sides: dict[tuple[int, ...], str] = {(1024, 3, 16, 16): "retfound", (1024, 3, 14, 14): "retfound_dinov2"}
     name = None if patches is None else sides.get(tuple(patches.shape))
     return f"for a file of RETFound's try --arch {name}" if name and name != arch else ""
 
