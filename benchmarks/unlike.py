@@ -2,10 +2,10 @@
 
     python benchmarks/unlike.py --data A --other B --weights FILE
 
-A and B are tables or folders of real scans of two devices; without them phantoms of two seeds stand in. Patients are
-held out in five folds. Each distance is fitted on the scans of the other folds; its threshold is the one that 1% of
-their patients pass when each is judged without their own scans. Reported are the AUROC against the scans of held-out
-patients, the share found at the threshold, and the share of held-out patients' scans that it marks by mistake.
+A and B are tables or folders of real scans of two devices; without them phantoms stand in, to try the script.
+Patients are held out in five folds. Each distance is fitted on the scans of the other folds; its threshold is the one
+that 1% of their patients pass when each is judged without their own scans. Reported are the AUROC against the scans of
+held-out patients, the share found at the threshold, and the share of held-out patients' scans that it marks by mistake.
 
 - softmax: one minus the largest probability of the head (Hendrycks and Gimpel, 2017).
 - energy: minus the logarithm of the summed exponentials of the logits (Liu and others, 2020).
@@ -416,7 +416,7 @@ def table_of(name: str, found: dict[str, Any]) -> list[dict[str, Any]]:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="scans of one device; by default phantoms")
-    parser.add_argument("--other", help="scans of another device; by default phantoms of another seed")
+    parser.add_argument("--other", help="scans of another device; by default phantoms")
     parser.add_argument("--weights", help="pretrained weights of the body; by default random")
     parser.add_argument("--arch", default="vgg16_bn")
     parser.add_argument("--size", type=int, default=224)

@@ -19,6 +19,7 @@ from octfast.cli.predict import predict
 from octfast.cli.report import report
 from octfast.cli.review import review
 from octfast.cli.show import show
+from octfast.cli.similar import similar
 from octfast.cli.train import train
 from octfast.cli.tune import tune
 from octfast.cli.verbosity import QuietOption, VerboseOption, add_verbosity
@@ -78,7 +79,7 @@ def _octfast(
         set_verbosity(quiet, verbose)
 
 
-for command in (train, tune, interpret, evaluate, calibrate, compare, show, report, review, predict, export):
+for command in (train, tune, interpret, evaluate, calibrate, compare, show, report, review, similar, predict, export):
     app.command()(command)
 app.command("app")(app_.app)
 app.add_typer(data.app, name="data")

@@ -118,7 +118,7 @@ def _stored(trainee: FrozenLearner, head: nn.Module) -> Iterator[Tensor]:
     """Batches of what the head gets, of the first view of what is stored."""
     # Dropout that stands before the head's first trained layer goes with the suffix, so modules are told by identity.
     own = {id(m) for m in head.modules()}
-    before = nn.Sequential(*(m for m in trainee.part if id(m) not in own)).eval()
+    before = nn.Sequential(*(m for m in trainee.part.children() if id(m) not in own)).eval()
     device = next(trainee.part.parameters()).device
     for store in trainee.stores:
         for rows in np.array_split(np.arange(len(store)), max(1, -(-len(store) // 64))):
