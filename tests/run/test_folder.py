@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -198,3 +199,23 @@ def test_notes_keep_their_kind_and_those_of_old_runs_are_read(tmp_path):
     ):
         run.write_json("config.json", {"data": {"root": "/data"}, "notes": old})
         assert run.notes == read
+
+
+@pytest.mark.parametrize("out", [None, "named", "empty"])
+def test_calls_at_the_same_moment_never_share_a_folder(out):
+    Path("empty").mkdir()
+    together, got = threading.Barrier(6), []
+
+    def call():
+        together.wait()
+        try:
+            got.append(new_run(out, "x").path)
+        except UsageError:
+            got.append(None)
+
+    threads = [threading.Thread(target=call) for _ in range(6)]
+    for step in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            step(thread)
+    made = [path for path in got if path]
+    assert len(got) == 6 and len(set(made)) == len(made) == (6 if out is None else 1)
