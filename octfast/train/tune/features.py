@@ -27,7 +27,7 @@ from octfast.errors import DataError, UsageError, WeightsError
 from octfast.model.arch import find_arch
 from octfast.model.engine import one_thread
 from octfast.model.heads import pooled_head, set_dropout
-from octfast.model.weights.find import cached_file
+from octfast.model.weights.load import cached_file
 from octfast.train.config import TrainConfig
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import NextView, frozen_learner
