@@ -35,8 +35,17 @@ def app(
         typer.Option(min=0, max=1, metavar="P", help="Mark scans as unsure whose predicted class has less than this."),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A further name that the page may be called by.")
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            "--host-name",
+            metavar="NAME",
+            help="A further name that the page may be called by, as a proxy's; repeatable.",
+        ),
     ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path below which a proxy has the page, as /octfast.")
+    ] = "",
     precision: options.Precision = "auto",
     device: options.Device = None,
     weights: options.StockWeights = None,
@@ -59,6 +68,8 @@ def app(
       curl -F file=@scan.jpeg 'http://127.0.0.1:8731/api/predict?heatmap=1'
 
       curl http://127.0.0.1:8731/health
+
+      octfast app runs/latest --root-path /octfast --host-name oct.clinic.example
     """
     from octfast.deploy.app.app import need_app
 
@@ -74,6 +85,7 @@ def app(
         urgent=None if urgent is None else [c.strip() for c in urgent.split(",") if c.strip()],
         abstain_below=abstain_below,
         allow_hosts=allow_host or (),
+        root_path=root_path,
         precision=precision,
         device=device,
         weights=weights,

@@ -20,7 +20,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="The body in 8 bits: a quarter of the size, quicker on a CPU. ONNX alone.")
     ] = False,
-    opset: Annotated[int, typer.Option(help="Of ONNX's operators, 18 to 23.")] = 18,
+    opset: Annotated[
+        int | None, typer.Option(help="Of ONNX's operators, 15 to 23; by default the lowest that can say the network.")
+    ] = None,
     check: Annotated[
         Path | None,
         typer.Option(
@@ -79,6 +81,8 @@ def export(
     )
     if found.accuracy is not None:
         print(f"right on these scans: {found.accuracy:.1%} (torch {found.accuracy_torch:.1%})")
+    if done.onnxruntime:
+        print(f"runs with onnxruntime {done.onnxruntime} and newer")
     if done.calibration:
         print(f"int8 calibrated on {done.calibration}")
     if done.synthetic:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octfast.deploy.app.answers import Answers, Limits, Refused, is_calibrated
-from octfast.deploy.app.guard import Guard, discard, own_names, picture_of, refusal
+from octfast.deploy.app.connection import connection_class
+from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of, refusal
 from octfast.errors import UsageError
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
 
@@ -37,7 +38,7 @@ STATIC = Path(__file__).parent / "static"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def make_app(answers: Answers, hosts: Iterable[str] = ()) -> Guard:
+def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", pages: Iterable[str] = ()) -> Guard:
     """The page and its endpoints, as an ASGI application.
 
     `GET /` is the page. `POST /api/predict` takes a picture as its body, or as the one file of a form, and gives its
@@ -48,7 +49,7 @@ def make_app(answers: Answers, hosts: Iterable[str] = ()) -> Guard:
     Parameters
     ----------
     answers : the model and its limits.
-    hosts : names by which the server may be called, beside localhost and plain addresses.
+    hosts, root_path, pages : see `octfast.deploy.app.guard.Guard`.
     """
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -129,7 +130,7 @@ def make_app(answers: Answers, hosts: Iterable[str] = ()) -> Guard:
         exception_handlers={Refused: refuse, HTTPException: strange, Exception: failed},
         lifespan=lifespan,
     )
-    return Guard(app, hosts)
+    return Guard(app, hosts, root_path, pages)
 
 
 def serve(
@@ -141,6 +142,7 @@ def serve(
     urgent: Sequence[str] | None = None,
     abstain_below: float | None = None,
     allow_hosts: Sequence[str] = (),
+    root_path: str = "",
     precision: str = "auto",
     device: str | None = None,
     weights: str | Path | None = None,
@@ -155,7 +157,9 @@ def serve(
     host : address to bind to; any other than loopback is reached by others, and that is said.
     port : None takes 8731, or a free one where that is taken.
     limits, urgent, abstain_below : see `Answers`.
-    allow_hosts : further names by which the page may be called.
+    allow_hosts : further names by which the page may be called, as that of a proxy before it; with its port where that
+        is an unusual one.
+    root_path : the path below which a proxy has the page, as "/octfast".
     precision, device, weights : see `octfast.deploy.predictor.load`.
     open_browser : show the page in the user's browser.
     ready : called with the page's address before the first request is taken.
@@ -166,6 +170,7 @@ def serve(
     BundleError : see `octfast.model.bundle.read.load_bundle`.
     """
     need_app()
+    root_path = clean_root_path(root_path)
     from octfast.deploy.predictor import load
 
     listener = bind(host, port)
@@ -184,7 +189,7 @@ def serve(
             log.info("%s", SYNTHETIC_NOTE)
         if ready:
             ready(address)
-        app = make_app(answers, [*own_names(host), *allow_hosts])
+        app = make_app(answers, [*own_names(host), *allow_hosts], root_path, allow_hosts)
         run_server(app, listener, open_browser)
         log.info("stopped")
 
@@ -201,7 +206,7 @@ def run_server(app: Guard, listener: socket.socket, open_browser: bool = False) 
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=connection_class(),
             ws="none",
             lifespan="on",
             log_level="warning",

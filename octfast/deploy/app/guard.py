@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import re
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from octfast.deploy.app.answers import Limits, Refused, too_large
+from octfast.errors import UsageError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -33,6 +36,8 @@ HEADERS = {
 }
 # A form has a boundary and headers around its file.
 _AROUND = 64 << 10
+# An upload may take so many seconds, and one more for so many bytes that have come.
+_PATIENCE, _SLOWEST = 5.0, 64 << 10
 
 
 class Guard:
@@ -45,19 +50,27 @@ class Guard:
     Parameters
     ----------
     app : the ASGI application.
-    hosts : names that are meant beside localhost and plain addresses.
+    hosts : names that are meant beside localhost and plain addresses, with or without a port.
+    root_path : the path below which a proxy has the page, "" or as "/octfast"; the proxy may take it off or leave it.
+    pages : of the hosts, those of a proxy before it, whose own page may post whatever Host header the proxy sends.
     """
 
-    def __init__(self, app: Any, hosts: Iterable[str] = ()):
+    def __init__(self, app: Any, hosts: Iterable[str] = (), root_path: str = "", pages: Iterable[str] = ()):
         self.app = app
-        self.hosts = {"localhost", *(h.lower().rstrip(".") for h in hosts)}
+        self.hosts = {"localhost", *(re.sub(r":\d+$", "", h).lower().rstrip(".") for h in hosts)}
+        self.root_path = root_path
+        self.pages = {p.lower().rstrip(".") for p in pages}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def send_guarded(message: Any) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 known = {k.lower() for k, _ in message["headers"]}
                 more = [(k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in known]
@@ -66,10 +79,26 @@ class Guard:
 
         headers = [(k.lower(), v.decode("latin-1")) for k, v in scope["headers"]]
         refused = self._refusal(scope["method"], headers)
-        if refused is None:
-            await self.app(scope, receive, send_guarded)
-        else:
+        if refused is not None:
             await refusal(refused)(scope, receive, send_guarded)
+            return
+        if self.root_path and scope["path"] == self.root_path:
+            await _with_slash(self.root_path)(scope, receive, send_guarded)
+            return
+        try:
+            await self.app(self._below_root(scope), receive, send_guarded)
+        # So the server ends what is under way when it is told to stop; it would answer with words that are no JSON.
+        except asyncio.CancelledError:
+            if not begun:
+                stopping = Refused(503, "octfast is being stopped", "ask again when it runs", 10)
+                await refusal(stopping)(scope, receive, send_guarded)
+
+    def _below_root(self, scope: Any) -> Any:
+        """The request without the path of the page, which a proxy may leave in place."""
+        if not scope["path"].startswith(f"{self.root_path}/") or not self.root_path:
+            return scope
+        path = scope["path"].removeprefix(self.root_path)
+        return {**scope, "path": path, "raw_path": path.encode()}
 
     def _refusal(self, method: str, headers: list[tuple[bytes, str]]) -> Refused | None:
         named = [v for k, v in headers if k == b"host"]
@@ -84,7 +113,8 @@ class Guard:
         found = dict(headers)
         origin = found.get(b"origin")
         site = found.get(b"sec-fetch-site", "none")
-        if (origin is not None and origin.partition("://")[2] != named[0]) or site not in ("same-origin", "none"):
+        from_here = origin is None or origin.partition("://")[2].lower() in {named[0].lower(), *self.pages}
+        if not from_here or site not in ("same-origin", "none"):
             return Refused(403, "another page asked for this", "use octfast's own page, or a program")
         return None
 
@@ -108,6 +138,27 @@ def own_names(host: str) -> list[str]:
     except ValueError:
         return [host]
     return [socket.gethostname(), socket.getfqdn()] if not address.is_loopback else []
+
+
+def clean_root_path(path: str) -> str:
+    """A path as given, with one slash before it and none behind it; "" for the root.
+
+    Raises
+    ------
+    UsageError : it is no plain path.
+    """
+    inner = path.strip("/")
+    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", inner) or ".." in inner.split("/") or "//" in inner:
+        raise UsageError(f"--root-path {path}: no path that a page can have", "for example --root-path /octfast")
+    return f"/{inner}" if inner else ""
+
+
+def _with_slash(path: str) -> Any:
+    """The way to the same page with a slash at the end, which the addresses in it are relative to."""
+    from starlette.responses import Response
+
+    # Relative, as only the proxy knows the whole address.
+    return Response(status_code=307, headers={"location": f"{path.rpartition('/')[2]}/"})
 
 
 def refusal(refused: Refused) -> Any:
@@ -159,16 +210,21 @@ async def _body(request: Request, most: int, limits: Limits) -> bytes:
         raise too_large(limits)
     body = bytearray()
 
-    async def read() -> None:
-        async for chunk in request.stream():
-            body.extend(chunk)
+    start, allowed = time.monotonic(), limits.seconds
+    stream = request.stream()
+    try:
+        while True:
+            # A body that drips would keep the place of a picture from others.
+            allowed = min(limits.seconds, _PATIENCE + len(body) / _SLOWEST)
+            body.extend(await asyncio.wait_for(anext(stream), max(0, allowed - (time.monotonic() - start))))
             if len(body) > most:
                 raise too_large(limits)
-
-    try:
-        await asyncio.wait_for(read(), limits.seconds)
+    except StopAsyncIteration:
+        pass
     except asyncio.TimeoutError:
-        raise Refused(408, f"the upload took longer than {limits.seconds:g} seconds", "try again") from None
+        raise Refused(
+            408, f"the upload took longer than {allowed:.3g} seconds for {len(body):,} bytes", "try again"
+        ) from None
     except ClientDisconnect:  # nobody hears this, and it is no fault that the terminal should show
         raise Refused(400, "the upload broke off", "try again") from None
     return bytes(body)

@@ -62,7 +62,8 @@ class Agreement:
 class Exported:
     """An exported file: where, of which `format` and `precision`, how large, how it agrees, what was calibrated on.
 
-    `rule` says how an answer is made of its probabilities, as octfast makes it.
+    `rule` says how an answer is made of its probabilities, as octfast makes it; `onnxruntime` is the oldest version
+    that runs an ONNX file.
     """
 
     file: Path
@@ -73,6 +74,7 @@ class Exported:
     synthetic: bool
     agreement: Agreement
     calibration: str | None = None
+    onnxruntime: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ def export_bundle(
     *,
     half: bool = False,
     int8: bool = False,
-    opset: int = 18,
+    opset: int | None = None,
     check: str | Path | None = None,
     calibration: str | Path | None = None,
     scans: int = 64,
@@ -128,7 +130,7 @@ def export_bundle(
     out : the file; None puts it beside the bundle.
     half : keep and run the body in float16.
     int8 : run the body's layers in 8 bits (ONNX alone), their ranges those of `calibration`.
-    opset : of ONNX's operators.
+    opset : of ONNX's operators, 15 to 23; None takes the lowest that can say the network.
     check : a folder of scans to compare on; None takes the validation scans of the run that the bundle lies in, and
         phantoms where there are none.
     calibration : a folder of scans; None takes the run's training scans, and phantoms where there are none.
@@ -167,6 +169,7 @@ def export_bundle(
         info.synthetic,
         agreement,
         calibrated.source if calibrated else None,
+        metadata.get("onnxruntime"),
     )
 
 
@@ -279,15 +282,17 @@ def _write_onnx(
     part: Path,
     metadata: dict[str, str],
     half: bool,
-    opset: int,
+    opset: int | None,
     calibrated: Sample | None,
     unlike: Unlike | None,
 ) -> Callable[[np.ndarray], np.ndarray]:
     import onnx
 
     from octfast.deploy.export.classifier import WholeClassifier
-    from octfast.deploy.export.onnx import make_onnx, onnx_runner, strip_traces
+    from octfast.deploy.export.oldest import check_opset, least_runtime, lowered
+    from octfast.deploy.export.onnx import example_pictures, make_onnx, onnx_runner, strip_traces
 
+    check_opset(opset)
     log.info("writing the network as ONNX")
     graph = make_onnx(WholeClassifier(model, info, half=half, unlike=unlike), metadata, opset)
     if calibrated:
@@ -296,6 +301,10 @@ def _write_onnx(
         log.info("calibrating int8 on %s", calibrated.source)
         graph = make_int8(graph, (picture[None] for picture in calibrated.pictures))
     strip_traces(graph)
+    graph = lowered(graph, opset, example_pictures()[:1].numpy())
+    metadata["onnxruntime"] = least_runtime(graph)
+    onnx.helper.set_model_props(graph, metadata)
+    onnx.checker.check_model(graph)
     onnx.save_model(graph, part)
     return onnx_runner(part)
 
@@ -306,7 +315,7 @@ def _write_torch(
     part: Path,
     metadata: dict[str, str],
     half: bool,
-    opset: int,
+    opset: int | None,
     calibrated: Sample | None,
     unlike: Unlike | None,
 ) -> Callable[[np.ndarray], np.ndarray]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("octfast")
 
 INPUT, OUTPUT, DISTANCE = "picture", "probabilities", "distance"
-OPSETS = (18, 19, 20, 21, 22, 23)
+# The lowest that torch's exporter writes.
+EXPORTED = 18
 # The range that a shape may take in the file; the least a side may be is 1.
 MAX_SIDE = 65_535
 # The layers, which 8 bits make quicker, and what stands between two of them and is best left in 8 bits on the way.
@@ -59,7 +60,7 @@ def dynamic_shapes() -> tuple[dict[int, Any]]:
     return ({0: Dim("batch", min=1, max=MAX_SIDE), **sides, 3: Dim("channels", min=1, max=4)},)
 
 
-def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int = 18) -> onnx.ModelProto:
+def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int | None = None) -> onnx.ModelProto:
     """The ONNX model of a `WholeClassifier`.
 
     Its input `picture` is uint8 of shape (batch, height, width, channels), channels 1 (grey) or 3 (red, green, blue);
@@ -69,17 +70,14 @@ def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int = 18) -> on
     Parameters
     ----------
     metadata : goes into the file's metadata_props.
-    opset : one of `OPSETS`.
+    opset : the lowest that the exporter writes where this is None or lower, see `octfast.deploy.export.oldest`.
 
     Raises
     ------
-    UsageError : an opset that is not offered, or a network that the exporter cannot follow.
+    UsageError : a network that the exporter cannot follow.
     """
-    import torch
-
-    if opset not in OPSETS:
-        raise UsageError(f"--opset {opset}: not one that can be written", f"one of {', '.join(map(str, OPSETS))}")
     import onnx
+    import torch
 
     try:
         with quiet(), torch.no_grad():
@@ -87,7 +85,7 @@ def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int = 18) -> on
                 whole,
                 (example_pictures(),),
                 dynamo=True,
-                opset_version=opset,
+                opset_version=max(EXPORTED, opset or 0),
                 input_names=[INPUT],
                 output_names=[OUTPUT] if getattr(whole, "unlike", None) is None else [OUTPUT, DISTANCE],
                 dynamic_shapes=dynamic_shapes(),

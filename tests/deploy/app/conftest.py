@@ -28,9 +28,18 @@ def client(predictor):
 @pytest.fixture
 def server(predictor):
     """The app as uvicorn serves it, with room for three pictures."""
+    yield from _served(predictor, Limits(queue=3, seconds=1))
+
+
+@pytest.fixture
+def slow_server(predictor):
+    """The same, with the time for an upload that is usual."""
+    yield from _served(predictor, Limits(queue=3))
+
+
+def _served(predictor, limits):
     uvicorn = pytest.importorskip("uvicorn")
-    listener = bind("127.0.0.1", 0 or free_port())
-    limits = Limits(queue=3, seconds=1)
+    listener = bind("127.0.0.1", free_port())
     running = uvicorn.Server(
         uvicorn.Config(make_app(Answers(predictor, limits)), http="h11", ws="none", log_level="error")
     )

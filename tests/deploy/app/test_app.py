@@ -49,7 +49,7 @@ def test_the_page_asks_nobody_else_and_runs_nothing_of_its_own(client):
     policy = page.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
     named = re.findall(r'(?:src|href|action)="([^"]*)"', page.text)
-    assert named and all(n.startswith("/static/") for n in named)
+    assert named and all(n.startswith("static/") for n in named)
     for name in named:
         found = client.get(name)
         assert found.status_code == 200 and found.headers["x-content-type-options"] == "nosniff"

@@ -1,9 +1,11 @@
+import contextlib
 import logging
 import socket
 import time
 
 import pytest
 
+from octfast.errors import UsageError
 from tests.deploy.app.uploads import HERE, png, post, refused
 
 pytest.importorskip("starlette")
@@ -12,7 +14,7 @@ httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")
 
 
-from octfast.deploy.app.guard import is_meant, own_names  # noqa: E402
+from octfast.deploy.app.guard import clean_root_path, is_meant, own_names  # noqa: E402
 
 
 def test_a_form_is_taken_too(client):
@@ -56,6 +58,27 @@ def test_names_of_a_server():
     assert socket.gethostname() in own_names("0.0.0.0")
     assert own_names("oct.clinic") == ["oct.clinic"]
     assert not is_meant("localhost.evil.example", ["localhost"])
+
+
+def test_the_path_of_the_page():
+    assert [clean_root_path(p) for p in ("", "/", "octfast", "/a/b/")] == ["", "", "/octfast", "/a/b"]
+    for path in ("/a b", "/../x", "https://clinic.example/octfast", "/a//b", "/a\nb"):
+        with pytest.raises(UsageError, match="--root-path"):
+            clean_root_path(path)
+
+
+def test_an_upload_that_drips_is_ended_before_its_time(slow_server):
+    host, port = slow_server.removeprefix("http://").rstrip("/").split(":")
+    start = time.monotonic()
+    with socket.create_connection((host, int(port))) as line:
+        line.sendall(f"POST /api/predict HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 99999\r\n\r\n".encode())
+        line.settimeout(0.5)
+        answer = b""
+        while not answer and time.monotonic() - start < 20:
+            line.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                answer = line.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408") and time.monotonic() - start < 10
 
 
 def test_a_slow_upload_is_ended(server):

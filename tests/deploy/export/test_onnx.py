@@ -143,6 +143,7 @@ def test_half(exported, trained, tmp_path):
     weights = load_file(trained.bundle / "model.safetensors")
     body = sum(t.numel() for k, t in weights.items() if k.startswith("0.") and t.ndim == 4)
     assert exported.bytes - half.bytes > 1.5 * body
+    assert asks_for_the_oldest(half)
 
 
 def test_pooled_moments_and_temperature(pooled, tmp_path, said):
@@ -172,6 +173,7 @@ def test_another_runtime_agrees(pooled, tmp_path):
 def test_int8_has_the_layers_in_8_bits_and_leaves_the_rest_alone(pooled, tmp_path):
     onnx = pytest.importorskip("onnx")
     found = export_bundle(pooled, out=tmp_path / "m.onnx", int8=True)
+    assert asks_for_the_oldest(found)
     assert found.precision == "int8" and found.agreement.same >= 0.9 and "phantoms" in found.calibration
     model = onnx.load(found.file)
     assert {p.key for p in model.metadata_props} >= {"classes", "notice", "int8_calibration"}
@@ -196,6 +198,47 @@ def test_other_opsets(pooled, tmp_path):
     onnx = pytest.importorskip("onnx")
     found = export_bundle(pooled, out=tmp_path / "m.onnx", opset=21, scans=2)
     assert [o.version for o in onnx.load(found.file).opset_import if o.domain == ""] == [21]
+    assert found.onnxruntime == "1.18"
+
+
+def asks_for_the_oldest(found) -> bool:
+    """Whether a file is written in operators and a format that go far back, and says so."""
+    import onnx
+
+    model = onnx.load(found.file)
+    said = {p.key: p.value for p in model.metadata_props}["onnxruntime"]
+    return (model.opset_import[0].version, model.ir_version, found.onnxruntime, said) == (15, 7, "1.10", "1.10")
+
+
+def test_the_file_asks_for_the_oldest_runtime_that_serves(exported):
+    assert asks_for_the_oldest(exported)
+
+
+def test_operators_that_an_opset_lacks():
+    onnx = pytest.importorskip("onnx")
+    from octfast.deploy.export.oldest import least_runtime, lowered
+
+    def model() -> onnx.ModelProto:
+        """Layer norm is an operator from opset 17 on."""
+        tensor = onnx.helper.make_tensor_value_info
+        nodes = [
+            onnx.helper.make_node("Cast", ["picture"], ["x"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("LayerNormalization", ["x", "scale"], ["probabilities"]),
+        ]
+        graph = onnx.helper.make_graph(
+            nodes,
+            "g",
+            [tensor("picture", onnx.TensorProto.UINT8, [1, 4])],
+            [tensor("probabilities", onnx.TensorProto.FLOAT, [1, 4])],
+            [onnx.numpy_helper.from_array(np.ones(4, np.float32), "scale")],
+        )
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+
+    picture = np.array([[1, 2, 3, 9]], np.uint8)
+    assert least_runtime(lowered(model(), None, picture)) == least_runtime(lowered(model(), 17, picture)) == "1.12"
+    assert least_runtime(lowered(model(), 18, picture)) == "1.14"
+    with pytest.raises(UsageError, match="--opset 16: this network has operators that it lacks"):
+        lowered(model(), 16, picture)
 
 
 @pytest.mark.parametrize("half", [False, True])

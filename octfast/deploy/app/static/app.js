@@ -22,7 +22,7 @@ const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds
 
 async function about() {
   if (!model) {
-    const response = await fetch("/api/model");
+    const response = await fetch("api/model");
     if (!response.ok) throw new Error();
     model = await response.json();
   }
@@ -77,7 +77,7 @@ async function ask(row, file) {
   for (let attempt = 0; attempt < 20; attempt += 1) {
     let response;
     try {
-      response = await fetch("/api/predict?heatmap=1", {
+      response = await fetch("api/predict?heatmap=1", {
         method: "POST",
         headers: { "content-type": "application/octet-stream" },
         body: file,
@@ -257,4 +257,4 @@ for (const kind of ["dragleave", "drop"]) {
   });
 }
 window.addEventListener("drop", (e) => add(e.dataTransfer.files));
-document.querySelectorAll(".origin").forEach((n) => { n.textContent = location.origin; });
+document.querySelectorAll(".origin").forEach((n) => { n.textContent = new URL(".", location.href).href.replace(/\/$/, ""); });
