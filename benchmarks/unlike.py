@@ -417,7 +417,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="scans of one device; by default phantoms")
     parser.add_argument("--other", help="scans of another device; by default phantoms")
-    parser.add_argument("--weights", help="pretrained weights of the body; by default random")
+    parser.add_argument("--weights", required=True, help="of the body; a random one would differ from set to set")
     parser.add_argument("--arch", default="vgg16_bn")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10)
