@@ -113,9 +113,9 @@ if TYPE_CHECKING:
     from octfast.train.frozen import frozen_learner as frozen_learner
     from octfast.train.job import train_classifier as train_classifier
     from octfast.train.learner import oct_learner as oct_learner
-    from octfast.train.tune.search import tune as tune
     from octfast.train.plots import plot_history as plot_history
     from octfast.train.save import save_run as save_run
+    from octfast.train.tune.search import tune as tune
 
     __version__: str
 

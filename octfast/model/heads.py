@@ -56,9 +56,10 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
     if head == "fastai":
         return _fastai(network, arch, n_classes)
     body = make_body(network, arch)
-    width = _timm_width(network) if arch.library == "timm" else _width(body)
     if arch.depths:
-        width = body[0].width
+        width = int(body[0].width)  # type: ignore[index, arg-type]
+    else:
+        width = _timm_width(network) if arch.library == "timm" else _width(body)
     return body, pooled_head(head, width, n_classes)
 
 
