@@ -286,7 +286,7 @@ class FrozenLearner(Learner):
         if getattr(cb, "projector", False):
             raise UsageError(
                 "the projector shows pictures, and this Learner trains on stored activations",
-                "leave projector=True out, or train the whole: learn.fit(...)",
+                "leave projector=True out",
             )
 
 
