@@ -50,7 +50,8 @@ class BScan(PILImage):
     @classmethod
     def create(cls, fn, **kwargs):
         """A scan from a file, bytes, a PIL image, or an array or tensor that fastai's PILImage takes."""
-        if isinstance(fn, str | Path | bytes):
+        # fastai's own would change the class of a picture that was given, which then could not load its file.
+        if isinstance(fn, str | Path | bytes | Image.Image):
             return cls(decode_grey(fn))
         return cls(decode_grey(PILImage.create(fn, **kwargs)))
 

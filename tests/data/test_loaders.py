@@ -251,6 +251,7 @@ class TestWhatAFastaiUserGives:
         expected = dls.test_dl([str(f) for f in files]).one_batch()[0]
         grey = [Image.open(f) for f in files]
         for items in (
+            [Image.open(f) for f in files],  # not loaded yet
             files,
             L(files),
             [f.read_bytes() for f in files],
