@@ -212,7 +212,8 @@ def half_where_fast() -> torch.autocast | nullcontext:
     For what is trained, or measured once, and so cannot be folded into an `Engine`. Weights, statistics of batch norms
     and losses stay in float32.
     """
-    return torch.autocast("cpu", torch.bfloat16) if _has_bf16() else nullcontext()
+    # Without its cache: that keeps weights as they were when the context began, whatever a training makes of them.
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if _has_bf16() else nullcontext()
 
 
 @contextmanager
