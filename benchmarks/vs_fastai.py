@@ -13,13 +13,15 @@ The runs, each in a process of its own, one after the other:
 - int8 (asked for with --int8): as default, the frozen part in int8 on OpenVINO.
 
 `seconds` run from the list of files to the trained model in place; importing is listed beside. A ratio is stock's
-seconds over that run's. `valid_loss` is the last epoch's, as the Learner itself reports it.
+seconds over that run's. `valid_loss` is the last epoch's, as the Learner itself reports it. `to stock's loss s` are the
+seconds until a run's validation loss is as low as stock's last.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import os
 import statistics
 import subprocess
@@ -48,7 +50,7 @@ def main() -> None:
         run = prepare if args.only == "prepare" else (stock if args.only.startswith("stock") else octfast)
         common.write_json(args.json_out, run(args))
         return
-    with common.work_folder() as work:
+    with common.work_folder(args.keep) as work:
         result = compare(args, work)
     show(result)
     if args.json_out:
@@ -80,6 +82,8 @@ def compare(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     if "stock" in runs:
         base = runs["stock"]["seconds"]
         result["ratios"] = {name: round(base / run["seconds"], 2) for name, run in runs.items() if name != "stock"}
+        for run in runs.values():
+            run["seconds_to_stock_loss"] = reached(run, runs["stock"]["valid_loss"])
     if args.seeds > 1:
         result["seeds"] = over_seeds(args, work, runs)
     keys = ("arch", "size", "epochs", "bs", "lr", "views", "head", "repeats", "seeds")
@@ -111,6 +115,9 @@ def child(args: argparse.Namespace, work: Path, name: str, *, seed: int = 0, rep
         if getattr(args, key) is not None:
             words += [f"--{key}", getattr(args, key)]
     label = name + (f"-seed{seed}" if seed else "") + (f"-repeat{repeat}" if repeat else "")
+    if args.keep and (known := work / f"{label}.json").exists():
+        common.say(f"  {label}: taken from {known}")
+        return json.loads(known.read_text(encoding="utf-8"))
     return common.run_alone(__file__, words, work, label)
 
 
@@ -159,7 +166,7 @@ def stock(args: argparse.Namespace) -> dict[str, Any]:
         load_features(learn.model[0], weights_file(args))
         learn.freeze()
         with learn.no_bar(), learn.no_logging():
-            learn.fit_one_cycle(args.epochs, args.lr)
+            learn.fit_one_cycle(args.epochs, args.lr, cbs=clock())
         return learn
 
     return measured(args, train, imported)[0]
@@ -188,7 +195,7 @@ def octfast(args: argparse.Namespace) -> dict[str, Any]:
         if args.only != "views0":
             learn = frozen_learner(learn, views=args.views, seed=args.seed, cache=cache, **chosen)
         with learn.no_bar(), learn.no_logging():
-            learn.fit_one_cycle(args.epochs, args.lr)
+            learn.fit_one_cycle(args.epochs, args.lr, cbs=clock())
         return learn
 
     result, learn = measured(args, train, imported)
@@ -215,9 +222,33 @@ def measured(args: argparse.Namespace, train: Callable[[], Learner], imported: f
         "peak_worker_mb": round(common.peak_worker_mb()),
         "valid_loss": float(values[1]),
         "valid_accuracy": float(values[2]),
+        "valid_losses": [float(row[1]) for row in learn.recorder.values],
+        "epoch_seconds": [round(end - begun, 2) for end in learn.epoch_ends],
         "import_seconds": round(imported, 2),
     }
     return result, learn
+
+
+def clock() -> Any:
+    """A callback that keeps when each epoch ended, in `learn.epoch_ends`."""
+    from fastai.callback.core import Callback
+
+    class Clock(Callback):
+        order = 60
+
+        def before_fit(self):
+            self.learn.epoch_ends = []
+
+        def after_epoch(self):
+            self.learn.epoch_ends.append(time.perf_counter())
+
+    return Clock()
+
+
+def reached(run: dict[str, Any], loss: float) -> float | None:
+    """Seconds until a run's validation loss was first as low as this; None where it never was."""
+    ends = zip(run["epoch_seconds"], run["valid_losses"], strict=True)
+    return next((seconds for seconds, found in ends if found <= loss), None)
 
 
 def scans_table(args: argparse.Namespace) -> pd.DataFrame:
@@ -257,6 +288,7 @@ def show(result: dict[str, Any]) -> None:
                 "memory MB": run["peak_memory_mb"],
                 "a worker MB": run["peak_worker_mb"],
                 "valid loss": run["valid_loss"],
+                "to stock's loss s": run.get("seconds_to_stock_loss"),
                 "accuracy": run["valid_accuracy"],
                 "import s": run["import_seconds"],
             }
@@ -305,6 +337,7 @@ def parse() -> argparse.Namespace:
     add("--quick", action="store_true", help=f"{QUICK}: within 8 minutes on two cores")
     add("--only", choices=[*RUNS, "int8", "prepare"], help="one run alone")
     add("--json-out", metavar="FILE", help="write the result to a file too")
+    add("--keep", metavar="FOLDER", help="keep each run's result there, and go on from those that are there already")
     add("--work", help=argparse.SUPPRESS)
     add("--seed", type=int, default=0, help=argparse.SUPPRESS)
     add("--repeat", type=int, default=0, help=argparse.SUPPRESS)
