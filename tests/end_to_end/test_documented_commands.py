@@ -141,6 +141,7 @@ def world(tmp_path_factory) -> Path:
     np.savez(place / "octmnist_224.npz", **arrays)
     body = make_network(find_arch("test_resnet"), 32)
     save_file(body.state_dict(), place / "weights.safetensors")
+    shutil.copy(place / rows[0][0], place / "scan.jpeg")
     frames = frames_of()
     (place / "export").mkdir()
     write_vol(place / "export" / "one.vol", frames)
