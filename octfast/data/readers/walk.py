@@ -33,11 +33,14 @@ class LeftOut:
     def __init__(self) -> None:
         self.paths: dict[str, list[str]] = {}
         self.unreadable: list[tuple[str, str]] = []
+        self._counted: set[str] = set()
 
     def add(self, reason: str, *paths: str) -> None:
-        """Count files under a reason."""
-        if paths:
-            self.paths.setdefault(reason, []).extend(paths)
+        """Count files under a reason, each but once, though several steps of reading a tree may come by it."""
+        new = [p for p in dict.fromkeys(paths) if p not in self._counted]
+        self._counted.update(new)
+        if new:
+            self.paths.setdefault(reason, []).extend(new)
 
     def say(self) -> None:
         """Log a warning for each reason: how many, and the first."""
