@@ -98,7 +98,7 @@ def test_the_stored_activations_never_stand_in_for_other_scans(both, files):
         {"reorder": False},
         {"with_input": True},
     ],
-    ids=str,
+    ids=lambda kwargs: next(iter(kwargs), "none"),
 )
 def test_get_preds_with_each_of_its_arguments_is_what_the_whole_says(both, kwargs):
     learn, fast = both
