@@ -19,12 +19,12 @@ _AGAIN = "delete it, and it is made again; where the run was cross-validated, co
 _TOLERANCE = 1e-3
 
 
-def check_table(table: pd.DataFrame, scans: pd.DataFrame, classes: Sequence[str], file: Path) -> None:
+def check_table(table: pd.DataFrame, scans: pd.DataFrame | None, classes: Sequence[str], file: Path) -> None:
     """
     Parameters
     ----------
     table : as it was read from `file`.
-    scans : the Scans table of the run, of the same split.
+    scans : the Scans table of the run, of the same split; None where it is lost, so that only the numbers are checked.
 
     Raises
     ------
@@ -49,7 +49,8 @@ def check_table(table: pd.DataFrame, scans: pd.DataFrame, classes: Sequence[str]
             raise BundleError(
                 f"{file} was edited or damaged: row {row + 2}, of {Path(table['path'].iloc[row]).name}, {what}", _AGAIN
             )
-    _compare(table, scans, file)
+    if scans is not None:
+        _compare(table, scans, file)
 
 
 def _numbers(table: pd.DataFrame, classes: Sequence[str]) -> list[tuple[np.ndarray, str]]:

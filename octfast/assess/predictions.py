@@ -45,8 +45,8 @@ def run_predictions(
     info = read_info(run.bundle)
     table = run.predictions(split)
     if table is not None:
-        scans = run.scans
-        check_table(table, scans[scans["split"] == split], info.classes, run.predictions_file(split))
+        file = run.predictions_file(split)
+        check_table(table, _scans_of(run, split), info.classes, file)
         return rescale(table, info.classes, temperature or info.temperature), info
     scans = run.scans
     part = scans[scans["split"] == split].reset_index(drop=True)
@@ -67,6 +67,15 @@ def run_predictions(
     except OSError as e:
         log.warning("the predictions could not be kept for the next time: %s: %s", e.filename, e.strerror)
     return rescale(table, info.classes, temperature or info.temperature), info
+
+
+def _scans_of(run: Run, split: str) -> pd.DataFrame | None:
+    """The run's scans of a split, or None, and a word, where its table of scans is lost."""
+    if not (run.path / "scans.csv").exists():
+        log.warning("%s has no scans.csv: whether predictions are of its scans cannot be checked", run.path.name)
+        return None
+    scans = run.scans
+    return scans[scans["split"] == split]
 
 
 def held_out_predictions(run: Run, temperature: float | None = None) -> tuple[pd.DataFrame, BundleInfo]:

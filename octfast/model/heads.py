@@ -57,9 +57,8 @@ def body_and_head(network: Any, arch: Arch, head: str, n_classes: int) -> tuple[
         return _fastai(network, arch, n_classes)
     body = make_body(network, arch)
     if arch.depths:
-        width = int(body[0].width)  # type: ignore[index, arg-type]
-    else:
-        width = _timm_width(network) if arch.library == "timm" else _width(body)
+        return body, pooled_head(head, int(body[0].width), n_classes)  # type: ignore[index, arg-type]
+    width = _timm_width(network) if arch.library == "timm" else _width(body)
     return body, pooled_head(head, width, n_classes)
 
 

@@ -345,8 +345,9 @@ def test_train_for_people(octfast_train, phantoms):
 
 @pytest.mark.parametrize("words", [["--json"], []])
 def test_a_terminal_that_knows_ascii_alone(octfast, own_run, monkeypatch, words):
-    table = (own_run.path / "predictions-valid.csv").read_text(encoding="utf-8")
-    (own_run.path / "predictions-valid.csv").write_text(table.replace(".jpeg", "ä漢.jpeg"), encoding="utf-8")
+    for name in ("predictions-valid.csv", "scans.csv"):
+        table = (own_run.path / name).read_text(encoding="utf-8")
+        (own_run.path / name).write_text(table.replace(".jpeg", "ä漢.jpeg"), encoding="utf-8")
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", terminal)
     assert octfast("interpret", own_run.path, *words).code == 0

@@ -55,6 +55,7 @@ ELSEWHERE = {
     "octfast data download": "needs the network; tests/data/test_download.py",
     "octfast tune OCT2017 --arch": "needs the weights of two large bodies; tests/train/test_tune.py",
     "octfast app": "serves until it is stopped; tests/deploy/app and tests/end_to_end/test_app_browser.py",
+    "octfast train OCT2017 --arch vgg16 --head article": "needs two layers of 4096; tests/train/test_learner.py",
     "octfast review": "serves until it is stopped; tests/deploy/review",
     "octfast train DATA --corrections": "needs what a review has decided; tests/data/test_corrections.py",
     "octfast --install-completion": "changes the user's shell",
@@ -141,7 +142,8 @@ def world(tmp_path_factory) -> Path:
     np.savez(place / "octmnist_224.npz", **arrays)
     body = make_network(find_arch("test_resnet"), 32)
     save_file(body.state_dict(), place / "weights.safetensors")
-    shutil.copy(place / rows[0][0], place / "scan.jpeg")
+    for row, name in enumerate(("scan.jpeg", "a.jpeg", "b.jpeg")):
+        shutil.copy(place / rows[row][0], place / name)
     frames = frames_of()
     (place / "export").mkdir()
     write_vol(place / "export" / "one.vol", frames)

@@ -298,7 +298,7 @@ def damaged_left_out(run):
 
 
 def without_scans(run):
-    for file in run.path.glob("predictions-*.csv"):
+    for file in (*run.path.glob("predictions-*.csv"), run.path / "scans.csv"):
         table = pd.read_csv(file, dtype=str)
         table.assign(path="/nowhere/" + table["path"].str.replace("/", "_")).to_csv(file, index=False)
     return "errors", "no such file"

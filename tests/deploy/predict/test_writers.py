@@ -94,7 +94,7 @@ def test_rows_are_in_the_journal_as_they_come(predictor, scans):
 @pytest.mark.parametrize("held", [b"notes of mine\n", b'{"a": 1}\nx\n', b"[1]\n"])
 def test_a_file_of_another_program_is_no_journal(predictor, scans, held):
     Path(".out.csv.part").write_bytes(held)
-    with pytest.raises(UsageError, match="no interrupted prediction"):
+    with pytest.raises(UsageError, match="not an interrupted prediction"):
         predict(predictor, ["scans"], out="out.csv", resume=True)
     assert Path(".out.csv.part").read_bytes() == held
 
