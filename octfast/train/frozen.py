@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -172,7 +173,7 @@ def frozen_learner(
     if pays_mixed_precision(suffix, device):
         fast.add_cbs([ChannelsLast(), MixedPrecision()])
     elif device.type == "cpu":
-        fast.pace = half_where_fast if _convolves(suffix) else one_thread
+        fast.pace = (half_where_fast if precision != "fp32" else nullcontext) if _convolves(suffix) else one_thread
     fast.add_cb(OneProcess())
     return fast
 
@@ -208,8 +209,8 @@ def _sample(source: Views, scans: int = 64) -> Iterator[Tensor]:
     each = -(-scans // len(chosen))
     for block in chosen:
         rows = source.rows(block)
-        x = source.augment(source.decode(rows), rows)[0][: len(rows)]
-        yield x[:: max(1, len(x) // each)][:each]
+        rows = rows[:: max(1, len(rows) // each)][:each]
+        yield source.augment(source.decode(rows), rows)[0][: len(rows)]
 
 
 def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -136,19 +136,21 @@ def test_scans_are_answered_with_heat_maps(open_page, scans):
     page = open_page()
     assert in_sight(page, "Not a medical device") and in_sight(page, "Synthetic phantoms")
     shoot(page, "desktop-empty")
-    page.set_input_files("#files", [str(f) for f in scans[:2]])
-    settled(page, 2)
+    page.set_input_files("#files", [str(f) for f in scans[:4]])
+    settled(page, 4)
     cards = page.locator("#results .card")
-    assert cards.locator("h3").all_inner_texts() == [f.name for f in scans[:2]]
-    assert "2 of 2 scans answered" in page.inner_text("#status")
+    assert cards.locator("h3").all_inner_texts() == [f.name for f in scans[:4]]
+    assert "4 of 4 scans answered" in page.inner_text("#status")
     assert page.get_attribute("#status", "aria-live") == "polite"
-    assert cards.locator("tbody tr").count() == 8
-    picture = cards.nth(0).locator("img")
+    assert cards.locator("tbody tr").count() == 16
+    # So small a network may find nothing in one scan or another that speaks for its class.
+    card = cards.filter(has=page.get_by_role("button", name="Heat map")).first
+    picture = card.locator("img")
     heat = picture.get_attribute("src")
     assert "Heat map over" in picture.get_attribute("alt") and "not evidence" in picture.get_attribute("alt")
     assert picture.evaluate("i => i.complete && i.naturalWidth > 100")
     shoot(page, "desktop-results")
-    button = cards.nth(0).get_by_role("button", name="Heat map")
+    button = card.get_by_role("button", name="Heat map")
     assert button.get_attribute("aria-pressed") == "true"
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
