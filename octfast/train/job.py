@@ -43,6 +43,7 @@ from octfast.train.learner import oct_learner, unfreeze_to
 from octfast.train.leave_out import with_readable
 from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
 from octfast.train.plots import plot_lr_find
+from octfast.train.probe import HEAD_RATE, start_from_head
 
 log = logging.getLogger("octfast")
 
@@ -264,7 +265,10 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
         precision = fast.engine.precision
     weights = _class_weights(learn, config)
     balance_training(trainee, weights, config.balance, config.loss)
-    lr = config.lr
+    lr, epochs = config.lr, config.epochs
+    if config.unfreeze == "block5" and isinstance(trainee, FrozenLearner):
+        start_from_head(trainee, epochs)
+        epochs, lr = -(-epochs // 2), lr or HEAD_RATE
     if lr is None:
         # The rate is sought on stored features too where they are not trained on.
         finder = trainee
@@ -290,7 +294,7 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
             trainee.fine_tune(config.epochs, lr, cbs=cbs)
         else:
             rates = slice(lr / 10, lr) if config.unfreeze == "block5" else lr
-            trainee.fit_one_cycle(config.epochs, rates, cbs=cbs)
+            trainee.fit_one_cycle(epochs, rates, cbs=cbs)
     kept = None if best.best_epoch is None else best.best_epoch + 1
     log.info("the weights of epoch %s, with the lowest validation loss, are kept", kept)
     folds = int(trainee.folds.max()) + 1 if isinstance(trainee, FrozenLearner) and trainee.folds is not None else 0
@@ -305,7 +309,11 @@ def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:
     if not config.folds:
         return None
     if config.unfreeze != "head" or config.head == "article":
-        log.info("no cross-validation: it is for a head alone, learning with cross entropy")
+        log.info(
+            "no cross-validation: it is for a head alone, learning with cross entropy; for the whole pipeline a fold "
+            "at a time: octfast data split --folds %d, then --splits splits.csv --fold 0 and so on",
+            config.folds,
+        )
         return None
     scans = pd.concat([pd.DataFrame(dl.items) for dl in (learn.dls.train, learn.dls.valid)], ignore_index=True)
     folds = draw_folds(scans, config.folds, config.seed)
