@@ -219,7 +219,12 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
         ("augmentation", "not recorded" if in_python(known) else f"{_AUGMENTATION}; {readings}"),
         ("loss", "not recorded" if in_python(known) else "cross entropy; one-cycle schedule"),
         ("epochs", known.epochs),
-        ("choice of the epoch", "not recorded" if in_python(known) else "the lowest loss on validation"),
+        (
+            "choice of the epoch",
+            "not recorded"
+            if in_python(known)
+            else f"the lowest loss {'out of fold' if chosen.get('folds') else 'on validation'}",
+        ),
         ("highest learning rate", _number(chosen.get("lr", config.get("lr")))),
         ("batch size", str(chosen.get("bs", config.get("bs")))),
         ("seed", str(config.get("seed"))),
