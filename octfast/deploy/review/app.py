@@ -120,7 +120,8 @@ def make_review_app(review: Review) -> Guard:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         pool.submit(prepare)
         yield
-        pool.shutdown(wait=False, cancel_futures=True)
+        # While a network is traced, no other thread of this process may run one.
+        pool.shutdown(wait=True, cancel_futures=True)
 
     from starlette.exceptions import HTTPException
 
