@@ -6,6 +6,7 @@ import copy
 import difflib
 import importlib.util
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +27,8 @@ log = logging.getLogger("octfast")
 
 ENGINES = ("auto", "torch", "openvino")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+# While torch.fx traces, it takes the place of every module's call. Two traces at once would leave it there for good.
+_TRACING = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -174,7 +177,8 @@ def fold(network: nn.Module) -> nn.Module:
                 if type(child).__name__ == "BatchNormAct2d":
                     setattr(module, name, _norm_and_activation(child))
         try:
-            return fuse(network, inplace=False)
+            with _TRACING:
+                return fuse(network, inplace=False)
         except Exception as e:  # tracing can meet any Python code
             log.debug("not folded as a whole: %s", e)
     for name, child in list(network.named_children()):

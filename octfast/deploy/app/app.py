@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from octfast.deploy.app.answers import Answers, Limits, Refused, is_calibrated
 from octfast.deploy.app.connection import connection_class
-from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of, refusal
+from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of
+from octfast.deploy.app.parts import STATIC, error_handlers, static_route
 from octfast.errors import UsageError
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("octfast")
 
 PORT = 8731
-STATIC = Path(__file__).parent / "static"
-_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
 def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", pages: Iterable[str] = ()) -> Guard:
@@ -52,24 +51,16 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
     hosts, root_path, pages : see `octfast.deploy.app.guard.Guard`.
     """
     from starlette.applications import Starlette
-    from starlette.exceptions import HTTPException
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
     limits = answers.limits
     pool = ThreadPoolExecutor(1, thread_name_prefix="octfast-model")
-    files = {f.name: f.read_bytes() for f in STATIC.iterdir() if f.suffix in _TYPES}
     page = _page(answers)
     state = {"held": 0, "answered": 0, "seconds": 1.0}
 
     async def show_page(request: Request) -> Response:
         return Response(page, media_type="text/html")
-
-    async def show_file(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in files:
-            raise Refused(404, "there is nothing here")
-        return Response(files[name], media_type=_TYPES[Path(name).suffix])
 
     async def health(request: Request) -> Response:
         found = {"status": "ok", "held": state["held"], "queue": limits.queue, "answered": state["answered"]}
@@ -102,18 +93,6 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
             state["held"] -= 1
         return JSONResponse(found)
 
-    async def refuse(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refused)
-        return refusal(error)
-
-    async def strange(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        what = {404: "there is nothing here", 405: "this is asked for in another way"}.get(error.status_code)
-        return refusal(Refused(error.status_code, what or str(error.detail), "see GET / and POST /api/predict"))
-
-    async def failed(request: Request, error: Exception) -> Response:
-        return refusal(Refused(500, "octfast met an error it did not expect", "see the terminal that it runs in"))
-
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
@@ -122,12 +101,12 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
     app = Starlette(
         routes=[
             Route("/", show_page),
-            Route("/static/{name}", show_file),
+            static_route(STATIC),
             Route("/health", health),
             Route("/api/model", model),
             Route("/api/predict", predict, methods=["POST"]),
         ],
-        exception_handlers={Refused: refuse, HTTPException: strange, Exception: failed},
+        exception_handlers=error_handlers("see GET / and POST /api/predict"),
         lifespan=lifespan,
     )
     return Guard(app, hosts, root_path, pages)

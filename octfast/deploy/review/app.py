@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octfast.deploy.app.answers import Refused
-from octfast.deploy.app.app import STATIC as SHARED
 from octfast.deploy.app.app import bind, need_app, run_server, url
-from octfast.deploy.app.guard import Guard, refusal
+from octfast.deploy.app.guard import Guard
+from octfast.deploy.app.parts import STATIC as SHARED
+from octfast.deploy.app.parts import error_handlers, static_route
 from octfast.deploy.review.session import Review
 from octfast.errors import OctfastError
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("octfast")
 
 STATIC = Path(__file__).parent / "static"
-_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # Of a decision sent by the page, in bytes.
 _MOST = 4096
 
@@ -47,7 +47,6 @@ def make_review_app(review: Review) -> Guard:
     from starlette.routing import Route
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="octfast-review")
-    files = {f.name: f.read_bytes() for folder in (SHARED, STATIC) for f in folder.iterdir() if f.suffix in _TYPES}
     page = _page(review)
 
     async def in_turn(work: Callable[..., Any], *args: Any) -> Any:
@@ -55,12 +54,6 @@ def make_review_app(review: Review) -> Guard:
 
     async def show_page(request: Request) -> Response:
         return Response(page, media_type="text/html")
-
-    async def show_file(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in files:
-            raise Refused(404, "there is nothing here")
-        return Response(files[name], media_type=_TYPES[Path(name).suffix])
 
     async def listed(request: Request) -> Response:
         return JSONResponse(review.about())
@@ -98,18 +91,6 @@ def make_review_app(review: Review) -> Guard:
     async def agree(request: Request) -> Response:
         return JSONResponse(await in_turn(review.agreement))
 
-    async def refuse(request: Request, error: Exception) -> Response:
-        if isinstance(error, OctfastError):
-            error = Refused(422, error.message, error.hint)
-        assert isinstance(error, Refused)
-        return refusal(error)
-
-    async def strange(request: Request, error: Exception) -> Response:
-        return refusal(Refused(getattr(error, "status_code", 404), "there is nothing here", "see GET /"))
-
-    async def failed(request: Request, error: Exception) -> Response:
-        return refusal(Refused(500, "octfast met an error it did not expect", "see the terminal that it runs in"))
-
     def prepare() -> None:
         try:
             review.prepare()
@@ -123,12 +104,10 @@ def make_review_app(review: Review) -> Guard:
         # While a network is traced, no other thread of this process may run one.
         pool.shutdown(wait=True, cancel_futures=True)
 
-    from starlette.exceptions import HTTPException
-
     app = Starlette(
         routes=[
             Route("/", show_page),
-            Route("/static/{name}", show_file),
+            static_route(SHARED, STATIC),
             Route("/api/list", listed),
             Route("/api/scan/{item:int}", scan),
             Route("/api/heat/{item:int}", heat),
@@ -139,7 +118,7 @@ def make_review_app(review: Review) -> Guard:
             Route("/api/train", train, methods=["POST"]),
             Route("/api/agreement", agree),
         ],
-        exception_handlers={Refused: refuse, OctfastError: refuse, HTTPException: strange, Exception: failed},
+        exception_handlers=error_handlers("see GET /"),
         lifespan=lifespan,
     )
     return Guard(app)
