@@ -4,9 +4,6 @@ import csv
 import io
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from PIL import Image
 from octfast.data.phantom.draw import CLASSES, make_phantom
 from octfast.model.bundle.read import read_info
 from octfast.model.bundle.write import update_info
+from tests.browser import CHROMIUM, served, shoot
 from tests.deploy.app.uploads import huge_png
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -24,13 +22,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("python_multipart")
 
-CHROMIUM = os.environ.get("OCTFAST_CHROMIUM") or next(
-    (c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-# A folder for screenshots, to look at them.
-SHOTS = os.environ.get("OCTFAST_SCREENSHOTS")
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +33,10 @@ def address(trained, tmp_path_factory):
     # A class is asked of every picture here, also of those that the small model finds unlike its training scans.
     info = read_info(bundle)
     update_info(bundle, synthetic=True, calibration={k: v for k, v in info.calibration.items() if k != "unlike"})
-    log = home / "log.txt"
-    words = [sys.executable, "-m", "octfast", "app", str(bundle), "--precision", "fp32", "--max-files", "12"]
     temporary = home / "tmp"
     temporary.mkdir()
-    with log.open("w") as f:
-        running = subprocess.Popen(words, stdout=f, stderr=f, cwd=home, env={**os.environ, "TMPDIR": str(temporary)})
-    try:
-        for _ in range(600):
-            said = [line for line in log.read_text().splitlines() if line.startswith("page: ")]
-            if said or running.poll() is not None:
-                break
-            time.sleep(0.1)
-        assert said, log.read_text()
-        found = said[0].split()[1]
+    words = ["app", str(bundle), "--precision", "fp32", "--max-files", "12"]
+    with served(words, home / "log.txt", cwd=home, env={**os.environ, "TMPDIR": str(temporary)}) as found:
         for _ in range(100):
             try:
                 httpx.get(f"{found}health", trust_env=False)
@@ -62,12 +44,7 @@ def address(trained, tmp_path_factory):
             except httpx.TransportError:
                 time.sleep(0.1)
         yield found
-        running.send_signal(signal.SIGINT)
-        assert running.wait(20) == 0, log.read_text()
-        assert "stopped" in log.read_text() and "Traceback" not in log.read_text()
-        assert list(temporary.iterdir()) == [] and {f.name for f in home.iterdir()} == {"log.txt", "tmp"}
-    finally:
-        running.kill()
+    assert list(temporary.iterdir()) == [] and {f.name for f in home.iterdir()} == {"log.txt", "tmp"}
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +96,6 @@ def settled(page, cards):
         " && document.getElementById('section').getAttribute('aria-busy') === 'false'",
         arg=cards,
     )
-
-
-def shoot(page, name):
-    if SHOTS:
-        Path(SHOTS).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
 
 
 def in_sight(page, text):

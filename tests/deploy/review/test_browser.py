@@ -1,64 +1,33 @@
 """A review as a person does it: in headless Chromium, by keyboard and by mouse, at a desk and on a phone."""
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from octfast.data.corrections import read_decisions
+from tests.browser import CHROMIUM, served, shoot
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("python_multipart")
-
-CHROMIUM = os.environ.get("OCTFAST_CHROMIUM") or next(
-    (c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-SHOTS = os.environ.get("OCTFAST_SCREENSHOTS")
 
 
 @pytest.fixture
-def served(own_run, tmp_path):
-    """The page of a review, served by the command in a process of its own; it must end well on Ctrl-C."""
-    log = tmp_path / "log.txt"
-    words = [sys.executable, "-m", "octfast", "review", str(own_run.path), "--reviewer", "AB"]
-    with log.open("w") as f:
-        running = subprocess.Popen(words, stdout=f, stderr=f, cwd=tmp_path)
-    try:
-        for _ in range(600):
-            said = [line for line in log.read_text().splitlines() if line.startswith("page: ")]
-            if said or running.poll() is not None:
-                break
-            time.sleep(0.1)
-        assert said, log.read_text()
-        yield said[0].split()[1]
-        running.send_signal(signal.SIGINT)
-        assert running.wait(20) == 0, log.read_text()
-        assert "decisions are in" in log.read_text() and "Traceback" not in log.read_text()
-    finally:
-        running.kill()
+def address(own_run, tmp_path):
+    with served(["review", str(own_run.path), "--reviewer", "AB"], tmp_path / "log.txt", cwd=tmp_path) as found:
+        yield found
 
 
-def shoot(page, name):
-    if SHOTS:
-        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
-
-
-def test_relabel_undo_and_train_again_by_keyboard_then_on_a_phone_by_touch(served, own_run):
+def test_relabel_undo_and_train_again_by_keyboard_then_on_a_phone_by_touch(address, own_run):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         errors, elsewhere = [], []
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.on("pageerror", lambda e: errors.append(str(e)))
-        page.on("request", lambda r: None if r.url.startswith(served) else elsewhere.append(r.url))
-        page.goto(served)
+        page.on("request", lambda r: None if r.url.startswith(address) else elsewhere.append(r.url))
+        page.goto(address)
         expect = sync_api.expect
         expect(page.locator("#scan")).to_be_visible()
         label, name = page.inner_text("#label"), page.inner_text("#name")
@@ -88,7 +57,7 @@ def test_relabel_undo_and_train_again_by_keyboard_then_on_a_phone_by_touch(serve
 
         phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
         phone.on("pageerror", lambda e: errors.append(str(e)))
-        phone.goto(served)
+        phone.goto(address)
         expect(phone.locator("#progress")).to_contain_text("2 of")
         phone.tap("#out")
         expect(phone.locator("#progress")).to_contain_text("1 left out")
