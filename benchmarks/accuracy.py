@@ -184,23 +184,9 @@ def fit(
     from octfast.data.loaders import batch_size
     from octfast.train.balance import balance_training, class_weights, start_balanced
     from octfast.train.folds import FoldHeads, FoldLoader
+    from octfast.train.frozen import NextView
     from octfast.train.store.loader import StoreLoader
-
-    class Rows:
-        """Rows of the features in the place of a store."""
-
-        def __init__(self, values: np.ndarray):
-            self.values, self.shape = values, (values.shape[1], values.shape[0], values.shape[2])
-
-        def __len__(self) -> int:
-            return self.shape[0]
-
-        def take(self, rows: np.ndarray, view: int) -> np.ndarray:
-            return self.values[view % len(self.values)][rows]
-
-    class View(Callback):
-        def before_train(self):
-            self.dls.train.view = self.epoch
+    from octfast.train.store.rows import Values
 
     class Best(Callback):
         """The weights of the epoch with the lowest validation loss, as SaveModelCallback keeps them."""
@@ -232,17 +218,17 @@ def fit(
         ):
             parts[inside] = k
         model = FoldHeads(nn.Identity(), head, 5)
-        stores = Rows(views[:, rest]), Rows(plain[None, rest[:0]])
+        store = Values(views[:, rest])
         loaders = [
-            FoldLoader(stores, targets[rest], parts, True, bs=bs, shuffle=True, drop_last=True),
-            FoldLoader(stores, targets[rest], parts, False, bs=512),
+            FoldLoader(store, targets[rest], parts, True, bs=bs, shuffle=True, drop_last=True),
+            FoldLoader(store, targets[rest], parts, False, bs=512),
         ]
     else:
         loaders = [
-            StoreLoader(Rows(views[:, rest]), targets[rest], bs=bs, shuffle=True, drop_last=True),
-            StoreLoader(Rows(plain[None, held]), targets[held], bs=512),
+            StoreLoader(Values(views[:, rest]), targets[rest], bs=bs, shuffle=True, drop_last=True),
+            StoreLoader(Values(plain[None, held]), targets[held], bs=512),
         ]
-    learn = Learner(DataLoaders(*loaders, device="cpu"), model, CrossEntropyLossFlat(), wd=decay, cbs=View())
+    learn = Learner(DataLoaders(*loaders, device="cpu"), model, CrossEntropyLossFlat(), wd=decay, cbs=NextView())
     counts = np.bincount(y[rest], minlength=int(y.max()) + 1)
     if arm in ("weights", "weights_full", "sample", "focal"):
         balance = {"weights_full": "weights", "focal": "none"}.get(arm, arm)

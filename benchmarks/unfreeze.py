@@ -144,7 +144,8 @@ def fit(
     from fastai.torch_core import set_seed
 
     from octfast.data.loaders import batch_size
-    from octfast.train.probe import Features, Rows, logits, train_head, tune
+    from octfast.train.probe import Features, logits, train_head, tune
+    from octfast.train.store.rows import Rows
 
     class Maps:
         shape = maps.shape

@@ -294,23 +294,14 @@ def heads(x: np.ndarray, y: np.ndarray, folds: np.ndarray, epochs: int) -> tuple
     from octfast.data.loaders import batch_size
     from octfast.model.heads import linear_head
     from octfast.train.folds import FoldHeads, FoldLoader
-
-    class Rows:
-        def __init__(self, values: np.ndarray):
-            self.values, self.shape = values, (len(values), 1, values.shape[1])
-
-        def __len__(self) -> int:
-            return len(self.values)
-
-        def take(self, rows: np.ndarray, view: int) -> np.ndarray:
-            return self.values[rows]
+    from octfast.train.store.rows import Values
 
     set_seed(0)
     model = FoldHeads(nn.Identity(), linear_head(x.shape[1], int(y.max()) + 1), 5)
-    stores, targets = (Rows(x), Rows(x[:0])), torch.from_numpy(y)
+    store, targets = Values(x), torch.from_numpy(y)
     loaders = [
-        FoldLoader(stores, targets, folds, True, bs=batch_size(len(x)), shuffle=True, drop_last=True),
-        FoldLoader(stores, targets, folds, False, bs=512),
+        FoldLoader(store, targets, folds, True, bs=batch_size(len(x)), shuffle=True, drop_last=True),
+        FoldLoader(store, targets, folds, False, bs=512),
     ]
     learn = Learner(DataLoaders(*loaders, device="cpu"), model, CrossEntropyLossFlat(), wd=0.1)
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging():

@@ -29,6 +29,7 @@ from octfast.run.folder import FOLD, Run
 from octfast.train.folds import FoldHeads, FoldLoader, draw_folds
 from octfast.train.frozen import frozen_learner
 from octfast.train.learner import oct_splitter
+from octfast.train.store.rows import Values
 
 log = logging.getLogger("octfast")
 
@@ -85,10 +86,11 @@ class Stored:
             head.apply(_kaiming)
         model = FoldHeads(nn.Identity(), head, int(self.folds.max()) + 1)
         bs = batch_size(len(rows))
-        kept, every = (_Rows(self.features[rows]), _Rows(self.features[:0])), (_Rows(self.features),) * 2
         loaders = DataLoaders(
-            FoldLoader(kept, targets[rows], self.folds[rows], True, bs=bs, shuffle=True, drop_last=True),  # type: ignore[arg-type]
-            FoldLoader(every, targets, self.folds, False, bs=512),  # type: ignore[arg-type]
+            FoldLoader(
+                Values(self.features[rows]), targets[rows], self.folds[rows], True, bs=bs, shuffle=True, drop_last=True
+            ),
+            FoldLoader(Values(self.features), targets, self.folds, False, bs=512),
             device="cpu",
         )
         learn = Learner(loaders, model, CrossEntropyLossFlat(), opt_func=Adam, wd=self.fit["wd"])
@@ -158,19 +160,6 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
             "seed": config["seed"],
         },
     )
-
-
-class _Rows:
-    """Features in memory, in the place of a store."""
-
-    def __init__(self, features: np.ndarray):
-        self.features, self.shape = features, (len(features), 1, features.shape[1])
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def take(self, rows: np.ndarray, view: int) -> np.ndarray:
-        return self.features[rows]
 
 
 def _folds(run: Run, scans: pd.DataFrame, config: dict[str, Any]) -> np.ndarray:

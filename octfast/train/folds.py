@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from octfast.data.splits.folds import make_splits
 from octfast.errors import DataError
 from octfast.train.store.loader import StoreLoader
-from octfast.train.store.store import FeatureStore
+from octfast.train.store.rows import RowSource
 
 log = logging.getLogger("octfast")
 
@@ -66,36 +65,26 @@ class FoldLoader(StoreLoader):
 
     Parameters
     ----------
-    stores : of the training and the validation scans.
-    targets : class indices of all of them, in this order.
-    folds : of all of them.
+    store : of the training and the validation scans.
+    targets, folds : class indices and folds of all of them, in its order.
     learning : whether a head's targets are those of the scans outside of its fold; else they are those inside.
     """
 
-    def __init__(
-        self, stores: Sequence[FeatureStore], targets: Tensor, folds: np.ndarray, learning: bool, **kwargs: Any
-    ):
-        self.stores, self.folds, self.learning = tuple(stores), torch.tensor(folds), learning
-        super().__init__(stores[0], targets, **{**kwargs, "rows": len(targets)})
+    def __init__(self, store: RowSource, targets: Tensor, folds: np.ndarray, learning: bool, **kwargs: Any):
+        self.folds, self.learning = torch.tensor(folds), learning
+        super().__init__(store, targets, **kwargs)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        first = len(self.stores[0])
-        training = rows < first
-        x = np.empty((len(rows), self.stores[0].shape[2]), dtype=np.float32)
-        if training.any():
-            x[training] = self.stores[0].take(rows[training], self.view)
-        if not training.all():
-            x[~training] = self.stores[1].take(rows[~training] - first, 0)
         fold, heads = self.folds[rows], int(self.folds.max()) + 2
         inside = fold[:, None] == torch.arange(heads)
         wanted = ~inside if self.learning else inside
         targets = torch.where(wanted, self.targets[rows][:, None], IGNORED)
-        return torch.from_numpy(x), fold, TensorCategory(targets)
+        return torch.from_numpy(self.store.take(rows, self.view)).float(), fold, TensorCategory(targets)
 
     def new(self, dataset=None, cls=None, **kwargs):
         """The same activations with other settings, as `Learner.get_preds` asks for."""
         self.refuse_other(dataset)
-        made = type(self)(self.stores, self.targets, self.folds.numpy(), self.learning, **{**self.settings(), **kwargs})
+        made = type(self)(self.store, self.targets, self.folds.numpy(), self.learning, **{**self.settings(), **kwargs})
         made.view = self.view
         return made
 

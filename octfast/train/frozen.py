@@ -31,6 +31,7 @@ from octfast.train.folds import accuracy as fold_accuracy
 from octfast.train.part import FrozenLearner, StoredLoaders, stored_batch
 from octfast.train.store.files import StoreSpec
 from octfast.train.store.loader import StoreLoader
+from octfast.train.store.rows import Rows
 from octfast.train.store.store import FeatureStore, open_store
 from octfast.train.views import Views
 
@@ -141,8 +142,8 @@ def frozen_learner(
         learning = (
             _loaders(
                 learn,
-                FoldLoader(stores, both, folds, True, bs=bs, shuffle=True, drop_last=True, device=device),
-                FoldLoader(stores, both, folds, False, bs=max(bs, 256), device=device),
+                FoldLoader(Rows(stores), both, folds, True, bs=bs, shuffle=True, drop_last=True, device=device),
+                FoldLoader(Rows(stores), both, folds, False, bs=max(bs, 256), device=device),
             ),
             heads,
         )

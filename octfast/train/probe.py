@@ -30,34 +30,6 @@ HEAD_RATE, ALONE_RATE = 3e-4, 1.5e-3
 AT_ONCE = 64
 
 
-class Rows:
-    """Some rows of one or several stores, one after the other, in the place of a store.
-
-    Parameters
-    ----------
-    stores : anything with `shape` (scans, views, dim) and `take(rows, view)`.
-    rows : places in all of them; None takes all.
-    """
-
-    def __init__(self, stores: Sequence[Any], rows: np.ndarray | None = None):
-        self.stores, self.ends = list(stores), np.cumsum([s.shape[0] for s in stores])
-        self.rows = np.arange(self.ends[-1]) if rows is None else np.asarray(rows)
-        self.shape = (len(self.rows), stores[0].shape[1], stores[0].shape[2])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, rows: np.ndarray, view: int) -> np.ndarray:
-        wanted = self.rows[rows]
-        out = np.empty((len(wanted), self.shape[2]), np.float32)
-        of = np.searchsorted(self.ends, wanted, side="right")
-        for i, store in enumerate(self.stores):
-            if (here := of == i).any():
-                first = self.ends[i] - store.shape[0]
-                out[here] = store.take(wanted[here] - first, min(view, store.shape[1] - 1))
-        return out
-
-
 class Features:
     """What the modules before a head give of every row and view of a store, in half precision in a file without a name.
 

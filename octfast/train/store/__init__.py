@@ -1,4 +1,4 @@
 """The activations that a frozen prefix gave, kept on disk.
 
-From outside: `cache`, `files`, `loader`, `reuse`, `store`.
+From outside: `cache`, `files`, `loader`, `reuse`, `rows`, `store`.
 """

@@ -12,11 +12,11 @@ from fastai.torch_core import TensorCategory
 from torch import Tensor
 
 from octfast.errors import UsageError
-from octfast.train.store.store import FeatureStore
+from octfast.train.store.rows import RowSource
 
 
 class StoreLoader(DataLoader):
-    """Batches from a FeatureStore: activations, float32 of shape (bs, dim), and class indices of shape (bs,).
+    """Batches from a RowSource: activations, float32 of shape (bs, dim), and class indices of shape (bs,).
 
     The class indices of a batch say in their attribute `rows` of which scans they are.
 
@@ -27,14 +27,13 @@ class StoreLoader(DataLoader):
 
     def __init__(
         self,
-        store: FeatureStore,
+        store: RowSource,
         targets: Tensor,
-        rows: int | None = None,
         pictures: Callable[[list[int]], tuple[Any, tuple]] | None = None,
         **kwargs: Any,
     ):
         self.pictures = pictures
-        super().__init__(dataset=range(len(store) if rows is None else rows), num_workers=0, **kwargs)
+        super().__init__(dataset=range(len(store)), num_workers=0, **kwargs)
         self.store, self.targets, self.view = store, targets, 0
 
     def create_batches(self, samps):

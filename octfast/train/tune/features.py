@@ -33,38 +33,13 @@ from octfast.train.folds import draw_folds
 from octfast.train.frozen import NextView, frozen_learner
 from octfast.train.job import new_learner
 from octfast.train.store.loader import StoreLoader
+from octfast.train.store.rows import Rows
 from octfast.train.store.store import FeatureStore
 from octfast.train.tune.recipe import Recipe
 
 log = logging.getLogger("octfast")
 
 Stores = tuple[FeatureStore, FeatureStore]
-
-
-class Rows:
-    """Some rows of the training and then the validation scans, in the place of one store.
-
-    Parameters
-    ----------
-    stores : of the training scans, of any number of views, and of the validation scans, which have one.
-    rows : counted through both.
-    """
-
-    def __init__(self, stores: Stores, rows: np.ndarray):
-        self.stores, self.rows = stores, rows
-        self.shape = (len(rows), *stores[0].shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, rows: np.ndarray, view: int) -> np.ndarray:
-        """One view of some of the rows, float32 of shape (len(rows), dim); of validation scans the only one."""
-        rows, first = self.rows[rows], len(self.stores[0])
-        training = rows < first
-        out = np.empty((len(rows), self.shape[2]), dtype=np.float32)
-        out[training] = self.stores[0].take(rows[training], view)
-        out[~training] = self.stores[1].take(rows[~training] - first, 0)
-        return out
 
 
 @dataclass(frozen=True)
@@ -104,8 +79,8 @@ class Features:
             apply_init(head, nn.init.kaiming_normal_)
         bs = min(self.bs, len(learned))
         loaders = [
-            StoreLoader(seen, self.targets[learned], bs=bs, shuffle=True, drop_last=True),  # type: ignore[arg-type]
-            StoreLoader(asked, self.targets[judged], bs=512),  # type: ignore[arg-type]
+            StoreLoader(seen, self.targets[learned], bs=bs, shuffle=True, drop_last=True),
+            StoreLoader(asked, self.targets[judged], bs=512),
         ]
         dls = DataLoaders(*loaders, device=torch.device("cpu"))
         learn = Learner(dls, head, CrossEntropyLossFlat(), opt_func=Adam, wd=recipe.wd, cbs=NextView())
