@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from octfast.model.engine import half_where_fast, one_thread
 from octfast.train.part import FrozenLearner
 from octfast.train.store.loader import StoreLoader
+from octfast.train.store.rows import Rows
 
 log = logging.getLogger("octfast")
 
@@ -129,7 +130,7 @@ def logits(part: nn.Module, store: Any, device: Any = "cpu") -> np.ndarray:
 def _learner(model: nn.Module, store: Any, targets: Tensor, bs: int, device: Any, **kwargs: Any) -> Learner:
     loaders = DataLoaders(
         StoreLoader(store, targets, bs=bs, shuffle=True, drop_last=True, device=device),
-        StoreLoader(store, targets[:0], rows=0, bs=bs, device=device),
+        StoreLoader(Rows([store], np.arange(0)), targets[:0], bs=bs, device=device),
         device=device,
     )
     return Learner(loaders, model, **kwargs)

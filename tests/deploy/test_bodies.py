@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -49,10 +50,10 @@ def test_a_body_of_timm_works_at_every_door(arch, phantoms, checkpoint, tmp_path
     found = load(run.bundle, "fp32").probabilities(paths)
     wanted = run.predictions("test").set_index("path").loc[paths, [f"p_{c}" for c in info.classes]].to_numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-4)
-    file = tmp_path / "model.onnx"
-    export_bundle(run.path, out=file)
     grey = Image.open(paths[0]).convert("L")
-    np.testing.assert_allclose(onnx_runner(file)(np.asarray(grey)[None, :, :, None])[0], wanted[0], atol=1e-4)
+    if find_spec("onnxscript"):
+        answer = onnx_runner(export_bundle(run.path, out=tmp_path / "model.onnx").file)
+        np.testing.assert_allclose(answer(np.asarray(grey)[None, :, :, None])[0], wanted[0], atol=1e-4)
     method = "gradcam" if arch == "test_efficientnet+depths" else "attention"
     assert heat_map(model, info, grey, 0, method).shape == (grey.height, grey.width)
     if arch == "retfound_tiny":
