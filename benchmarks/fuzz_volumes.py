@@ -1,4 +1,4 @@
-"""Reads volumes that were spoilt in every way of `tests/deploy/volumes/volume_files.py`, and counts how each ended.
+"""Reads volumes that were spoilt in every way of `tests/data/volumes/volume_files.py`, and counts how each ended.
 
     python benchmarks/fuzz_volumes.py [--count 400] [--seed 0]
 
@@ -31,9 +31,9 @@ def main() -> None:
     parser.add_argument("--only", help="one format alone")
     args = parser.parse_args()
 
-    from octfast.deploy.volumes.reader import VolumeReader
+    from octfast.data.volumes.reader import VolumeReader
     from octfast.errors import DataError
-    from tests.deploy.volumes import volume_files as files
+    from tests.data.volumes import volume_files as files
 
     rows, failures = [], []
     sentences: collections.Counter[str] = collections.Counter()

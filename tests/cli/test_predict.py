@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.data.volumes import volume_files as files
 from tests.deploy.predict.conftest import bundle  # noqa: F401
-from tests.deploy.volumes import volume_files as files
 from tests.pictures import scan
 
 

@@ -115,8 +115,8 @@ def test_samples_in_a_narrow_range_are_spread():
 
 def test_the_same_pixels_as_dicom_give_the_same_grey(tmp_path):
     pytest.importorskip("pydicom", minversion="3")
-    from octfast.deploy.volumes.reader import VolumeReader
-    from tests.deploy.volumes.volume_files import write_dicom
+    from octfast.data.volumes.reader import VolumeReader
+    from tests.data.volumes.volume_files import write_dicom
 
     deep = np.random.default_rng(5).integers(300, 3800, (40, 50)).astype("<u2")
     path = write_dicom(tmp_path / "a.dcm", deep[None], BitsStored=12, HighBit=11)

@@ -115,7 +115,7 @@ def test_evaluate_counts_what_is_predicted(asked, files):
 
 
 def test_a_volume_is_referred_where_one_of_its_scans_is(predictor, tmp_path, monkeypatch):
-    from tests.deploy.volumes import volume_files
+    from tests.data.volumes import volume_files
 
     monkeypatch.chdir(tmp_path)
     volume_files.write_vol(tmp_path / "v.vol", volume_files.frames_of(4))

@@ -95,7 +95,7 @@ def test_a_class_is_given_where_it_is_asked_for(predictor, strange):
 
 
 def test_a_volume_counts_them(predictor, tmp_path, monkeypatch):
-    from tests.deploy.volumes import volume_files
+    from tests.data.volumes import volume_files
 
     monkeypatch.chdir(tmp_path)
     volume_files.write_vol(tmp_path / "v.vol", volume_files.frames_of(3))

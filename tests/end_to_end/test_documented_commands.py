@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from octfast.model.arch import find_arch, make_network
-from tests.deploy.volumes.volume_files import frames_of, write_dicom, write_e2e, write_vol
+from tests.data.volumes.volume_files import frames_of, write_dicom, write_e2e, write_vol
 from tests.test_docs import FENCE, PAGES, label
 
 # An option that stands twice takes its last value.

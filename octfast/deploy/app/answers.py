@@ -14,8 +14,8 @@ from PIL import Image
 from octfast.assess.interpret.heatmap import overlay
 from octfast.data.decode import Decoded, Unreadable, decode
 from octfast.data.look import unusual
+from octfast.data.volumes.kinds import kind_of_bytes
 from octfast.deploy.predictor import Predictor
-from octfast.deploy.volumes.kinds import kind_of_bytes
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.decide import decide, unlike_words

@@ -16,7 +16,7 @@ from octfast.data.readers.load import TABLE_SUFFIXES, as_names, load_table
 from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES
-from octfast.deploy.volumes.kinds import VOLUME_SUFFIXES, kind_of
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of
 from octfast.errors import DataError, UsageError
 from octfast.files import refuse_address
 

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from octfast.data.preprocess import decode_grey
+from octfast.data.volumes.kinds import kind_of
+from octfast.data.volumes.reader import VolumeReader
 from octfast.deploy.predictor import Predictor
-from octfast.deploy.volumes.kinds import kind_of
-from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
 from octfast.files import whole_file
 from octfast.model.prefetch import decode_picture

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from octfast.console import track
+from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
 from octfast.deploy.predict.outputs import check_out, check_pictures, volumes_file
 from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted, stream_rows
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
-from octfast.deploy.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.errors import DataError, UsageError
 from octfast.files import sha256_of
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE

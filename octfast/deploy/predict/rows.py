@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from octfast.data.volumes.kinds import kind_of
+from octfast.data.volumes.reader import VolumeReader
 from octfast.deploy.predict.inputs import Item
 from octfast.deploy.predictor import Answer, Predictor, answer_columns
-from octfast.deploy.volumes.kinds import kind_of
-from octfast.deploy.volumes.reader import VolumeReader
 from octfast.errors import DataError, UsageError
 from octfast.model.decide import Rule, unlike_words
 

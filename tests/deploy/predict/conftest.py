@@ -15,7 +15,7 @@ from octfast.model.arch import find_arch, make_network
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.write import save_bundle
 from octfast.model.heads import body_and_head
-from tests.deploy.volumes import volume_files as files
+from tests.data.volumes import volume_files as files
 from tests.pictures import scan, write_broken
 
 CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")

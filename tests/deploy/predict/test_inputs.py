@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from octfast.data.volumes.kinds import kind_of, kind_of_bytes
 from octfast.deploy.predict.inputs import Item, find_inputs
-from octfast.deploy.volumes.kinds import kind_of, kind_of_bytes
 from octfast.errors import DataError, UsageError
-from tests.deploy.volumes import volume_files as files
+from tests.data.volumes import volume_files as files
 from tests.pictures import write_kinds
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from octfast.data.volumes.reader import VolumeReader
 from octfast.deploy.predict.inputs import Item
 from octfast.deploy.predict.predict import predict
 from octfast.deploy.predict.rows import Table, Wanted, stream_rows
-from octfast.deploy.volumes.reader import VolumeReader
 from octfast.model.bundle.write import update_info
+from tests.data.volumes import volume_files as files
 from tests.deploy.predict.conftest import CLASSES, OPERATING
-from tests.deploy.volumes import volume_files as files
 from tests.pictures import scan
 
 
@@ -35,7 +35,7 @@ def test_a_row_a_scan_in_the_order_of_the_inputs(predictor, scans):
 
 
 def read_vol(path):
-    from octfast.deploy.volumes.reader import VolumeReader
+    from octfast.data.volumes.reader import VolumeReader
 
     with VolumeReader() as reader:
         return list(reader.read(path, "vol"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.deploy.volumes.test_reader import read, reader, refusal, stacked
+from tests.data.volumes.test_reader import read, reader, refusal, stacked
 
 __all__ = ["reader"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from octfast.data.decode import greys, spread
-from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
 from octfast.errors import DataError
 
 # Photographs of the eye, and slices of a volume seen from the front, come from the same devices.

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_MEMORY, BScan
+from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_MEMORY, BScan
 from octfast.errors import DataError
 
 _INSTALL = "pip install 'octfast[oct]'"
@@ -69,20 +69,20 @@ def answer(
 
 
 def frames_of(path: Path, kind: str, name: str, any_modality: bool = False) -> Iterator[BScan]:
-    """The B-scans of a file of a kind (see `octfast.deploy.volumes.kinds.kind_of`)."""
+    """The B-scans of a file of a kind (see `octfast.data.volumes.kinds.kind_of`)."""
     if kind == "dicom":
-        from octfast.deploy.volumes.dicom import read_dicom
+        from octfast.data.volumes.dicom import read_dicom
 
         return read_dicom(path, name, any_modality)
     if kind == "vol":
-        from octfast.deploy.volumes.vol import read_vol
+        from octfast.data.volumes.vol import read_vol
 
         return read_vol(path, name)
     if kind == "e2e":
-        from octfast.deploy.volumes.e2e import read_e2e
+        from octfast.data.volumes.e2e import read_e2e
 
         return read_e2e(path, name)
-    from octfast.deploy.volumes.vendors import read_vendor
+    from octfast.data.volumes.vendors import read_vendor
 
     return read_vendor(path, kind, name)
 

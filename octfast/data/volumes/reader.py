@@ -91,7 +91,7 @@ class VolumeReader:
 
         Parameters
         ----------
-        kind : see `octfast.deploy.volumes.kinds.kind_of`.
+        kind : see `octfast.data.volumes.kinds.kind_of`.
 
         Raises
         ------
@@ -124,7 +124,7 @@ class VolumeReader:
             package = Path(__file__).parents[3]
             single = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "octfast.deploy.volumes.worker", str(self.memory)],
+                [sys.executable, "-m", "octfast.data.volumes.worker", str(self.memory)],
                 cwd=package,
                 env={**os.environ, **single, "PYTHONDONTWRITEBYTECODE": "1"},
                 stdin=subprocess.PIPE,

@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
-from octfast.deploy.volumes.vol import shown
+from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.vol import shown
 from octfast.errors import DataError
 
 _ENTRY, _HEAD, _FOLDER = 44, "<12s5I4i2H2I", 52

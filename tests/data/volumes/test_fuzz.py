@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from octfast.deploy.volumes.reader import VolumeReader
+from octfast.data.volumes.reader import VolumeReader
 from octfast.errors import DataError
-from tests.deploy.volumes import volume_files as files
+from tests.data.volumes import volume_files as files
 
 COUNT = 15
 NEEDS = {"dicom": "pydicom", "vol": "numpy", **dict.fromkeys(("e2e", "fda", "fds", "img"), "oct_converter")}

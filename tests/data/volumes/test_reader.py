@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from octfast.deploy.volumes.kinds import kind_of
-from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, BScan, VolumeReader
+from octfast.data.volumes.kinds import kind_of
+from octfast.data.volumes.reader import MAX_FRAME_PIXELS, BScan, VolumeReader
 from octfast.errors import DataError
-from tests.deploy.volumes import volume_files as files
+from tests.data.volumes import volume_files as files
 
 pydicom = pytest.importorskip("pydicom", minversion="3")
 
@@ -338,7 +338,7 @@ def test_a_topcon_header_that_lies_is_refused_before_anything_is_made(reader, tm
 
 
 def test_a_missing_package_is_a_sentence(tmp_path):
-    from octfast.deploy.volumes import worker as _volume_worker
+    from octfast.data.volumes import worker as _volume_worker
 
     class Out:
         said = b""
@@ -394,7 +394,7 @@ def test_nothing_of_the_patient_leaves_the_reading_process(tmp_path):
     wanted = {"volume", "frame", "eye", "height", "width"}
     path = files.write_dicom(tmp_path / "a.dcm", np.zeros((1, 2, 2), np.uint8))
     asked = b'{"path": "%s", "kind": "dicom", "name": "a"}\n' % str(path).encode()
-    program = [sys.executable, "-m", "octfast.deploy.volumes.worker", str(4 << 30)]
+    program = [sys.executable, "-m", "octfast.data.volumes.worker", str(4 << 30)]
     said = subprocess.run(program, input=asked, capture_output=True, check=True).stdout
     import json
 
@@ -427,7 +427,7 @@ def test_a_wrong_answer_of_the_process_is_refused(tmp_path):
 
 
 def test_the_limit_of_memory_is_named_where_it_is_the_reason(tmp_path, monkeypatch):
-    from octfast.deploy.volumes import worker
+    from octfast.data.volumes import worker
 
     def exhausted(*_):
         raise MemoryError

@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from octfast.deploy.volumes.reader import VolumeReader
+from octfast.data.volumes.reader import VolumeReader
 from octfast.errors import DataError
-from tests.deploy.volumes import volume_files as files
-from tests.deploy.volumes.test_reader import read, reader, refusal
+from tests.data.volumes import volume_files as files
+from tests.data.volumes.test_reader import read, reader, refusal
 
 __all__ = ["reader"]
 
@@ -44,7 +44,7 @@ def test_an_e2e_is_read_as_oct_converter_reads_it(reader, tmp_path):
     pytest.importorskip("oct_converter")
     from oct_converter.readers import E2E
 
-    from octfast.deploy.volumes.vendors import _let_it_run
+    from octfast.data.volumes.vendors import _let_it_run
 
     _let_it_run()
     path = files.write_e2e(tmp_path / "a.e2e", [files.frames_of(4), files.frames_of(2)[::-1]])

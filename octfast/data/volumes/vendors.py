@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
 from octfast.errors import DataError
 
 _SHAPE = re.compile(r"(\d{2,4})x(\d{2,4})")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from octfast.deploy.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
 from octfast.errors import DataError
 
 _HEADER = 2048
