@@ -26,6 +26,7 @@ from octfast.errors import UsageError
 from octfast.model.bundle.read import load_bundle
 from octfast.model.heads import POOLED, pooled_head, set_dropout
 from octfast.run.folder import FOLD, Run
+from octfast.train.balance import balance_training, class_weights, start_balanced
 from octfast.train.folds import FoldHeads, FoldLoader, draw_folds
 from octfast.train.frozen import frozen_learner
 from octfast.train.learner import oct_splitter
@@ -45,7 +46,7 @@ class Stored:
     classes : in the order of their index.
     folds : the fold of each scan, from 0.
     head : one of `octfast.model.heads.POOLED`.
-    fit : `epochs`, `lr`, `wd`, `dropout` and `seed` of the training.
+    fit : `epochs`, `lr`, `wd`, `dropout`, `balance`, `loss` and `seed` of the training.
     """
 
     scans: pd.DataFrame
@@ -84,6 +85,8 @@ class Stored:
             set_dropout(head, self.fit["dropout"])
         if self.head == "octfast":
             head.apply(_kaiming)
+        weights = self._class_weights(targets[rows], rows)
+        start_balanced(head, weights)
         model = FoldHeads(nn.Identity(), head, int(self.folds.max()) + 1)
         bs = batch_size(len(rows))
         loaders = DataLoaders(
@@ -94,11 +97,24 @@ class Stored:
             device="cpu",
         )
         learn = Learner(loaders, model, CrossEntropyLossFlat(), opt_func=Adam, wd=self.fit["wd"])
+        balance_training(learn, weights, self._balance, self.fit.get("loss") or "cross_entropy")
         with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging(), learn.no_bar():
             # Validation is asked for once, at the end.
             learn.fit_one_cycle(self.fit["epochs"], self.fit["lr"])
             outputs, _ = learn.get_preds(act=noop)
         return outputs[torch.arange(len(outputs)), torch.tensor(self.folds)].float().numpy()
+
+    @property
+    def _balance(self) -> str:
+        return self.fit.get("balance") or "none"
+
+    def _class_weights(self, targets: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """As a training has them: by the training scans, without those of validation."""
+        if self._balance == "none":
+            return torch.ones(len(self.classes))
+        training = torch.from_numpy(self.scans["split"].eq("train").to_numpy()[rows])
+        counted = targets[training] if training.any() else targets
+        return class_weights(torch.bincount(counted, minlength=len(self.classes)).tolist(), self._balance)
 
 
 def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
@@ -157,6 +173,8 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
             "lr": config["chosen"]["lr"],
             "wd": given if given is not None else 0.1 if config["head"] in ("linear", "root") else None,
             "dropout": config.get("dropout"),
+            "balance": config.get("balance"),
+            "loss": config.get("loss"),
             "seed": config["seed"],
         },
     )

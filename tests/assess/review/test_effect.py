@@ -1,12 +1,17 @@
 """What corrected labels change: the same scans, folds and seeds, and only the labels differ."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 
 from octfast.assess.review.effect import effect_of
 from octfast.errors import DataError, UsageError
-from octfast.train.again import Stored
+from octfast.train.again import Stored, stored_features
+from octfast.train.job import train_classifier
+from tests.conftest import quick
 
 CLASSES = ("CNV", "DME", "NORMAL")
 
@@ -67,6 +72,30 @@ def test_each_scan_is_judged_by_a_head_that_never_saw_its_patient(flipped):
     mine = stored.folds == 2
     after = stored.out_of_fold([truth[i] if mine[i] else label for i, label in enumerate(labels)])
     assert np.array_equal(before[mine], after[mine]) and not np.allclose(before[~mine], after[~mine])
+
+
+def test_training_again_follows_the_balance_and_the_loss_of_the_run(flipped, phantoms, tmp_path):
+    stored, truth = flipped
+    rare = np.flatnonzero(truth == "CNV")[6:]
+    keep = ~np.isin(np.arange(len(truth)), rare)
+    shares = np.array([(truth[keep] == c).mean() for c in CLASSES])
+
+    def probabilities(**recipe):
+        again = replace(stored, fit={**stored.fit, "epochs": 30, "lr": 1e-2, **recipe})
+        return softmax(again.out_of_fold(truth.tolist(), keep)[keep], axis=1)
+
+    plain = probabilities()
+    assert np.array_equal(plain, probabilities(balance="none", loss="cross_entropy"))
+    for balance in ("weights", "sample"):
+        # They stay those of the frequencies at hand.
+        balanced = probabilities(balance=balance)
+        assert not np.allclose(balanced, plain, atol=1e-3)
+        np.testing.assert_allclose(balanced.mean(0), shares, atol=0.05)
+    assert probabilities(loss="focal").max(1).mean() < plain.max(1).mean() - 0.01
+    how = {"views": 1, "folds": 3, "epochs": 1, "balance": "sample", "loss": "focal"}
+    run = train_classifier(**quick(phantoms, out=str(tmp_path / "run"), **how))
+    fit = stored_features(run).fit
+    assert (fit["balance"], fit["loss"]) == ("sample", "focal")
 
 
 def test_what_leaves_nothing_to_learn_or_to_judge_is_refused(flipped):
