@@ -98,6 +98,8 @@ def decode(
     max_pixels: int | None = None,
     name: str = "",
     small: bool = False,
+    page: int | None = None,
+    ends: tuple[float, float] | None = None,
 ) -> Decoded:
     """Decode a picture, strictly.
 
@@ -116,6 +118,9 @@ def decode(
     max_pixels : that a page may have; 100 million by default.
     name : of the picture in messages; by default the file's.
     small : a JPEG may come at an eighth of its size, which is faster; it is checked as strictly.
+    page : the one to read; None chooses.
+    ends : the darkest and the brightest sample of the volume that the picture is of, where it has more than 8 bits and
+        no tags that name black and white, so that all frames are spread alike; None takes the picture's own.
 
     Raises
     ------
@@ -125,9 +130,9 @@ def decode(
     most = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         if isinstance(source, Image.Image):
-            return _decode_image(source, b"", most, small)
+            return _decode_image(source, b"", most, small, page, ends)
         with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
-            return _decode_file(file, formats, most, small)
+            return _decode_file(file, formats, most, small, page, ends)
     except Unreadable as e:
         if e.reason == e.message:
             raise Unreadable(f"{name}: {e.message}", e.hint, e.trouble, e.reason) from None
@@ -212,7 +217,14 @@ def spread(samples: np.ndarray, low: float, high: float, inverted: bool = False)
     return np.round((1 - grey if inverted else grey) * 255).astype(np.uint8)
 
 
-def _decode_file(file: BinaryIO, formats: Sequence[str] | None, most: int, small: bool) -> Decoded:
+def _decode_file(
+    file: BinaryIO,
+    formats: Sequence[str] | None,
+    most: int,
+    small: bool,
+    page: int | None,
+    ends: tuple[float, float] | None,
+) -> Decoded:
     head = file.read(3)
     if not head:
         raise Unreadable("empty file", "fetch the file again, or remove it", "empty")
@@ -221,14 +233,18 @@ def _decode_file(file: BinaryIO, formats: Sequence[str] | None, most: int, small
     data = file.read() if head == b"\xff\xd8\xff" else b""
     try:
         with Image.open(io.BytesIO(data) if data else file, formats=list(formats) if formats else None) as image:
-            return _decode_image(image, data, most, small)
+            return _decode_image(image, data, most, small, page, ends)
     except Image.DecompressionBombError as e:
         found = re.search(r"\d{6,}", str(e))
         raise _too_large(f"{int(found[0]):,} pixels" if found else "too many pixels", most) from None
 
 
-def _decode_image(image: Image.Image, data: bytes, most: int, small: bool) -> Decoded:
-    changes = [*_choose_page(image)]
+def _decode_image(
+    image: Image.Image, data: bytes, most: int, small: bool, page: int | None, given: tuple[float, float] | None
+) -> Decoded:
+    changes = [] if page is not None else [*_choose_page(image)]
+    if page is not None:
+        image.seek(page)
     if image.width * image.height > most:
         raise _too_large(f"{image.width:,} x {image.height:,} pixels", most)
     mode, form, stored = image.mode, image.format or "", _stored(image)
@@ -242,7 +258,7 @@ def _decode_image(image: Image.Image, data: bytes, most: int, small: bool) -> De
     if noted in _TURNS:
         changes.append(("rotated", f"stored {_TURNED.get(noted, 'on its side and mirrored')}, read upright (EXIF)"))
     if mode == "F" or mode.startswith("I"):
-        grey, words = _of_deep(loaded)
+        grey, words = _of_deep(loaded, given)
         changes.append(("16-bit", words))
     else:
         grey = loaded if mode == "L" else loaded.convert("L")
@@ -317,16 +333,40 @@ def _strict_jpeg(image: Image.Image, data: bytes, small: bool) -> Image.Image | 
     return Image.fromarray(samples[..., 0] if image.mode == "L" else samples)
 
 
-def _of_deep(image: Image.Image) -> tuple[Image.Image, str]:
-    """Samples of 16 bits as 8 bits, and words on how."""
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(_BITS, (16 if image.format != "TIFF" else 32,))
+def deep_ends(image: Image.Image) -> tuple[float, float] | None:
+    """The darkest and the brightest sample of more than 8 bits; None of any other picture, or where tags name them.
+
+    Raises
+    ------
+    Unreadable : 32 bits a sample.
+    """
+    if not (image.mode == "F" or image.mode.startswith("I")) or _named_ends(image) is not None:
+        return None
+    samples = _deep_samples(image)
+    return float(samples.min(initial=65535)), float(samples.max(initial=0))
+
+
+def _deep_samples(image: Image.Image) -> np.ndarray:
+    bits = getattr(image, "tag_v2", {}).get(_BITS, (16 if image.format != "TIFF" else 32,))
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF" and int(bits[0]) > 16):
         raise Unreadable("32-bit samples have no fixed white", "save it with 8 or 16 bits a sample")
-    samples = np.asarray(image).astype(np.int64)
+    return np.asarray(image).astype(np.int64)
+
+
+def _named_ends(image: Image.Image) -> tuple[float, float] | None:
+    """What the tags of a TIFF call black and white."""
+    tags = getattr(image, "tag_v2", {})
     low, high = (_tag(tags, *t) for t in ((_MIN_SAMPLE, _SMIN_SAMPLE), (_MAX_SAMPLE, _SMAX_SAMPLE)))
-    named = high is not None and high > (low or 0)
-    ends = (low or 0, high or 0) if named else (float(samples.min(initial=65535)), float(samples.max(initial=0)))
+    return (low or 0, high) if high is not None and high > (low or 0) else None
+
+
+def _of_deep(image: Image.Image, given: tuple[float, float] | None) -> tuple[Image.Image, str]:
+    """Samples of 16 bits as 8 bits, and words on how."""
+    tags = getattr(image, "tag_v2", {})
+    samples = _deep_samples(image)
+    named = _named_ends(image)
+    own = float(samples.min(initial=65535)), float(samples.max(initial=0))
+    ends = named or given or own
     inverted = tags.get(_PHOTOMETRIC) == 0
     used = 0 if named else bits_in_use(*ends)
     black, white = (0, (1 << used) - 1) if used else ends

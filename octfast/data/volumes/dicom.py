@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from octfast.data.decode import greys, spread
-from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan
+from octfast.data.volumes.dicom_header import about_dicom
 from octfast.errors import DataError
 
 # Photographs of the eye, and slices of a volume seen from the front, come from the same devices.
@@ -32,12 +33,16 @@ _READ = (
 )
 
 
-def read_dicom(path: Path, name: str, any_modality: bool = False) -> Iterator[BScan]:
-    """The frames of a DICOM file in their order.
+def read_dicom(path: Path, name: str, any_modality: bool = False, tell: bool = False) -> Iterator[About | BScan]:
+    """The frames of a DICOM file in their order, after what its header says.
 
     Modality and VOI transformations (rescale, lookup tables, windows) are applied. Without a window 8 bits are taken as
     they are, and of more those that the file uses, see `octfast.data.decode.greys`, since few files fill 16 bits.
     MONOCHROME1 is turned around, colour becomes luma.
+
+    Parameters
+    ----------
+    tell : say what the header says: the whole of it is read then, else only what is needed to show the pixels.
 
     Raises
     ------
@@ -54,10 +59,15 @@ def read_dicom(path: Path, name: str, any_modality: bool = False) -> Iterator[BS
         raise DataError(f"{name} is not a DICOM file", "it lacks DICOM's mark; save it again, or remove it") from None
     _check(about, name, any_modality)
     eye = _eye(about)
+    away: list[float | None] = [None] * int(about.get("NumberOfFrames") or 1)
+    if tell:
+        said, away = about_dicom(dcmread(path, stop_before_pixels=True), eye)
+        yield said
     try:
         ends = _ends(iter_pixels(path), about) if _needs_ends(about) else None
         for n, samples in enumerate(iter_pixels(path)):
-            yield BScan(_grey(samples, _look(about, n), about, name, ends), 0, n, eye)
+            grey = _grey(samples, _look(about, n), about, name, ends)
+            yield BScan(grey, 0, n, eye, away[n] if n < len(away) else None)
     except (NotImplementedError, RuntimeError) as e:
         syntax = getattr(getattr(about, "file_meta", None), "TransferSyntaxUID", None)
         if "decode" not in str(e) and "plugin" not in str(e) and "decompress" not in str(e):

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan, micrometres, words
 from octfast.data.volumes.vol import shown
 from octfast.errors import DataError
 
 _ENTRY, _HEAD, _FOLDER = 44, "<12s5I4i2H2I", 52
-_EYE, _IMAGE = 3, 0x40000000
+_EYE, _PATIENT, _PLACE, _IMAGE = 3, 9, 10004, 0x40000000
+# The patient's chunk, as far as it is known.
+_PERSON = {
+    **{"patient first name": slice(0, 31), "patient surname": slice(31, 97), "patient birth date": slice(97, 101)},
+    **{"patient sex": slice(101, 102), "patient number": slice(102, 127)},
+}
+_DEGREES = "its B-scans' places are in degrees, of which the length depends on the eye"
 _MOST_ENTRIES = 1 << 20
 
 
@@ -27,11 +35,38 @@ class _Place(NamedTuple):
     width: int
 
 
-def read_e2e(path: Path, name: str) -> Iterator[BScan]:
-    """The B-scans of an .e2e file, volume by volume.
+@dataclass
+class _Said:
+    """What chunks say: the eye and depth of a pixel a volume, the fundus, and the patients by their own number."""
+
+    eyes: dict[tuple, str] = field(default_factory=dict)
+    deep: dict[tuple, float | None] = field(default_factory=dict)
+    fundus: dict[tuple, _Place] = field(default_factory=dict)
+    patients: dict[int, bytes] = field(default_factory=dict)
+    chunks: Counter[str] = field(default_factory=Counter)
+
+    def about(self, f: BinaryIO, key: tuple, volume: int) -> About:
+        person = self.patients.get(key[0], b"")
+        behind = {name: 1 for name, at in _PERSON.items() if person[at].strip(b"\0 ")} | dict(self.chunks)
+        slo = None
+        if place := self.fundus.get(key):
+            f.seek(place.at)
+            held = np.frombuffer(f.read(place.height * place.width), np.uint8)
+            slo = held.reshape(place.height, place.width) if held.size == place.height * place.width else None
+        return About(
+            *(volume, words(person[_PERSON["patient number"]]), self.eyes.get(key, ""), "Heidelberg"),
+            axial_um=self.deep.get(key),
+            slo=slo,
+            left_behind=behind,
+            notes=(_DEGREES,),
+        )
+
+
+def read_e2e(path: Path, name: str, tell: bool = False) -> Iterator[About | BScan]:
+    """The B-scans of an .e2e file, volume by volume, each volume after what is said of it.
 
     The layout is that of https://bitbucket.org/uocte/uocte/wiki/Heidelberg%20File%20Format and the order and grey are
-    OCT-Converter's, but a volume has an eye only where its own chunks say so.
+    OCT-Converter's, but a volume has an eye only where its own chunks say so. Of spacing the file has that in depth.
 
     Raises
     ------
@@ -39,20 +74,22 @@ def read_e2e(path: Path, name: str) -> Iterator[BScan]:
     """
     with path.open("rb") as f:
         skip = 64 if f.read(21) == b"E2EMultipleVolumeFile" else 0
-        volumes, eyes = _volumes(f, skip, name)
+        volumes, said = _volumes(f, skip, name)
         if not volumes:
             raise DataError(f"{name} holds no B-scans", "it may hold photographs alone; leave it out")
         for n, (key, places) in enumerate(volumes.items()):
+            if tell:
+                yield said.about(f, key, n)
             for i, place in enumerate(places):
                 f.seek(place.at)
                 samples = np.frombuffer(f.read(2 * place.height * place.width), "<u2")
                 if len(samples) < place.height * place.width:
                     raise DataError(f"{name} ends within a B-scan", "the file is cut short; export it again")
-                yield BScan(_greys()[samples].reshape(place.height, place.width), n, i, eyes.get(key, ""))
+                yield BScan(_greys()[samples].reshape(place.height, place.width), n, i, said.eyes.get(key, ""))
 
 
-def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place]], dict[tuple, str]]:
-    """Where the B-scans of each volume stand, in order, and the eyes; a key is patient, study and series."""
+def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place]], _Said]:
+    """Where the B-scans of each volume stand, in order, and what is said of it; a key is patient, study and series."""
     starts: list[int] = []
     last: dict[tuple, int] = {}
     for held in _directories(f, skip, name):
@@ -63,7 +100,7 @@ def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place
         starts += unsigned[unsigned[:, 1] > unsigned[:, 0], 1].tolist()
     numbered: dict[tuple, dict[int, _Place]] = {key: {} for key, n in last.items() if n > 0}
     others: dict[tuple, list[_Place]] = {}
-    eyes: dict[tuple, str] = {}
+    said = _Said()
     for start in starts:
         f.seek(start + skip)
         raw = f.read(60)
@@ -72,10 +109,20 @@ def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place
         chunk = struct.unpack(_HEAD, raw)
         key, slice_id, ind, kind = chunk[6:9], chunk[9], chunk[10], chunk[12]
         if kind == _EYE and (eye := f.read(5)[4:].decode("latin-1")) in ("R", "L"):
-            eyes.setdefault(key, eye)
-        if kind != _IMAGE or ind != 1 or len(head := f.read(20)) < 20:
+            said.eyes.setdefault(key, eye)
+        if kind == _PATIENT:
+            said.patients.setdefault(key[0], f.read(127))
+        elif kind == _PLACE and len(place_said := f.read(40)) == 40:
+            said.deep.setdefault(key, micrometres(struct.unpack_from("<f", place_said, 36)[0]))
+        elif kind not in (_EYE, _IMAGE):
+            said.chunks[f"chunk {kind}"] += 1
+        if kind != _IMAGE or ind not in (0, 1) or len(head := f.read(20)) < 20:
             continue
         height, width = struct.unpack("<5I", head)[3:]
+        if ind == 0:
+            if 0 < height * width <= MAX_FRAME_PIXELS:
+                said.fundus.setdefault(key, _Place(f.tell(), height, width))
+            continue
         if not height * width:
             continue
         if height * width > MAX_FRAME_PIXELS:
@@ -90,7 +137,7 @@ def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place
     found = {key: [places[n] for n in sorted(places)] for key, places in numbered.items() if places} | others
     if any(len(places) > MAX_FRAMES for places in found.values()):
         raise DataError(f"{name} has more than {MAX_FRAMES:,} B-scans", "a volume may have no more")
-    return found, eyes
+    return found, said
 
 
 def _directories(f: BinaryIO, skip: int, name: str) -> Iterator[np.ndarray]:

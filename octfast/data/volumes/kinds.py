@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import BinaryIO
 
-from octfast.data.decode import open_regular
+from PIL import Image
+
+from octfast.data.decode import MAX_PAGES, open_regular
 from octfast.data.scans import IMAGE_SUFFIXES
 
 VOLUME_SUFFIXES = {
@@ -17,15 +21,17 @@ VOLUME_SUFFIXES = {
     ".img": "img",
 }
 _HEAD = 132
-_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", *_TIFF)
 
 
 def kind_of(path: str | Path) -> str:
-    """What a file is: "picture", "dicom", "vol", "e2e", "fda", "fds" or "img"; "" where nothing tells.
+    """What a file is: "picture", "tiff", "dicom", "vol", "e2e", "fda", "fds" or "img"; "" where nothing tells.
 
-    The first bytes decide where they are known, so that a DICOM file without an ending, or with a wrong one, is read as
-    what it is; else the ending does. Zeiss's .img has no mark of its own. A DICOMDIR, which lists
-    the files of a disc and holds no picture, is "".
+    "tiff" is a TIFF of several pages of one size, as volumes are saved; one whose pages differ, as those with previews
+    and smaller copies do, is a picture. The first bytes decide where they are known, so that a DICOM file without an
+    ending, or with a wrong one, is read as what it is; else the ending does. Zeiss's .img has no mark of its own. A
+    DICOMDIR, which lists the files of a disc and holds no picture, is "".
 
     Raises
     ------
@@ -35,11 +41,42 @@ def kind_of(path: str | Path) -> str:
     if Path(path).name.upper() == "DICOMDIR":
         return ""
     with open_regular(path) as f:
-        found = kind_of_bytes(f.read(_HEAD))
+        head = f.read(_HEAD)
+        found = kind_of_bytes(head)
+        if head.startswith(_TIFF) and _is_stack(f):
+            return "tiff"
     suffix = Path(path).suffix.lower()
     if found == "topcon":
         return "fds" if suffix == ".fds" else "fda"
     return found or VOLUME_SUFFIXES.get(suffix, "") or ("picture" if suffix in IMAGE_SUFFIXES else "")
+
+
+def frames_in(folder: str | Path) -> list[Path]:
+    """The pictures that lie in a folder, in the order of the numbers in their names: 2 stands before 10."""
+    files = (p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted((p for p in files if p.is_file()), key=lambda p: natural(p.name))
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What to sort names by so that their numbers count as such."""
+    parts = re.split(r"([0-9]+)", name.casefold())
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
+
+
+def _is_stack(file: BinaryIO) -> bool:
+    try:
+        with Image.open(file, formats=["TIFF"]) as image:
+            pages = getattr(image, "n_frames", 1)
+            if not 1 < pages <= MAX_PAGES:
+                return False
+            size = image.size
+            for page in range(1, pages):
+                image.seek(page)
+                if image.size != size:
+                    return False
+            return True
+    except Exception:  # a damaged one is read as a picture, which says what is wrong
+        return False
 
 
 def kind_of_bytes(head: bytes) -> str:

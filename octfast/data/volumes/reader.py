@@ -9,38 +9,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, About, BScan
 from octfast.errors import DataError
 
-MAX_FRAMES = 4096
-MAX_FRAME_PIXELS = 16 << 20
 MAX_SECONDS = 60.0
 MAX_MEMORY = 4 << 30
 _MAX_LINE = 1 << 16
-
-
-@dataclass(frozen=True)
-class BScan:
-    """One B-scan of a volume, and its place there.
-
-    Attributes
-    ----------
-    pixels : grey, uint8 of shape (H, W).
-    volume : which of the file's volumes, from 0.
-    frame : which of the volume's B-scans, from 0, in the order of the file.
-    eye : "R", "L", or "" where the file does not say.
-    """
-
-    pixels: np.ndarray
-    volume: int
-    frame: int
-    eye: str = ""
 
 
 class VolumeReader:
@@ -49,8 +29,8 @@ class VolumeReader:
     The readers of these formats trust what a file says of itself: a damaged one, or one made to do harm, can have them
     take all memory, run for ever or crash. So they run in another process that may take so much memory, write no file
     and is ended when it gives nothing for so long; then the file is refused, and the next one gets a new process.
-    Nothing comes back but pixels, their place, the eye, and the sentence that says what is wrong: names, dates and
-    other marks of the patient stay behind.
+    Of `read` nothing comes back but pixels, their place, the eye, and the sentence that says what is wrong: names,
+    dates and other marks of the patient stay behind. `read_all` gives the patient's number, too.
 
     Parameters
     ----------
@@ -85,24 +65,31 @@ class VolumeReader:
                         pipe.close()
 
     def read(self, path: str | Path, kind: str) -> Iterator[BScan]:
-        """The B-scans of a file, as they are read.
+        """The B-scans of a file, as they are read; as `read_all`, without what the file says of its volumes."""
+        return (scan for scan in self._read(path, kind, tell=False) if isinstance(scan, BScan))
+
+    def read_all(self, path: str | Path, kind: str) -> Iterator[About | BScan]:
+        """What a file says of each volume in it, and after that the volume's B-scans, as they are read.
 
         A damaged file may give some B-scans before the error.
 
         Parameters
         ----------
-        kind : see `octfast.data.volumes.kinds.kind_of`.
+        kind : see `octfast.data.volumes.kinds.kind_of`; or "folder", whose pictures are the B-scans of one volume.
 
         Raises
         ------
         DataError : it cannot be read, a package for it is missing, or it asks for more time, memory, B-scans
             (4,096) or pixels a B-scan (16 million) than a file may.
         """
+        return self._read(path, kind, tell=True)
+
+    def _read(self, path: str | Path, kind: str, tell: bool) -> Iterator[About | BScan]:
         done = False
         try:
             process = self._start()
             asked = {"path": str(Path(path).absolute()), "kind": kind, "name": str(path)}
-            self._ask({**asked, "any_modality": self.any_modality}, process, path)
+            self._ask({**asked, "any_modality": self.any_modality, "tell": tell}, process, path)
             while True:
                 head = self._head(process, path)
                 if "error" in head:
@@ -111,7 +98,7 @@ class VolumeReader:
                 if "end" in head:
                     done = True
                     return
-                yield self._frame(head, process, path)
+                yield self._about(head["about"], process, path) if "about" in head else self._frame(head, process, path)
         finally:
             if not done:
                 self.close()
@@ -149,16 +136,27 @@ class VolumeReader:
             raise self._stopped(process, path) from None
         return head if isinstance(head, dict) else {"error": f"cannot read {path}"}
 
+    def _about(self, said: dict[str, Any], process: subprocess.Popen[bytes], path: str | Path) -> About:
+        shape = said.get("slo")
+        slo = self._pixels(int(shape[0]), int(shape[1]), process, path) if shape else None
+        known: dict[str, Any] = {key: str(said.get(key) or "") for key in ("patient", "eye", "maker", "device")}
+        known |= {key: said.get(key) for key in ("axial_um", "lateral_um", "between_um")}
+        behind = {str(key): int(n) for key, n in said.get("left_behind", {}).items()}
+        notes = tuple(map(str, said.get("notes", ())))
+        return About(volume=int(said["volume"]), **known, slo=slo, left_behind=behind, notes=notes)
+
     def _frame(self, head: dict[str, Any], process: subprocess.Popen[bytes], path: str | Path) -> BScan:
-        height, width = int(head["height"]), int(head["width"])
+        pixels = self._pixels(int(head["height"]), int(head["width"]), process, path)
+        eye, position = head.get("eye"), head.get("position_mm")
+        return BScan(pixels, int(head["volume"]), int(head["frame"]), eye if eye in ("R", "L") else "", position)
+
+    def _pixels(self, height: int, width: int, process: subprocess.Popen[bytes], path: str | Path) -> np.ndarray:
         if not (height > 0 and width > 0 and height * width <= MAX_FRAME_PIXELS):
             raise DataError(f"{path}: a B-scan of {height} x {width} pixels", "the file is damaged")
         data = self._waited(process, path, lambda out: out.read(height * width))
         if len(data) != height * width:
             raise self._stopped(process, path)
-        pixels = np.frombuffer(data, np.uint8).reshape(height, width)
-        eye = head.get("eye")
-        return BScan(pixels, int(head["volume"]), int(head["frame"]), eye if eye in ("R", "L") else "")
+        return np.frombuffer(data, np.uint8).reshape(height, width)
 
     def _waited(self, process: subprocess.Popen[bytes], path: str | Path, read: Any) -> bytes:
         def give_up() -> None:

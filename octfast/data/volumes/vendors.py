@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan, micrometres, words
 from octfast.errors import DataError
 
 _SHAPE = re.compile(r"(\d{2,4})x(\d{2,4})")
@@ -23,8 +23,10 @@ _CUBES = {128 * 1024 * 512: 512, 200 * 1024 * 200: 200}
 _TOPCON = {b"@IMG_JPEG": (9, 17), b"@IMG_MOT_COMP_03": (1, 13), b"@IMG_SCAN_03": (1, 13)}
 
 
-def read_vendor(path: Path, kind: str, name: str) -> Iterator[BScan]:
-    """The B-scans of a file of kind "fda", "fds" or "img", volume by volume.
+def read_vendor(path: Path, kind: str, name: str, tell: bool = False) -> Iterator[About | BScan]:
+    """The B-scans of a file of kind "fda", "fds" or "img", volume by volume, each after what is said of it.
+
+    Topcon's files say the patient, the device and, of .fda, the spacing; Zeiss's have no header.
 
     Raises
     ------
@@ -38,8 +40,45 @@ def read_vendor(path: Path, kind: str, name: str) -> Iterator[BScan]:
         raise DataError(f"{name} holds no B-scans", "it may hold photographs alone; leave it out")
     for n, (frames, eye) in enumerate(volumes):
         white = _white(frames)
+        if tell:
+            yield _about(path, kind, n, frames, eye)
         for i in range(len(frames)):
             yield BScan(_grey(np.asarray(frames[i]), white), n, i, eye if eye in ("R", "L") else "")
+
+
+def _about(path: Path, kind: str, volume: int, frames: Any, eye: str) -> About:
+    eye = eye if eye in ("R", "L") else ""
+    if kind == "img":
+        return About(volume, eye=eye, maker="Zeiss", notes=("Zeiss's .img has no header",))
+    from oct_converter.readers import FDA
+
+    # Both of Topcon's are read by their chunks alone here.
+    chunks: dict[bytes, Any] = FDA(path).chunk_dict
+    person = _held(path, chunks, (b"@PATIENT_INFO_02", b"@PATIENT_INFO"), 105)
+    device = words(_held(path, chunks, (b"@HW_INFO_03", b"@HW_INFO_02", b"@HW_INFO_01"), 16))
+    scanned = _held(path, chunks, (b"@PARAM_SCAN_04",), 36)
+    wide, high, deep = struct.unpack_from("<3d", scanned, 12) if len(scanned) == 36 and kind == "fda" else (0, 0, 0)
+    names = {"patient number": slice(0, 32), "patient names": slice(32, 104), "patient sex": slice(104, 105)}
+    behind = {name: 1 for name, at in names.items() if person[at].strip(b"\0 ")}
+    behind |= {str(words(c)): 1 for c in chunks if b"INFO" in c}
+    width = np.asarray(frames[0]).shape[1] if len(frames) else 0
+    return About(
+        *(volume, words(person[:32]), eye, "Topcon", device),
+        axial_um=micrometres(deep / 1000),
+        lateral_um=micrometres(wide / width) if width else None,
+        between_um=micrometres(high / len(frames)) if len(frames) > 1 else None,
+        left_behind=behind,
+    )
+
+
+def _held(path: Path, chunks: dict[bytes, Any], names: tuple[bytes, ...], size: int) -> bytes:
+    """The first bytes of the first chunk that there is; fewer, or none, where it is shorter or there is none."""
+    for name in names:
+        if name in chunks and not isinstance(chunks[name][0], list):
+            with path.open("rb") as f:
+                f.seek(int(chunks[name][0]))
+                return f.read(min(size, int(chunks[name][1])))
+    return b""
 
 
 def _fda(path: Path, name: str) -> list[tuple[Any, str]]:

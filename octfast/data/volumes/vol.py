@@ -5,21 +5,36 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, BScan
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan, distances, micrometres, words
 from octfast.errors import DataError
 
 _HEADER = 2048
 _EYES = {b"OD": "R", b"OS": "L"}
+_PATIENT = slice(140, 161)
+# Where what may name a person or a day stands.
+_FIELDS = {
+    **{"ExamTime": slice(88, 96), "ID": slice(104, 120), "ReferenceID": slice(120, 136), "PID": slice(136, 140)},
+    **{"PatientID": _PATIENT, "DOB": slice(164, 172), "VID": slice(172, 176), "VisitID": slice(176, 200)},
+    **{"VisitDate": slice(200, 208), "ProgID": slice(224, 258), "Spare": slice(258, 2048)},
+}
+# Of the patterns of scans those whose middles lie in no row: a circle, a star.
+_NO_ROWS = (2, 5)
 
 
-def read_vol(path: Path, name: str) -> Iterator[BScan]:
-    """The B-scans of a .vol file.
+def read_vol(path: Path, name: str, tell: bool = False) -> Iterator[About | BScan]:
+    """The B-scans of a .vol file, after what its header says.
 
     The layout is that of Heidelberg's "Spectralis Special Function: Exporting Raw Data": width, number and height of
-    the B-scans at byte 12, of the fundus at 48, the eye at 84, the length of a B-scan's own header at 100.
+    the B-scans at byte 12, their spacing in millimetres at 24, of the fundus at 48, the eye at 84, the length of a
+    B-scan's own header at 100, the patient's number at 140; in a B-scan's own header where it begins and ends at 16.
+
+    Parameters
+    ----------
+    tell : say what the header says; nothing otherwise.
 
     Raises
     ------
@@ -43,6 +58,17 @@ def read_vol(path: Path, name: str) -> Iterator[BScan]:
         step = own + 4 * width * height
         if first + step > size:
             raise DataError(f"{name} ends before its first B-scan", "the file is cut short; export it again")
+        across, between, deep = (micrometres(mm) for mm in struct.unpack_from("<3d", header, 24))
+        away = _places(f, first, step, own, frames, between, header) if tell else [None] * frames
+        if tell:
+            f.seek(_HEADER)
+            slo = np.frombuffer(f.read(fundus_width * fundus_height), np.uint8)
+            shaped = 0 < slo.size <= MAX_FRAME_PIXELS
+            yield About(
+                *(0, words(header[_PATIENT]), eye, "Heidelberg", "Spectralis", deep, across, between),
+                slo.reshape(fundus_height, fundus_width) if shaped else None,
+                {field: 1 for field, at in _FIELDS.items() if any(header[at])},
+            )
         for n in range(frames):
             f.seek(first + n * step + own)
             samples = np.frombuffer(f.read(4 * width * height), "<f4")
@@ -51,7 +77,25 @@ def read_vol(path: Path, name: str) -> Iterator[BScan]:
                     f"{name} holds {n} of the {frames} B-scans that its header says",
                     "the file is cut short; export it again",
                 )
-            yield BScan(shown(samples.reshape(height, width)), 0, n, eye)
+            yield BScan(shown(samples.reshape(height, width)), 0, n, eye, away[n])
+
+
+def _places(
+    f: BinaryIO, first: int, step: int, own: int, frames: int, between: float | None, header: bytes
+) -> list[float | None]:
+    """The position of each B-scan in millimetres: by where their own headers say they lie, else by the distance."""
+    blank: list[float | None] = [None] * frames
+    if own < 48 or struct.unpack_from("<i", header, 96)[0] in _NO_ROWS:
+        return blank
+    ends = []
+    for n in range(frames):
+        f.seek(first + n * step + 16)
+        ends.append(np.frombuffer(f.read(32).ljust(32, b"\0"), "<f8").reshape(2, 2))
+    with np.errstate(all="ignore"):
+        away = distances(np.mean(ends, axis=1))
+    if away is None and between is not None and frames > 1:
+        away = [round(n * between / 1000, 4) for n in range(frames)]
+    return blank if away is None else [*away]
 
 
 def shown(samples: np.ndarray) -> np.ndarray:

@@ -13,9 +13,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from octfast.data.volumes.reader import MAX_FRAME_PIXELS, MAX_FRAMES, MAX_MEMORY, BScan
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan
+from octfast.data.volumes.reader import MAX_MEMORY
 from octfast.errors import DataError
 
+# Of what is left behind, that are counted one by one; a line may have 64 KiB.
+MOST_FIELDS = 700
 _INSTALL = "pip install 'octfast[oct]'"
 
 
@@ -29,7 +32,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
-        answer(asked["path"], asked["kind"], asked["name"], out, memory, asked.get("any_modality", False))
+        allowed, tell = asked.get("any_modality", False), asked.get("tell", False)
+        answer(asked["path"], asked["kind"], asked["name"], out, memory, allowed, tell)
 
 
 def limit(memory: int) -> None:
@@ -44,13 +48,27 @@ def limit(memory: int) -> None:
 
 
 def answer(
-    path: str, kind: str, name: str, out: BinaryIO, memory: int = MAX_MEMORY, any_modality: bool = False
+    path: str,
+    kind: str,
+    name: str,
+    out: BinaryIO,
+    memory: int = MAX_MEMORY,
+    any_modality: bool = False,
+    tell: bool = False,
 ) -> None:
-    """Send the B-scans of a file, then that it ended, or why it cannot be read."""
+    """Send the B-scans of a file, then that it ended, or why it cannot be read.
+
+    Parameters
+    ----------
+    tell : send what the file says of each volume, too, the patient's number among it; else nothing of that.
+    """
     said: dict[str, Any]
     try:
-        for scan in frames_of(Path(path), kind, name, any_modality):
-            send(scan, name, out)
+        for found in frames_of(Path(path), kind, name, any_modality, tell):
+            if isinstance(found, BScan):
+                send(found, name, out)
+            elif tell:
+                send_about(found.noted(), out)
         said = {"end": True}
     except DataError as e:
         said = {"error": e.message, "hint": e.hint}
@@ -68,23 +86,34 @@ def answer(
     out.write(json.dumps(said).encode() + b"\n")
 
 
-def frames_of(path: Path, kind: str, name: str, any_modality: bool = False) -> Iterator[BScan]:
-    """The B-scans of a file of a kind (see `octfast.data.volumes.kinds.kind_of`)."""
+def frames_of(
+    path: Path, kind: str, name: str, any_modality: bool = False, tell: bool = False
+) -> Iterator[About | BScan]:
+    """The B-scans of a file of a kind (see `octfast.data.volumes.kinds.kind_of`), each volume after what is said of it.
+
+    Parameters
+    ----------
+    tell : read that, too; what is said of a volume is empty otherwise.
+    """
     if kind == "dicom":
         from octfast.data.volumes.dicom import read_dicom
 
-        return read_dicom(path, name, any_modality)
+        return read_dicom(path, name, any_modality, tell)
     if kind == "vol":
         from octfast.data.volumes.vol import read_vol
 
-        return read_vol(path, name)
+        return read_vol(path, name, tell)
     if kind == "e2e":
         from octfast.data.volumes.e2e import read_e2e
 
-        return read_e2e(path, name)
+        return read_e2e(path, name, tell)
+    if kind in ("tiff", "folder"):
+        from octfast.data.volumes.stack import read_stack
+
+        return read_stack(path, name)
     from octfast.data.volumes.vendors import read_vendor
 
-    return read_vendor(path, kind, name)
+    return read_vendor(path, kind, name, tell)
 
 
 def send(scan: BScan, name: str, out: BinaryIO) -> None:
@@ -98,9 +127,23 @@ def send(scan: BScan, name: str, out: BinaryIO) -> None:
             f"{name}: a B-scan {scan.frame} of {height} x {width} pixels",
             f"a volume may have {MAX_FRAMES:,} B-scans of {MAX_FRAME_PIXELS:,} pixels",
         )
-    head = {"volume": scan.volume, "frame": scan.frame, "eye": scan.eye, "height": height, "width": width}
+    head: dict[str, Any] = {"volume": scan.volume, "frame": scan.frame, "eye": scan.eye}
+    head |= {"height": height, "width": width}
+    if scan.position_mm is not None:
+        head["position_mm"] = scan.position_mm
     _write(out, json.dumps(head).encode() + b"\n")
     _write(out, pixels.data.cast("B"))
+
+
+def send_about(about: About, out: BinaryIO) -> None:
+    """Send what is said of a volume: a line of JSON, then the pixels of the picture of its fundus."""
+    slo = None if about.slo is None else np.ascontiguousarray(about.slo)
+    shape = None if slo is None else list(slo.shape)
+    behind = dict(list(about.left_behind.items())[:MOST_FIELDS])
+    said = {**about.__dict__, "slo": shape, "left_behind": behind}
+    _write(out, json.dumps({"about": said}).encode() + b"\n")
+    if slo is not None:
+        _write(out, slo.data.cast("B"))
 
 
 def _write(out: BinaryIO, data: bytes | memoryview) -> None:

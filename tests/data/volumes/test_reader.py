@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, BScan
 from octfast.data.volumes.kinds import kind_of
-from octfast.data.volumes.reader import MAX_FRAME_PIXELS, BScan, VolumeReader
+from octfast.data.volumes.reader import VolumeReader
 from octfast.errors import DataError
 from tests.data.volumes import volume_files as files
 
