@@ -2,6 +2,6 @@
 
 From outside: `scans`, `corrections`, `prepare`, `decode`, `look`, `preprocess`, `loaders`, `explore`, `download`,
 `readers.folder`, `readers.read`, `readers.load`, `readers.columns`, `readers.locate`, `readers.walk`, `splits.files`,
-`splits.folds`, `splits.hold_out`, `audit.audit`, `audit.releases`, `phantom.draw`, `phantom.faults`, `volumes.kinds`,
-`volumes.reader`.
+`splits.folds`, `splits.hold_out`, `audit.audit`, `audit.releases`, `phantom.draw`, `phantom.faults`,
+`phantom.volumes`, `volumes.kinds`, `volumes.reader`.
 """

@@ -41,6 +41,7 @@ SMALLER = {
 MORE = (
     ("--unfreeze block5", "--arch vgg11_bn --folds 0"),
     ("--fault patient-across-splits=40", "--scans 160"),
+    ("phantom .*--volumes", "--volumes 4 --frames 3 --diseased 1"),
     # Without DATA hundreds of phantoms would be drawn.
     (r"octfast train( --epochs 10)?$", "DATA"),
     # Where nobody can be asked.

@@ -19,9 +19,20 @@ def phantom(
     fault: Annotated[
         list[str] | None, typer.Option(help="Plant a fault so many times, as in truncated=3; may be repeated.")
     ] = None,
+    volumes: Annotated[int | None, typer.Option(help="Write so many volumes of B-scans instead.")] = None,
+    frames: Annotated[int, typer.Option(help="B-scans a volume, with --volumes.")] = 25,
+    diseased: Annotated[
+        str, typer.Option(help="Neighbouring B-scans of a volume that show the disease: a number or a range.")
+    ] = "1-5",
+    kind: Annotated[
+        str, typer.Option("--format", help="Of volumes: png (a folder a volume), tiff, dicom or vol.")
+    ] = "png",
     as_json: options.Json = False,
 ) -> None:
     """Make synthetic B-scans in OCT2017's layout; they show no patient and are of no clinical meaning.
+
+    With --volumes, volumes of eyes whose disease shows in some B-scans alone, with volumes.csv (a row a volume) and
+    frames.csv (which B-scans show it).
 
     Faults: truncated, empty, text, wrong-extension, duplicate, duplicate-across-classes, duplicate-across-splits,
     near-duplicate, patient-across-splits, patient-two-labels, blank, black, colour, text-burnt-in, odd-size, 16-bit,
@@ -32,11 +43,19 @@ def phantom(
       octfast data phantom --scans 2000 --out phantoms
 
       octfast data phantom --out faulty --fault truncated=3 --fault patient-across-splits=2
+
+      octfast data phantom --out clinic --volumes 40 --format vol
     """
     from octfast.console import print_json, print_table, track
     from octfast.data.phantom.draw import write_phantoms
     from octfast.data.phantom.faults import LIST, write_faulty_phantoms
+    from octfast.errors import UsageError
 
+    if volumes is not None:
+        if fault:
+            raise UsageError("--fault is for single scans, not for --volumes", "leave one of them out")
+        _volumes(out, volumes, frames, parse_range(diseased), kind, seed, size, as_json)
+        return
     faults = parse_faults(fault or [])
     planted = []
     with track("drawing phantoms", scans) as update:
@@ -58,6 +77,48 @@ def phantom(
         )
     print(f"Phantoms: {out}")
     print(f"Next: octfast data {'audit' if planted else 'explore'} {out}")
+
+
+def _volumes(
+    out: Path,
+    volumes: int,
+    frames: int,
+    diseased: tuple[int, int],
+    kind: str,
+    seed: int,
+    size: int | None,
+    as_json: bool,
+) -> None:
+    import pandas as pd
+
+    from octfast.console import print_json, print_table, track
+    from octfast.data.phantom.volumes import TABLE, TRUTH, write_volumes
+
+    with track("drawing phantom volumes", volumes, "volumes") as update:
+        write_volumes(out, volumes, frames=frames, diseased=diseased, kind=kind, seed=seed, size=size, progress=update)
+    counts = pd.read_csv(out / TABLE).groupby("label").agg(volumes=("volume", "size"), patients=("patient", "nunique"))
+    if as_json:
+        print_json({"out": str(out), "seed": seed, "frames": frames, "classes": counts.to_dict("index")})
+        return
+    rows = [[label, int(row.volumes), int(row.patients)] for label, row in counts.iterrows()]
+    print_table("Synthetic volumes, of no clinical meaning", ("class", "volumes", "patients"), rows)
+    print(f"Volumes: {out / TABLE}; which B-scans show the disease: {out / TRUTH}")
+    print(f"Next: octfast data explore {out / TABLE}")
+
+
+def parse_range(word: str) -> tuple[int, int]:
+    """The ends of a range such as 1-5; a number alone is both.
+
+    Raises
+    ------
+    UsageError : neither.
+    """
+    from octfast.errors import UsageError
+
+    low, _, high = word.partition("-")
+    if not low.strip().isdecimal() or not (high or low).strip().isdecimal():
+        raise UsageError(f"--diseased {word}: neither a number nor a range", "for example --diseased 1-5, or 3")
+    return int(low), int(high or low)
 
 
 def parse_faults(words: list[str]) -> dict[str, int]:

@@ -53,11 +53,11 @@ def make_phantom(label: str, patient: int, image: int = 1, *, seed: int = 0) -> 
     ------
     DataError : an unknown label, or a negative number.
     """
-    _check_classes([label])
+    check_classes([label])
     if min(patient, image, seed) < 0:
         raise DataError(f"Patient {patient}, image {image}, seed {seed}: none may be negative.", "Use 0 or more.")
-    lesions = draw_lesions(label, _rng(seed, patient, 1, CLASSES.index(label)))
-    return draw_slice(draw_eye(_rng(seed, patient, 2), lesions), _rng(seed, patient, 3, image))
+    lesions = draw_lesions(label, generator(seed, patient, 1, CLASSES.index(label)))
+    return draw_slice(draw_eye(generator(seed, patient, 2), lesions), generator(seed, patient, 3, image))
 
 
 def write_phantoms(
@@ -94,7 +94,7 @@ def write_phantoms(
     DataError : `out` exists and is not empty or cannot be written, an unknown class, a number out of range.
     """
     out = Path(out)
-    _check_classes(classes)
+    check_classes(classes)
     if scans < len(classes) or seed < 0 or not 0 <= test < 1 or (size is not None and size < 8):
         raise DataError(
             f"Cannot write {scans} scans of {len(classes)} classes with seed={seed}, test={test}, size={size}.",
@@ -190,11 +190,17 @@ class _Job:
         return f"{self.folder}/{self.label}-{self.patient}-{self.image}.jpeg"
 
 
-def _rng(*entropy: int) -> np.random.Generator:
+def generator(*entropy: int) -> np.random.Generator:
+    """A generator of chance that these numbers, 0 or more, fix."""
     return np.random.default_rng(np.random.SeedSequence(entropy))
 
 
-def _check_classes(classes: Sequence[str]) -> None:
+def check_classes(classes: Sequence[str]) -> None:
+    """
+    Raises
+    ------
+    DataError : a class that is not one of CLASSES, one given twice, or none.
+    """
     wrong = [label for label in classes if label not in CLASSES]
     if wrong or not classes or len(set(classes)) < len(classes):
         what = (
@@ -209,7 +215,7 @@ def _check_free(out: Path) -> None:
 
 
 def _plan(scans: int, seed: int, test: float, classes: Sequence[str]) -> Iterator[_Job]:
-    rng = _rng(seed, 4)
+    rng = generator(seed, 4)
     numbers: set[int] = set()
     for at, label in enumerate(classes):
         count = scans // len(classes) + (at < scans % len(classes))

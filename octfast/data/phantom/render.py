@@ -6,6 +6,8 @@ picture, as layers are found and filled along the depth.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
@@ -26,6 +28,27 @@ def draw_slice(eye: Eye, rng: np.random.Generator) -> np.ndarray:
     return _display(eye, grey, rng)
 
 
+def draw_frame(eye: Eye, z: float, rng: np.random.Generator) -> np.ndarray:
+    """The B-scan of this eye at z, as one of a volume: as uint8 (496, W); rng gives the noise alone.
+
+    The layers, the vessels and the lesions change with z and with nothing else, and the volume is bent along z as it is
+    across. A lesion leaves no mark in a frame that it does not reach.
+    """
+    x = np.arange(eye.width, dtype=np.float64) - eye.width / 2
+    lean = 0.04 * eye.nasal
+    eye = replace(
+        eye,
+        lesions=tuple(lesion for lesion in eye.lesions if lesion.size_at(z) > 0),
+        vessels=eye.vessels + np.array([lean * z, 0.0, 0.0]),
+    )
+    tops, membrane = _surfaces(eye, x, z, eye.row + 0.5 * eye.tilt * z - eye.curve * z**2, rng, still=True)
+    grey = _fill(eye, tops, membrane, x, rng, still=True)
+    _choroid(eye, grey, membrane, rng)
+    _pockets(eye, grey, tops, x, z)
+    _vitreous(eye, grey, tops, x, rng)
+    return _display(eye, grey, rng)
+
+
 def _wave(x: np.ndarray, z: float, phases: np.ndarray) -> np.ndarray:
     return np.sin(x[:, None] * (2 * np.pi / WAVELENGTHS) + 0.11 * z + phases).mean(1)
 
@@ -39,11 +62,11 @@ def _sum(eye: Eye, kinds: tuple[str, ...], x: np.ndarray, z: float) -> np.ndarra
 
 
 def _surfaces(
-    eye: Eye, x: np.ndarray, z: float, row: float, rng: np.random.Generator
+    eye: Eye, x: np.ndarray, z: float, row: float, rng: np.random.Generator, still: bool = False
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The top of each layer, and Bruch's membrane, as (W,) rows."""
+    """The top of each layer, and Bruch's membrane, as (W,) rows; `still` holds the head that a chin rest does not."""
     t = eye.thickness
-    tilt = eye.tilt + rng.normal(0, 0.012)
+    tilt = eye.tilt + (0.0 if still else rng.normal(0, 0.012))
     membrane = row + tilt * x - eye.curve * x**2 + 2.0 * np.sin(x / 70 + eye.phases[0])
     radius2 = ((x - eye.fovea_x) ** 2 + (z + eye.slice_z) ** 2) / eye.pit_width**2
     swelling = _sum(eye, ("swelling",), x, z)
@@ -83,12 +106,17 @@ def _surfaces(
 
 
 def _fill(
-    eye: Eye, tops: dict[str, np.ndarray], membrane: np.ndarray, x: np.ndarray, rng: np.random.Generator
+    eye: Eye,
+    tops: dict[str, np.ndarray],
+    membrane: np.ndarray,
+    x: np.ndarray,
+    rng: np.random.Generator,
+    still: bool = False,
 ) -> np.ndarray:
     """Grey of every layer before noise, as float32 (W, H): straight lines between knots on each column."""
     width = x.size
     order = list(GREYS)
-    shade = _shadows(eye, x, rng)
+    shade = _shadows(eye, x, rng, still)
     lift = np.maximum(membrane - tops["fill"] - 2.5, 0)
     matter = tops["tips"] - tops["matter"]
     fibres = np.clip((tops["gcl"] - tops["rnfl"]) / 8, 0.25, 1.0)
@@ -135,11 +163,12 @@ def _slow(rng: np.random.Generator, size: int, sigma: float) -> np.ndarray:
     return field / field.std()
 
 
-def _shadows(eye: Eye, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _shadows(eye: Eye, x: np.ndarray, rng: np.random.Generator, still: bool = False) -> np.ndarray:
     """How much light gets past the vessels at each x (0 to 1), as (W,)."""
     shade = 1 + 0.008 * rng.standard_normal(x.size)
     for where, radius, strength in eye.vessels:
-        shade -= strength * np.exp(-(((x - where - rng.normal(0, 5)) / radius) ** 2))
+        moved = 0.0 if still else rng.normal(0, 5)
+        shade -= strength * np.exp(-(((x - where - moved) / radius) ** 2))
     for lesion in eye.lesions:
         if lesion.kind in ("focus", "matter", "detachment"):
             strength = 0.12 if lesion.kind == "focus" else 0.07 + 0.06 * lesion.rough

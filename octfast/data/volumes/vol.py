@@ -55,6 +55,7 @@ def read_vol(path: Path, name: str, tell: bool = False) -> Iterator[About | BSca
                 f"a volume may have {MAX_FRAMES:,} of {MAX_FRAME_PIXELS:,}",
             )
         first = _HEADER + fundus_width * fundus_height
+        own = _own(f, first, own, 4 * width * height * frames, frames, size)
         step = own + 4 * width * height
         if first + step > size:
             raise DataError(f"{name} ends before its first B-scan", "the file is cut short; export it again")
@@ -78,6 +79,13 @@ def read_vol(path: Path, name: str, tell: bool = False) -> Iterator[About | BSca
                     "the file is cut short; export it again",
                 )
             yield BScan(shown(samples.reshape(height, width)), 0, n, eye, away[n])
+
+
+def _own(f: BinaryIO, first: int, said: int, samples: int, frames: int, size: int) -> int:
+    """The length of a B-scan's own header: as the file's says, unless the first B-scan's own alone fits the file."""
+    f.seek(first + 12)
+    (own,) = struct.unpack("<I", f.read(4).ljust(4, b"\0"))
+    return own if own >= 16 and first + said * frames + samples > size == first + own * frames + samples else said
 
 
 def _places(
