@@ -57,6 +57,7 @@ _PUBLIC = {
     "shared_patients": "octfast.data.splits.hold_out",
     "save_run": "octfast.train.save",
     "show_scan": "octfast.assess.interpret.show",
+    "suggest": "octfast.deploy.suggest.suggest",
     "summarise": "octfast.model.summary",
     "train_classifier": "octfast.train.job",
     "tune": "octfast.train.tune.search",
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from octfast.deploy.predict.predict import predict as predict
     from octfast.deploy.predictor import Predictor as Predictor
     from octfast.deploy.predictor import load as load
+    from octfast.deploy.suggest.suggest import suggest as suggest
     from octfast.errors import OctfastError as OctfastError
     from octfast.model.bundle.read import load_bundle as load_bundle
     from octfast.model.bundle.show import describe_bundle as describe_bundle

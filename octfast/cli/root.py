@@ -20,6 +20,7 @@ from octfast.cli.report import report
 from octfast.cli.review import review
 from octfast.cli.show import show
 from octfast.cli.similar import similar
+from octfast.cli.suggest import suggest
 from octfast.cli.train import train
 from octfast.cli.tune import tune
 from octfast.cli.verbosity import QuietOption, VerboseOption, add_verbosity
@@ -79,7 +80,21 @@ def _octfast(
         set_verbosity(quiet, verbose)
 
 
-for command in (train, tune, interpret, evaluate, calibrate, compare, show, report, review, similar, predict, export):
+for command in (
+    train,
+    tune,
+    interpret,
+    evaluate,
+    calibrate,
+    compare,
+    show,
+    report,
+    review,
+    similar,
+    suggest,
+    predict,
+    export,
+):
     app.command()(command)
 app.command("app")(app_.app)
 app.add_typer(data.app, name="data")

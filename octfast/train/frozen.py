@@ -110,7 +110,7 @@ def frozen_learner(
     dtype = "float32" if precision == "fp32" else "float16"
     with torch.no_grad():
         shapes = _shapes(network.to(device)(sources[0].augment(sources[0].decode([0]), [0])[0][:1]))
-    body = _hash_of_body(prefix)
+    body = hash_of_body(prefix)
     stores = []
     for what, source in zip(("training", "validation"), sources, strict=True):
         spec = StoreSpec(
@@ -153,7 +153,7 @@ def frozen_learner(
         stored,
         part,
         prefix=prefix,
-        digest=lambda: _hash_of_body(prefix),
+        digest=lambda: hash_of_body(prefix),
         learning=learning,
         loss_func=learn.loss_func,
         opt_func=learn.opt_func,
@@ -329,7 +329,8 @@ def _targets(dl: Any) -> Tensor:
     return torch.tensor([int(labels[i]) for i in range(len(labels))])
 
 
-def _hash_of_body(prefix: Sequence[nn.Module]) -> str:
+def hash_of_body(prefix: Sequence[nn.Module]) -> str:
+    """A digest of modules: what they are, and every number in them."""
     digest = hashlib.sha256(repr(prefix).encode())
     for name, tensor in nn.Sequential(*prefix).state_dict().items():
         digest.update(name.encode())

@@ -1,0 +1,91 @@
+"""`octfast suggest`: which scans without labels to label next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from octfast.cli import options
+
+
+def suggest(
+    pool: Annotated[
+        list[str],
+        typer.Argument(metavar="POOL...", help="Folders, files, quoted patterns or CSV tables with a column of paths."),
+    ],
+    run: Annotated[Path | None, typer.Option(help="Run folder; by default the newest, runs/latest.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many scans.")] = 50,
+    by: Annotated[
+        str, typer.Option(help="centre (uncertain and unlike all that is labelled), badge, doubt or random.")
+    ] = "centre",
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("suggestions.csv"),
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    path_column: options.PathColumn = None,
+    patient_column: options.PatientColumn = None,
+    patient_from: options.PatientFrom = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive/--no-recursive", help="Look into the folders of a folder.")
+    ] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn, by badge and random.")] = 0,
+    cache: options.Cache = None,
+    data: options.DataMoved = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say which scans of a pool without labels to label next, so that a run learns the most from them.
+
+    Chosen are scans that the model is unsure of and that lie far from all that is labelled, each from another patient.
+    The run's body runs over the pool once, and what it gives is kept. Scans that the run has already, and those of
+    patients that it is tested on, are left out. The table of suggestions goes to suggestions.csv; `octfast review
+    --pool` shows them one by one, a key gives a label, and `octfast train DATA --also labels.csv` learns from them.
+
+    Examples:
+
+      octfast suggest unlabelled/ --run runs/first --n 50
+
+      octfast suggest pool.csv --patient-column patient_id --out next.csv
+    """
+    from octfast.console import print_json, print_table
+    from octfast.deploy.suggest.suggest import save_suggestions, suggest
+    from octfast.errors import UsageError
+    from octfast.files import is_taken
+    from octfast.run.folder import open_run
+
+    if is_taken(out) and not force:
+        raise UsageError(f"{out} exists", "give another --out, or --force to replace it")
+    if any(Path(name).expanduser().resolve() == out.expanduser().resolve() for name in pool):
+        raise UsageError(f"{out} is an input", "give another --out; inputs are never overwritten")
+    found = suggest(
+        open_run(run, data),
+        pool,
+        n,
+        by=by,
+        path_column=path_column,
+        patient_column=patient_column,
+        patient_from=patient_from,
+        recursive=recursive,
+        seed=seed,
+        cache=cache,
+    )
+    file = save_suggestions(found, out)
+    if as_json:
+        about = {"pool": found.scans, "patients": found.patients, "file": str(file)}
+        left = found.left_out.to_dict("records")
+        print_json({**about, "suggestions": found.table.to_dict("records"), "left_out": left})
+        return
+    rows = [
+        [r.rank, Path(r.path).name, _short(r.patient), r.predicted, *(round(v, 2) for v in r[4:7]), r.why.split(";")[0]]
+        for r in found.table.itertuples()
+    ]
+    columns = ["", "scan", "patient", "predicted", "probability", "uncertainty", "novelty", "between"]
+    print_table(f"{len(rows)} of {found.scans} scans of {found.patients} patients", columns, rows)
+    if len(found.left_out):
+        print(f"{len(found.left_out)} files were left out, see above.")
+    print(f"They stand in {file}. To label them: octfast review {run or 'runs/latest'} --pool {file}")
+    print("Not a medical device.")
+
+
+def _short(patient: str) -> str:
+    """A patient who is a file of its own is named by it."""
+    return Path(patient).name if "/" in patient or "\\" in patient else patient

@@ -1,0 +1,4 @@
+"""Which unlabelled scans to label next.
+
+From outside: `suggest`.
+"""

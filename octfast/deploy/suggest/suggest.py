@@ -1,0 +1,137 @@
+"""`octfast suggest`: which scans of a pool without labels to label next, for a run to learn the most of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from octfast.assess.choose import STRATEGIES, Chosen, choose
+from octfast.data.scans import write_csv
+from octfast.deploy.suggest.pool import find_pool
+from octfast.errors import UsageError
+from octfast.run.folder import Run, open_run
+from octfast.train.pool import BodyOfRun, as_vectors
+
+log = logging.getLogger("octfast")
+
+COLUMNS = ("path", "patient", "predicted", "probability", "uncertainty", "novelty", "rank", "why")
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Scans to label next.
+
+    Attributes
+    ----------
+    table : a row a scan, the first to label first: `path`, `patient`, `predicted`, `probability` (of the predicted
+        class), `uncertainty` (0 is sure, 1 is any class), `novelty` (0 is like a labelled scan, 1 has nothing in common
+        with any), `rank` from 1, `why` in words, then `p_<class>` a class.
+    scans, patients : of the pool that they were chosen from.
+    left_out : `path` and `reason` of what was given and could not be chosen.
+    """
+
+    table: pd.DataFrame
+    scans: int
+    patients: int
+    left_out: pd.DataFrame
+
+
+def suggest(
+    run: str | Path | Run,
+    pool: str | Path | Iterable[str | Path],
+    n: int = 50,
+    *,
+    by: str = STRATEGIES[0],
+    path_column: str | None = None,
+    patient_column: str | None = None,
+    patient_from: str | None = None,
+    recursive: bool = True,
+    seed: int = 0,
+    cache: str | Path | None = None,
+) -> Suggestions:
+    """Choose the scans of a pool without labels that a run would learn the most from.
+
+        octfast.suggest("runs/latest", "unlabelled/", 50).table
+
+    The run's body is run over the pool once; what it gives is kept, so that the next call takes seconds. No patient has
+    a second scan among the suggestions before each of the pool's patients has one.
+
+    Parameters
+    ----------
+    run : a finished run, or its folder. Its own scans must be at hand.
+    pool : files, folders, patterns and tables, with or without labels, which are not looked at; see `find_pool`.
+    n : how many.
+    by : see `octfast.assess.choose.choose`.
+    path_column, patient_column, patient_from, recursive : see `find_pool`.
+    seed : of what is drawn.
+    cache : folder of the stores; None takes the run's, else the user's.
+
+    Raises
+    ------
+    UsageError : n below 1, an unknown strategy, a column that a table lacks.
+    DataError : nothing of the pool can be suggested.
+    OctfastError : the run or its scans cannot be read.
+    """
+    if n < 1:
+        raise UsageError(f"n is {n}: at least one scan", "such as 50")
+    if by not in STRATEGIES:
+        raise UsageError(f"no way to choose named {by!r}", f"one of {', '.join(STRATEGIES)}")
+    opened = run if isinstance(run, Run) else open_run(run)
+    given = [pool] if isinstance(pool, str | Path) else list(pool)
+    found = find_pool(
+        opened,
+        given,
+        path_column=path_column,
+        patient_column=patient_column,
+        patient_from=patient_from,
+        recursive=recursive,
+    )
+    body = BodyOfRun(opened, cache)
+    features = body.features(found.scans["path"].tolist(), found.digests)
+    p = softmax(body.logits(features).astype(float) / body.info.temperature, axis=1)
+    patients = found.scans["patient"].to_numpy()
+    chosen = choose(as_vectors(features), p, patients, n, body.known(), by=by, seed=seed)
+    if len(chosen.rows) < n:
+        log.warning("the pool has %d scans, fewer than the %d that were asked for", len(found.scans), n)
+    table = _table(found.scans, p, chosen, body.info.classes)
+    return Suggestions(table, len(found.scans), len(set(patients)), found.left_out)
+
+
+def save_suggestions(found: Suggestions, file: str | Path) -> Path:
+    """Write suggestions as CSV, with whole paths."""
+    write_csv(found.table, Path(file))
+    return Path(file)
+
+
+def _table(scans: pd.DataFrame, p: np.ndarray, chosen: Chosen, classes: tuple[str, ...]) -> pd.DataFrame:
+    rows = chosen.rows
+    best = p[rows].argmax(1)
+    table = scans.iloc[rows].reset_index(drop=True)
+    table["predicted"] = np.asarray(classes, dtype=object)[best]
+    table["probability"] = p[rows, best]
+    table["uncertainty"], table["novelty"] = chosen.uncertainty[rows], chosen.novelty[rows]
+    table["rank"] = np.arange(1, len(rows) + 1)
+    # What is usual is what the pool has.
+    doubtful, new = (_share_below(values)[rows] for values in (chosen.uncertainty, chosen.novelty))
+    table["why"] = [_why(p[row], classes, d, v) for row, d, v in zip(rows, doubtful, new, strict=True)]
+    for i, c in enumerate(classes):
+        table[f"p_{c}"] = p[rows, i]
+    return table[[*COLUMNS, *(f"p_{c}" for c in classes)]]
+
+
+def _share_below(values: np.ndarray) -> np.ndarray:
+    """Of each value, which share of all lies below it."""
+    return np.searchsorted(np.sort(values), values) / max(1, len(values))
+
+
+def _why(p: np.ndarray, classes: tuple[str, ...], doubtful: float, new: float) -> str:
+    """In words: between which classes the model is, and how the scan stands among the pool."""
+    first, second = np.argsort(-p, kind="stable")[:2]
+    between = f"{classes[first]} {p[first]:.0%} or {classes[second]} {p[second]:.0%}"
+    return f"{between}; less certain than {doubtful:.0%} of the pool, farther from labelled scans than {new:.0%}"
