@@ -9,7 +9,7 @@ import numpy as np
 from octfast.errors import UsageError
 
 # How scans are chosen. The first is the default, by what benchmarks/suggest.py measured.
-STRATEGIES = ("centre", "badge", "doubt", "random")
+STRATEGIES = ("badge", "centre", "doubt", "random")
 # Rows whose distances to all labelled scans are held at once.
 _BLOCK = 1024
 
@@ -51,9 +51,9 @@ def choose(
     patients : of the pool.
     n : how many; fewer are given where the pool has no more.
     known : features of the labelled scans, of shape (labelled, dim).
-    by : `centre` takes again and again the scan with the largest product of its uncertainty and its distance to all
-        that is labelled or chosen; `badge` draws scans far apart in what they would teach the head (the gradient of its
-        last layer, by k-means++); `doubt` takes the most uncertain; `random` draws them.
+    by : `badge` draws scans far apart in what they would teach the head (the gradient of its last layer, by k-means++);
+        `centre` takes again and again the scan with the largest product of its uncertainty and its distance to all that
+        is labelled or chosen; `doubt` takes the most uncertain; `random` draws them.
     seed : of what is drawn.
 
     Raises

@@ -15,6 +15,10 @@ def review(
     out: Annotated[
         Path | None, typer.Option(help="Where decisions are kept; by default corrections.csv in the run folder.")
     ] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option(help="Give labels to the scans that octfast suggest wrote here; by default into labels.csv."),
+    ] = None,
     reviewer: Annotated[str, typer.Option(metavar="AB", help="Initials, kept with each decision.")] = "",
     second: Annotated[
         bool, typer.Option("--second", help="Review what others have reviewed, without seeing what they decided.")
@@ -43,7 +47,8 @@ def review(
     patients and odd pictures of training and validation, each judged by a model that never saw its patient. Test scans
     are not on it. Your files are only read: each decision is kept at once as a line of corrections.csv, and
     `octfast train DATA --corrections FILE` applies them. A button on the page trains again on the stored features,
-    within seconds.
+    within seconds. With --pool the scans of octfast suggest are shown, which have no label yet, and `octfast train DATA
+    --also labels.csv` learns from them.
 
     Examples:
 
@@ -55,16 +60,22 @@ def review(
 
       octfast review runs/first --list --no-pictures
 
+      octfast review runs/first --pool suggestions.csv --open
+
       octfast review runs/first --agreement
     """
     from octfast.console import print_json
+    from octfast.errors import UsageError
     from octfast.run.folder import open_run
 
     opened = open_run(run, data)
     kinds = tuple(kind) if kind else None
     if agreement:
-        _print_agreement(out or opened.path / "corrections.csv", as_json)
+        usual = opened.path / "corrections.csv" if pool is None else pool.parent / "labels.csv"
+        _print_agreement(out or usual, as_json)
         return
+    if list_ and pool is not None:
+        raise UsageError("--list is of the run's own scans", "the scans of a pool stand in its file")
     if list_:
         from octfast.assess.review.worklist import review_list
 
@@ -81,9 +92,17 @@ def review(
     from octfast.deploy.review.session import Review
 
     session = Review(
-        opened, out, reviewer=reviewer, second=second, blind=blind, limit=n, pictures=pictures, kinds=kinds
+        *(opened, out),
+        reviewer=reviewer,
+        second=second,
+        blind=blind,
+        limit=n,
+        pictures=pictures,
+        kinds=kinds,
+        pool=pool,
     )
-    print(f"{len(session.rows)} of {session.total} scans to look at; decisions go to {session.shown_file}")
+    what, kept = ("label", "labels") if pool else ("look at", "decisions")
+    print(f"{len(session.rows)} of {session.total} scans to {what}; {kept} go to {session.shown_file}")
     print("Not a medical device.")
     serve_review(
         session,

@@ -18,8 +18,12 @@ def suggest(
     run: Annotated[Path | None, typer.Option(help="Run folder; by default the newest, runs/latest.")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many scans.")] = 50,
     by: Annotated[
-        str, typer.Option(help="centre (uncertain and unlike all that is labelled), badge, doubt or random.")
-    ] = "centre",
+        str,
+        typer.Option(
+            help="badge (far apart in what they would teach), centre (uncertain and unlike all that is labelled), "
+            "doubt (the most uncertain) or random."
+        ),
+    ] = "badge",
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("suggestions.csv"),
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     path_column: options.PathColumn = None,
@@ -35,10 +39,10 @@ def suggest(
 ) -> None:
     """Say which scans of a pool without labels to label next, so that a run learns the most from them.
 
-    Chosen are scans that the model is unsure of and that lie far from all that is labelled, each from another patient.
-    The run's body runs over the pool once, and what it gives is kept. Scans that the run has already, and those of
-    patients that it is tested on, are left out. The table of suggestions goes to suggestions.csv; `octfast review
-    --pool` shows them one by one, a key gives a label, and `octfast train DATA --also labels.csv` learns from them.
+    Chosen are scans that the model is unsure of and that differ from each other, each from another patient. The run's
+    body runs over the pool once, and what it gives is kept. Scans that the run has already, and those of patients that
+    it is tested on, are left out. The table of suggestions goes to suggestions.csv; `octfast review --pool` shows them
+    one by one, a key gives a label, and `octfast train DATA --also labels.csv` learns from them.
 
     Examples:
 

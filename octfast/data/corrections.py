@@ -18,6 +18,8 @@ from octfast.errors import DataError, UsageError
 log = logging.getLogger("octfast")
 
 COLUMNS = ("path", "decision", "old", "new", "reason", "reviewer", "time")
+# Of scans that had no label: whose they are.
+PATIENT = "patient"
 RELABEL, LEAVE_OUT, AGREE, UNDO = "relabel", "leave out", "agree", "undo"
 DECISIONS = (RELABEL, LEAVE_OUT, AGREE, UNDO)
 
@@ -56,6 +58,7 @@ def record(
     new: str = "",
     reason: str = "",
     reviewer: str = "",
+    patient: str | None = None,
 ) -> None:
     """Append one decision; it is on the disk when this returns, and no earlier line is ever changed.
 
@@ -67,6 +70,7 @@ def record(
     old, new : the label that the scan has, and the one that it should have ("" but for "relabel").
     reason : why the scan was looked at.
     reviewer : initials, or "".
+    patient : of a scan that had no label before; such a file has a column more, and every line of it has a patient.
 
     Raises
     ------
@@ -75,7 +79,8 @@ def record(
     if decision not in DECISIONS:
         raise UsageError(f"no decision named {decision!r}", f"one of {', '.join(DECISIONS)}")
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    line = _line([path, decision, old, new, reason, reviewer, now])
+    more = [] if patient is None else [patient]
+    line = _line([path, decision, old, new, reason, reviewer, now, *more])
     try:
         # One write in append mode: two reviewers at one file never mix their lines, and a kill leaves whole ones.
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
@@ -83,7 +88,7 @@ def record(
             size = os.fstat(handle).st_size
             start = b""
             if not size:
-                start = _line(list(COLUMNS))
+                start = _line([*COLUMNS, *([] if patient is None else [PATIENT])])
             else:
                 os.lseek(handle, size - 1, os.SEEK_SET)
                 start = b"" if os.read(handle, 1) == b"\n" else b"\r\n"
@@ -100,7 +105,7 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
 
     Returns
     -------
-    The columns of `COLUMNS`, a row a scan and reviewer, in the order of time.
+    The columns of `COLUMNS`, and `patient` where the file has it, a row a scan and reviewer, in the order of time.
 
     Raises
     ------
@@ -132,7 +137,8 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
         elif stack:
             stack.pop()
     last = [stack[-1] for stack in stacks.values() if stack]
-    return pd.DataFrame(sorted(last, key=lambda r: r["time"]), columns=list(COLUMNS), dtype=str)
+    columns = [*COLUMNS, *([PATIENT] if PATIENT in rows[0] else [])]
+    return pd.DataFrame(sorted(last, key=lambda r: r["time"]), columns=columns, dtype=str)
 
 
 def settled(decisions: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

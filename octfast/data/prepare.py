@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from octfast.console import track
+from octfast.data.also import add_scans
 from octfast.data.audit.checks import quick_audit, wilson
 from octfast.data.corrections import Applied, apply_corrections
 from octfast.data.decode import Unreadable, decode
@@ -73,6 +74,7 @@ def prepare(
     drop_leaks: bool = False,
     allow_leaks: bool = False,
     corrections: str | Path | None = None,
+    also: str | Path | None = None,
     cache: str | Path | None = None,
     **columns: Any,
 ) -> Prepared:
@@ -88,6 +90,7 @@ def prepare(
     drop_leaks : leave out scans whose patient, or an identical file, is in a split that goes before theirs.
     allow_leaks : warn of patients in two splits instead of refusing them.
     corrections : a file of corrections of `octfast review`, see `apply_corrections`.
+    also : further labelled scans, see `octfast.data.also.add_scans`.
     cache : where a MedMNIST file is unpacked.
     columns : `path_column`, `label_column`, `patient_column`, `split_column` of a table of scans, also of a DataFrame;
         `patient_from` and `label_from` of what `read_data` reads.
@@ -113,6 +116,9 @@ def prepare(
     corrected = None
     if corrections is not None:
         scans, left_out, corrected = apply_corrections(scans, corrections, root)
+    if also is not None:
+        scans, untrained = add_scans(scans, also)
+        left_out = pd.concat([left_out, untrained], ignore_index=True)
     if not given:
         with track("checking files", len(scans)) as update:
             scans, unreadable = leave_out_unreadable(scans, update)

@@ -81,6 +81,10 @@ class TrainConfig:
     drop_leaks: bool = _option(False, "Leave out scans whose patient or identical file is in test.")
     allow_leaks: bool = _option(False, "Train although some patients are in two splits.")
     corrections: str | None = _option(None, "Labels that octfast review put right: its corrections.csv.", path=True)
+    also: str | None = _option(
+        *(None, "Further labelled scans for training: labels.csv of octfast review --pool, a table or a folder."),
+        path=True,
+    )
     path_column: str | None = _option(None, "Column of a table with the files.")
     label_column: str | None = _option(None, "Column with the classes.")
     patient_column: str | None = _option(None, "Column with the patients.")

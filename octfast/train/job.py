@@ -169,6 +169,7 @@ def prepared_scans(config: TrainConfig) -> Prepared:
         drop_leaks=config.drop_leaks,
         allow_leaks=config.allow_leaks,
         corrections=config.corrections,
+        also=config.also,
         cache=config.cache,
         **config.columns,
     )

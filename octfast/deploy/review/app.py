@@ -181,5 +181,6 @@ def _page(review: Review) -> str:
         "synthetic": SYNTHETIC_NOTE if review.synthetic else "",
         "run": review.run.path.name,
         "file": review.shown_file,
+        "title": "Which labels do these scans have?" if review.labelling else "Are these labels right?",
     }
     return string.Template(text).substitute({k: html.escape(v) for k, v in words.items()})

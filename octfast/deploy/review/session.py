@@ -1,4 +1,4 @@
-"""A review of one run by one reviewer: the list, the decisions about it, pictures, heat maps and training again."""
+"""A review of a run, or of scans to label for it, by one reviewer: the list, decisions, pictures and training again."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from octfast.data.corrections import (
     AGREE,
     COLUMNS,
     LEAVE_OUT,
+    PATIENT,
     RELABEL,
     UNDO,
     read_decisions,
@@ -31,6 +32,7 @@ from octfast.data.corrections import (
 )
 from octfast.data.preprocess import decode_grey
 from octfast.deploy.predictor import Predictor, load
+from octfast.deploy.suggest.suggest import read_suggestions
 from octfast.errors import DataError, UsageError
 from octfast.files import is_taken
 from octfast.model.bundle.read import read_info
@@ -59,10 +61,12 @@ class Review:
     blind : do not show what the model says either.
     limit : the most scans on the list.
     pictures, kinds : see `octfast.assess.review.worklist.review_list`.
+    pool : what `octfast suggest` wrote: its scans, which have no label yet, are shown in place of the run's. `file` is
+        then labels.csv beside it, unless another is named.
 
     Raises
     ------
-    UsageError : a second review without initials of its own, or `file` is no file.
+    UsageError : a second review without initials of its own, or of a pool; or `file` is no file, or of another kind.
     DataError : nothing deserves a look; a damaged file; no other reviewer's decisions for a second review.
     """
 
@@ -77,17 +81,32 @@ class Review:
         limit: int = 200,
         pictures: bool = True,
         kinds: tuple[str, ...] | None = None,
+        pool: str | Path | None = None,
     ):
         self.run, self.reviewer, self.second, self.blind = run, reviewer.strip(), second, blind
-        self.file = Path(file).expanduser() if file is not None else run.path / "corrections.csv"
+        usual = run.path / "corrections.csv" if pool is None else Path(pool).expanduser().parent / "labels.csv"
+        self.file = Path(file).expanduser() if file is not None else usual
+        self.labelling = pool is not None
+        # What paths in the file are relative to.
+        self.root = self.file.absolute().parent if self.labelling else run.root
         if self.file.is_dir():
             raise UsageError(f"{self.file} is a folder", "name a file: --out corrections.csv")
+        if second and self.labelling:
+            raise UsageError("--second is for a run's own scans", "label a pool without it, under other initials")
         if second and not self.reviewer:
             raise UsageError("a second review needs the reviewer's initials", "add --reviewer AB")
         info = read_info(run.bundle)
         self.classes, self.synthetic = list(info.classes), info.synthetic
         known = self._decisions()
-        if second:
+        if len(known) and self.labelling != (PATIENT in known):
+            raise UsageError(
+                f"{self.file} holds {'corrections' if self.labelling else 'labels of a pool'}",
+                "name another: --out FILE",
+            )
+        if pool is not None:
+            listed = read_suggestions(pool, info.classes)
+            listed = listed.assign(label="", kind="suggested", reasons=listed["why"], related="")
+        elif second:
             others = list(dict.fromkeys(known.loc[known["reviewer"] != self.reviewer, "path"]))
             if not others:
                 raise DataError(
@@ -98,7 +117,7 @@ class Review:
             listed = review_list(run, pictures=pictures, kinds=kinds)
         self.total = len(listed)
         self.rows = listed.head(limit).reset_index(drop=True)
-        self.keys = [relative(path, run.root) for path in self.rows["path"]]
+        self.keys = [relative(path, self.root) for path in self.rows["path"]]
         if not len(self.rows):
             raise DataError(f"nothing in {run.path.name} deserves a look", "look at all of it: octfast interpret")
         own = known[known["reviewer"] == self.reviewer]
@@ -119,6 +138,7 @@ class Review:
             "reviewer": self.reviewer,
             "second": self.second,
             "blind": self.blind,
+            "labelling": self.labelling,
             "classes": self.classes,
             "total": self.total,
             "caution": CAUTION,
@@ -128,14 +148,19 @@ class Review:
 
     @property
     def command(self) -> str:
-        """What trains on the corrected labels, otherwise as the run was trained."""
+        """What trains on the corrected or further labels, otherwise as the run was trained."""
         config, usual = self.run.config, TrainConfig()
         source = config["data"].get("source")
         words = ["octfast", "train", *([str(source)] if source else [])]
         for name in ("arch", "head", "weights", "size", "valid", "splits", "fold", "seed", *usual.columns):
             if config.get(name) not in (None, getattr(usual, name)):
                 words += [f"--{name.replace('_', '-')}", str(config[name])]
-        return shlex.join([*words, "--corrections", self.shown_file])
+        option = "--also" if self.labelling else "--corrections"
+        # What the run took in goes on being taken in, but for the file that takes its place.
+        for name in {"corrections", "also"} - {option[2:]}:
+            if config.get(name):
+                words += [f"--{name}", str(config[name])]
+        return shlex.join([*words, option, self.shown_file])
 
     @property
     def shown_file(self) -> str:
@@ -153,6 +178,8 @@ class Review:
         if not 0 <= item < len(self.rows):
             raise UsageError(f"there is no scan {item} on the list", f"it has {len(self.rows)}")
         row = self.rows.iloc[item]
+        if decision == AGREE and self.labelling:
+            raise UsageError("the scan has no label yet that could be right", "give it one: relabel")
         if decision not in (RELABEL, LEAVE_OUT, AGREE):
             raise UsageError(f"no decision named {decision!r}", f"one of {RELABEL}, {LEAVE_OUT}, {AGREE}")
         if decision == RELABEL and new not in self.classes:
@@ -228,7 +255,7 @@ class Review:
         ------
         OctfastError : see `octfast.train.again.stored_features`.
         """
-        if self._before is None:
+        if self._before is None and not self.labelling:
             self._before = self._stored.out_of_fold(self._stored.scans["label"].tolist())
 
     def train(self) -> dict[str, Any]:
@@ -238,6 +265,8 @@ class Review:
         ------
         OctfastError : nothing was changed yet; or see `octfast.assess.review.effect.effect_of`.
         """
+        if self.labelling:
+            raise UsageError("further labels are learned from by octfast train", self.command)
         decisions, torn = settled(self._decisions())
         changes = decisions[decisions["decision"].isin([RELABEL, LEAVE_OUT])]
         if changes.empty:
@@ -297,7 +326,8 @@ class Review:
     def _record(self, item: int, decision: str, new: str = "") -> None:
         row = self.rows.iloc[item]
         reason = row["reasons"] if decision != UNDO else ""
-        record(self.file, self.keys[item], decision, row["label"], new, reason, self.reviewer)
+        patient = str(row["patient"]) if self.labelling else None
+        record(self.file, self.keys[item], decision, row["label"], new, reason, self.reviewer, patient)
 
 
 def _shown(path: str, most: int) -> Image.Image:

@@ -18,10 +18,10 @@ from octfast.data.readers.columns import candidates
 from octfast.data.readers.load import TABLE_SUFFIXES, as_names, load_table
 from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.names import class_key, merge_zeros, patient_in_name, patient_key, read_from
+from octfast.data.splits.groups import identical_files
+from octfast.data.volumes.kinds import kind_of
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
-from octfast.deploy.volumes.kinds import kind_of
 from octfast.errors import DataError, UsageError
-from octfast.files import sha256_of
 from octfast.run.folder import Run
 from octfast.train.pool import digests_of
 
@@ -166,26 +166,14 @@ def _wrong_with(path: str) -> str:
 
 def _known(run: Run, paths: Sequence[str]) -> dict[str, str]:
     """Which files the run has already, by path or by bytes, with this as the reason."""
-    have = {_absolute(p) for p in run.scans["path"]}
-    sizes: dict[int, list[str]] = {}
-    for path in have:
-        try:
-            sizes.setdefault(Path(path).stat().st_size, []).append(path)
-        except OSError:  # it is elsewhere now; its path still tells
-            continue
-    hashes: dict[int, set[str]] = {}
-    found = {}
-    for path in paths:
-        if path in have:
-            found[path] = "the run has it already"
-            continue
-        size = Path(path).stat().st_size
-        if size in sizes:
-            if size not in hashes:
-                hashes[size] = {sha256_of(Path(p)) for p in sizes[size]}
-            if sha256_of(Path(path)) in hashes[size]:
-                found[path] = "the run has the same file under another name"
-    return found
+    have = [_absolute(p) for p in run.scans["path"]]
+    known = set(have)
+    found = {path: "the run has it already" for path in paths if path in known}
+    rest = [path for path in paths if path not in known]
+    alike = identical_files([*have, *rest])
+    same = np.isin(alike[len(have) :], alike[: len(have)])
+    why = "the run has the same file under another name"
+    return found | {path: why for path, copy in zip(rest, same, strict=True) if copy}
 
 
 def _patients(run: Run, paths: Sequence[str], of_table: dict[str, str], rule: str | None) -> list[str]:

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from octfast.assess.choose import STRATEGIES, Chosen, choose
 from octfast.data.scans import write_csv
 from octfast.deploy.suggest.pool import find_pool
-from octfast.errors import UsageError
+from octfast.errors import DataError, UsageError
 from octfast.run.folder import Run, open_run
 from octfast.train.pool import BodyOfRun, as_vectors
 
@@ -107,6 +107,32 @@ def save_suggestions(found: Suggestions, file: str | Path) -> Path:
     """Write suggestions as CSV, with whole paths."""
     write_csv(found.table, Path(file))
     return Path(file)
+
+
+def read_suggestions(file: str | Path, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Suggestions as `save_suggestions` wrote them, those whose file is there, in the order of their rank.
+
+    Raises
+    ------
+    DataError : the file cannot be read, is no table of suggestions, is of a model with other classes, or none of its
+        scans is there.
+    """
+    hint = "give a file that octfast suggest wrote for this run"
+    try:
+        names = ("path", "patient", "predicted", "why")
+        table = pd.read_csv(file, dtype=dict.fromkeys(names, str), keep_default_na=False)
+    except (OSError, ValueError) as e:
+        raise DataError(f"cannot read {file}: {e}", hint) from None
+    if missing := [c for c in (*COLUMNS, *(f"p_{c}" for c in classes)) if c not in table]:
+        raise DataError(f"{file} lacks the columns {', '.join(missing)}", hint)
+    if strange := sorted(set(table["predicted"]) - set(classes)):
+        raise DataError(f"{file} is of a model with the class {strange[0]}", hint)
+    there = np.array([Path(p).is_file() for p in table["path"]], dtype=bool)
+    if not there.any():
+        raise DataError(f"no scan of {file} is there", "were they moved? run octfast suggest again")
+    if not there.all():
+        log.warning("%s: %d scans are not there any more and are not shown", file, int((~there).sum()))
+    return table[there].sort_values("rank", ignore_index=True)
 
 
 def _table(scans: pd.DataFrame, p: np.ndarray, chosen: Chosen, classes: tuple[str, ...]) -> pd.DataFrame:

@@ -30,6 +30,7 @@ async function ask(path, body) {
 }
 
 function words(item) {
+  if (item.decision === "relabel" && list.labelling) return `You: ${item.new}`;
   if (item.decision === "relabel") return `You: ${item.new} instead of ${item.label}`;
   if (item.decision === "leave out") return "You: left out";
   return item.decision === "agree" ? `You: ${item.label} is right` : "";
@@ -43,7 +44,7 @@ function draw() {
   $("name").textContent = item.name;
   $("label").textContent = item.label;
   $("caption").textContent = `${at + 1} of ${shown.length}, patient ${item.patient}`;
-  $("model").textContent = list.blind ? "" : `The model says ${item.predicted} (${percent(item.p[item.predicted])}); ${item.label}: ${percent(item.p[item.label])}`;
+  $("model").textContent = list.blind ? "" : `The model says ${item.predicted} (${percent(item.p[item.predicted])})${item.label ? `; ${item.label}: ${percent(item.p[item.label])}` : ""}`;
   const reasons = list.blind ? [] : [...item.reasons, ...(item.related ? [`compare with ${item.related}`] : [])];
   $("reasons").replaceChildren(...reasons.map((r) => make("li", {}, r)));
   $("decision").textContent = words(item);
@@ -84,8 +85,9 @@ function count() {
   const done = items.filter((i) => i.decision);
   const of = (what) => done.filter((i) => i.decision === what).length;
   const more = list.total > items.length ? ` (the first ${items.length} of ${list.total})` : "";
-  $("progress").textContent =
-    `${done.length} of ${items.length} scans decided${more}: ${of("relabel")} relabelled, ${of("leave out")} left out, ${of("agree")} right`;
+  $("progress").textContent = list.labelling
+    ? `${done.length} of ${items.length} scans decided${more}: ${of("relabel")} labelled, ${of("leave out")} left out`
+    : `${done.length} of ${items.length} scans decided${more}: ${of("relabel")} relabelled, ${of("leave out")} left out, ${of("agree")} right`;
 }
 
 function go(step) {
@@ -187,10 +189,11 @@ function choose(kind) {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || !list) return;
   if (["SELECT", "INPUT"].includes(event.target.tagName) && event.target.type !== "checkbox") return;
-  const press = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), x: () => decide("leave out"), u: undo, t: train };
+  const press = { ArrowLeft: () => go(-1), ArrowRight: () => go(1), x: () => decide("leave out"), u: undo };
+  if (!list.labelling) press.t = train;
   if (event.key === " " && !["BUTTON", "SUMMARY", "INPUT"].includes(event.target.tagName)) {
     event.preventDefault();
-    decide("agree");
+    if (!list.labelling) decide("agree");
   } else if (/^[1-9]$/.test(event.key) && list.classes[event.key - 1] !== undefined) {
     decide("relabel", list.classes[event.key - 1]);
   } else if (event.key === "h" && !list.blind) {
@@ -229,6 +232,11 @@ try {
     $("classes").append(button);
   });
   $("command").textContent = list.command;
+  if (list.labelling) {
+    for (const node of [$("labelled"), $("agree"), $("again-section"), ...document.querySelectorAll(".of-labels")]) node.hidden = true;
+    $("choose").textContent = "What is the label?";
+    document.title = "octfast: labels";
+  }
   $("heat-switch").hidden = list.blind;
   $("heat-switch").title = list.caution;
   $("agreement").hidden = !list.second;
