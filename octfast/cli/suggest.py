@@ -41,8 +41,8 @@ def suggest(
 
     Chosen are scans that the model is unsure of and that differ from each other, each from another patient. The run's
     body runs over the pool once, and what it gives is kept. Scans that the run has already, and those of patients that
-    it is tested on, are left out. The table of suggestions goes to suggestions.csv; `octfast review --pool` shows them
-    one by one, a key gives a label, and `octfast train DATA --also labels.csv` learns from them.
+    it is tested on, are left out. The table of suggestions goes to suggestions.csv; `octfast review --pool FILE` shows
+    them one by one, a key gives a label, and `octfast train DATA --also labels.csv` learns from them.
 
     Examples:
 

@@ -41,6 +41,8 @@ SMALLER = {
 MORE = (
     ("--unfreeze block5", "--arch vgg11_bn --folds 0"),
     ("--fault patient-across-splits=40", "--scans 160"),
+    # A page asks for suggestions round after round.
+    ("octfast suggest", "--force"),
     ("phantom .*--volumes", "--volumes 4 --frames 3 --diseased 1"),
     # Without DATA hundreds of phantoms would be drawn.
     (r"octfast train( --epochs 10)?$", "DATA"),
@@ -127,8 +129,20 @@ def world(tmp_path_factory) -> Path:
     table = pd.DataFrame(rows, columns=["path", "label", "mrn", "split", "device", "COLUMN"])
     table.to_csv(place / "scans.csv", index=False)
     table[table["split"] == "test"].to_csv(place / "hospital.csv", index=False)
-    for name in ("OCT2017", "FOLDER", "OTHER-DATA", "new-scans", "my-scans", "phantoms"):
+    for name in ("OCT2017", "FOLDER", "OTHER-DATA", "new-scans", "my-scans", "phantoms", "first-labels"):
         (place / name).symlink_to("DATA", target_is_directory=True)
+    # Scans without labels, and what labels they got.
+    pool = []
+    (place / "unlabelled").mkdir()
+    (place / "POOL").symlink_to("unlabelled", target_is_directory=True)
+    for n in range(9):
+        Image.fromarray(rng.normal(90, 30, (40, 48)).clip(0, 255).astype(np.uint8)).save(
+            place / "unlabelled" / f"{n}.png"
+        )
+        pool.append((f"unlabelled/{n}.png", "CNV", f"new{n}"))
+    new = pd.DataFrame(pool, columns=["path", "label", "patient_id"])
+    new.drop(columns="label").to_csv(place / "pool.csv", index=False)
+    new.to_csv(place / "labels.csv", index=False)
     # A folder a patient, in names that say the patient too.
     for path, name, patient, split, *_ in rows:
         if split == "train":
