@@ -34,6 +34,7 @@ FOOT = """\
 
 | variable | what it does |
 |---|---|
+| `OCTFAST_KEY` | file with the key of the pseudonyms of volumes, else one in the user's folder of settings |
 | `OCTFAST_CACHE` | folder of the stored activations, else the system's place for caches; `--cache` goes before it |
 | `OCTFAST_OFFLINE` | `1` forbids every attempt to use the network |
 | `TORCH_HOME` | where torchvision's pretrained weights are looked for and kept (`hub/checkpoints` in it) |

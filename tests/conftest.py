@@ -13,6 +13,7 @@ from pathlib import Path
 HOME = Path(tempfile.mkdtemp(prefix="octfast-tests-"))
 os.environ.update(
     OCTFAST_CACHE=str(HOME / "cache"),
+    OCTFAST_KEY=str(HOME / "pseudonym.key"),
     TORCH_HOME=str(HOME / "torch"),
     HF_HOME=str(HOME / "hf"),
     OCTFAST_OFFLINE="1",

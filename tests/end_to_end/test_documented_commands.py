@@ -162,6 +162,11 @@ def world(tmp_path_factory) -> Path:
     frames = frames_of()
     (place / "export").mkdir()
     write_vol(place / "export" / "one.vol", frames)
+    (place / "clinic").mkdir()
+    for n, name in enumerate(("CNV", "NORMAL")):
+        write_vol(place / "clinic" / f"{name}.vol", frames_of(seed=n))
+    volumes = pd.DataFrame({"path": ["clinic/CNV.vol", "clinic/NORMAL.vol"], "label": ["CNV", "NORMAL"]})
+    volumes.to_csv(place / "volumes.csv", index=False)
     if importlib.util.find_spec("pydicom"):
         write_dicom(place / "volume.dcm", frames)
     write_e2e(place / "volume.e2e", [frames])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,6 +56,39 @@ def frames_in(folder: str | Path) -> list[Path]:
     """The pictures that lie in a folder, in the order of the numbers in their names: 2 stands before 10."""
     files = (p for p in Path(folder).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     return sorted((p for p in files if p.is_file()), key=lambda p: natural(p.name))
+
+
+def looks_like_frames(files: Sequence[Path], least: int = 25, most: int = 200) -> bool:
+    """Whether pictures of one folder look like the B-scans of one volume.
+
+    Their names differ in one number that counts on from picture to picture, and all have one size.
+
+    Parameters
+    ----------
+    files : as `frames_in` gives them.
+    least, most : how many a volume has.
+    """
+    if not least <= len(files) <= most:
+        return False
+    parts = [re.split(r"([0-9]+)", p.name) for p in files]
+    if len({len(each) for each in parts}) > 1:
+        return False
+    moving = [i for i in range(len(parts[0])) if len({each[i] for each in parts}) > 1]
+    if len(moving) != 1 or not all(each[moving[0]].isdecimal() for each in parts):
+        return False
+    numbers = [int(each[moving[0]]) for each in parts]
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        return False
+    try:
+        sizes = set()
+        for file in files:
+            with Image.open(file) as image:
+                sizes.add(image.size)
+                if len(sizes) > 1 or getattr(image, "n_frames", 1) > 1:
+                    return False
+    except Exception:  # Pillow raises anything over a damaged file
+        return False
+    return True
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:

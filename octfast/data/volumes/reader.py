@@ -20,7 +20,7 @@ from octfast.errors import DataError
 
 MAX_SECONDS = 60.0
 MAX_MEMORY = 4 << 30
-_MAX_LINE = 1 << 16
+_MAX_LINE = 1 << 19
 
 
 class VolumeReader:

@@ -17,8 +17,8 @@ from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BSca
 from octfast.data.volumes.reader import MAX_MEMORY
 from octfast.errors import DataError
 
-# Of what is left behind, that are counted one by one; a line may have 64 KiB.
-MOST_FIELDS = 700
+# Of what is left behind, that are counted one by one; a line may have 512 KiB.
+MOST_FIELDS = 5000
 _INSTALL = "pip install 'octfast[oct]'"
 
 
