@@ -135,9 +135,15 @@ def balance_training(learn: Learner, weights: Tensor, balance: str, loss: str) -
     balance : "none", "weights" or "sample", which draws scans by their weights, with replacement.
     loss : "cross_entropy" or "focal".
     """
-    if balance != "none" or loss != "cross_entropy":
-        told = BalancedLoss(weights, balance == "weights", loss == "focal")
-        learn.add_cb(Balance(told, weights if balance == "sample" else None))
+    learn.add_cbs(balance_callbacks(weights, balance, loss))
+
+
+def balance_callbacks(weights: Tensor, balance: str, loss: str) -> list[Callback]:
+    """What `balance_training` gives a Learner, to be given to one fit."""
+    if balance == "none" and loss == "cross_entropy":
+        return []
+    told = BalancedLoss(weights, balance == "weights", loss == "focal")
+    return [Balance(told, weights if balance == "sample" else None)]
 
 
 def _drawn(rng: Any, weights: list[float], idxs: Sequence[int]) -> list[int]:

@@ -71,6 +71,15 @@ class SaveBest(SaveModelCallback):
         TrackerCallback.after_fit(self)
 
 
+class SaveLast(SaveBest):
+    """Keeps the weights of the last epoch, where no scan is held out to choose an epoch by."""
+
+    def after_epoch(self):
+        self.epochs += 1
+        if self.epoch == self.n_epoch - 1:
+            self._save(self.fname)
+
+
 class StopEarly(EarlyStoppingCallback):
     """EarlyStoppingCallback that says so in the log instead of printing."""
 

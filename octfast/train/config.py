@@ -72,8 +72,12 @@ class TrainConfig:
     valid: str = _option("0.1", "Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
     splits: str | None = _option(None, "CSV of octfast data split: train, valid and test.", path=True)
     fold: int | None = _option(None, "Validate on this fold of --splits; by default its split column.", least=0)
-    folds: int = _option(
-        *(5, "Folds by patient, whose heads judge every training and validation scan; 0 for none."), least=0
+    folds: int | None = _option(
+        *(
+            None,
+            "Folds by patient that judge all training and validation scans, 0 none; by default 5 of a head alone.",
+        ),
+        least=0,
     )
     random_layers: bool = _option(
         False, "Train --head article though its two frozen 4096-wide layers have no pretrained weights."
@@ -121,6 +125,12 @@ class TrainConfig:
             raise UsageError(f"--augment none: {self.views} views would be the same", "leave --views out")
         if self.folds == 1:
             raise UsageError("--folds 1: one fold holds everything out", "give 2 or more, or 0 for none")
+        if self.folds and (why := self._no_folds):
+            raise UsageError(
+                f"--folds {self.folds}: {why}, and nothing that is stored can be trained on a fold at a time",
+                f"leave it out; or: octfast data split DATA --folds {self.folds} --out splits.csv, then octfast train "
+                "--splits splits.csv --fold 0, --fold 1 and so on, then octfast interpret --folds RUN --folds RUN",
+            )
         if self.fold is not None and self.splits is None:
             raise UsageError(f"--fold {self.fold}: of which folds?", "add --splits splits.csv, from octfast data split")
 
@@ -129,6 +139,22 @@ class TrainConfig:
         """The named columns of a table, and where patients and classes stand, as `read_data` takes them."""
         names = [*(f"{c}_column" for c in ("path", "label", "patient", "split")), "patient_from", "label_from"]
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def _no_folds(self) -> str:
+        """Why this training has no folds of its own; empty where it can have some."""
+        if self.unfreeze == "all":
+            return "--unfreeze all trains the whole network"
+        if not self.views:
+            return "--views 0 augments anew every epoch"
+        return "--head article is trained by another loss" if self.head == "article" else ""
+
+    @property
+    def chosen_folds(self) -> int:
+        """`folds`, or its default: 5 where each costs a head, 0 where it costs a training of the last block."""
+        if self.folds is not None:
+            return self.folds
+        return 5 if self.unfreeze == "head" and not self._no_folds else 0
 
     @property
     def chosen_patience(self) -> int:

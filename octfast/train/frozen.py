@@ -231,7 +231,10 @@ def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     first = next((i for i, m in enumerate(parts) if any(p.requires_grad for p in m.parameters())), len(parts))
     if first == len(parts):
         raise UsageError("nothing in this model can be trained", "unfreeze its head: learn.freeze()")
-    held = sum(p.numel() for m in parts[first:] for p in m.parameters() if not p.requires_grad)
+    # Batch norms alone may be frozen in what is trained, as those of the last block are.
+    norms = {id(p) for part in parts for m in part.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    behind = (p for m in parts[first:] for p in m.parameters() if not p.requires_grad)
+    held = sum(p.numel() for p in behind if id(p) not in norms)
     if held and any(True for m in parts[:first] for _ in m.parameters()):
         raise UsageError(
             f"{held:,} frozen parameters stand behind some that are trained: the frozen part is not one piece",

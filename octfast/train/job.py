@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ from octfast.run.folder import Run, new_run, set_latest
 from octfast.run.log import run_log
 from octfast.run.origin import fingerprint
 from octfast.run.state import training_state
-from octfast.train.balance import balance_training, class_weights, say_rare, start_balanced
+from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
+from octfast.train.crossval import Recipe, cross_validate
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import oct_learner, unfreeze_to
@@ -261,21 +263,31 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
         unfreeze_to(learn, "head")
     trainee: Learner = learn
     precision = "fp32" if torch.device(learn.dls.device).type == "cpu" else "mixed"
+    folds = _folds(learn, config)
+    block = config.unfreeze == "block5"
     if config.views and not whole:
-        trainee = fast = frozen_learner(learn, views=config.views, folds=_folds(learn, config), **stored)
+        trainee = fast = frozen_learner(learn, views=config.views, folds=None if block else folds, **stored)
         precision = fast.engine.precision
     weights = _class_weights(learn, config)
-    balance_training(trainee, weights, config.balance, config.loss)
+    balanced = partial(balance_callbacks, weights, config.balance, config.loss)
     lr, epochs = config.lr, config.epochs
-    if config.unfreeze == "block5" and isinstance(trainee, FrozenLearner):
-        start_from_head(trainee, epochs)
-        epochs, lr = -(-epochs // 2), lr or HEAD_RATE
+    chosen: dict[str, Any] = {"bs": bs, "precision": precision, "folds": 0 if folds is None else int(folds.max()) + 1}
+    if config.balance != "none":
+        chosen["class_weights"] = {c: round(w, 4) for c, w in zip(learn.dls.vocab, weights.tolist(), strict=True)}
+    if block and isinstance(trainee, FrozenLearner):
+        head_epochs, epochs, lr = epochs, -(-epochs // 2), lr or HEAD_RATE
+        if folds is not None:
+            cross_validate(trainee, folds, Recipe(head_epochs, epochs, lr, balanced), run.path)
+            log.info("the weights of the last epoch are kept: every scan is learned from, none is left to choose by")
+            return trainee, {"lr": lr, **chosen, "best_epoch": epochs}
+        start_from_head(trainee, head_epochs, balanced())
+    trainee.add_cbs(balanced())
     if lr is None:
         # The rate is sought on stored features too where they are not trained on.
         finder = trainee
         if not isinstance(trainee, FrozenLearner):
             finder = frozen_learner(learn, views=1, **stored)
-            balance_training(finder, weights, config.balance, config.loss)
+            finder.add_cbs(balanced())
         lr = _find_lr(finder, run, _rate_range(learn, config))
         if finder is not trainee:
             finder.close()
@@ -294,30 +306,26 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
         if whole:
             trainee.fine_tune(config.epochs, lr, cbs=cbs)
         else:
-            rates = slice(lr / 10, lr) if config.unfreeze == "block5" else lr
+            rates = slice(lr / 10, lr) if block else lr
             trainee.fit_one_cycle(epochs, rates, cbs=cbs)
     kept = None if best.best_epoch is None else best.best_epoch + 1
     log.info("the weights of epoch %s, with the lowest validation loss, are kept", kept)
-    folds = int(trainee.folds.max()) + 1 if isinstance(trainee, FrozenLearner) and trainee.folds is not None else 0
-    chosen: dict[str, Any] = {"lr": lr, "bs": bs, "best_epoch": kept, "precision": precision, "folds": folds}
-    if config.balance != "none":
-        chosen["class_weights"] = {c: round(w, 4) for c, w in zip(learn.dls.vocab, weights.tolist(), strict=True)}
-    return trainee, chosen
+    return trainee, {"lr": lr, **chosen, "best_epoch": kept}
 
 
 def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:
-    """The folds of a cross-validation, where a head that learns with cross entropy is all that is trained."""
-    if not config.folds:
-        return None
-    if config.unfreeze != "head" or config.head == "article":
-        log.info(
-            "no cross-validation: it is for a head alone, learning with cross entropy; for the whole pipeline a fold "
-            "at a time: octfast data split --folds %d, then --splits splits.csv --fold 0 and so on",
-            config.folds,
-        )
+    """The folds of a cross-validation; None, and why, where there is none."""
+    if not config.chosen_folds:
+        if config.folds is None:
+            log.info(
+                "no cross-validation, which is for what is trained on stored activations; %s",
+                "--folds 5 trains the last block five times more"
+                if config.unfreeze == "block5" and config.views
+                else "the whole can be trained a fold at a time: octfast data split --folds 5, then --splits, --fold 0",
+            )
         return None
     scans = pd.concat([pd.DataFrame(dl.items) for dl in (learn.dls.train, learn.dls.valid)], ignore_index=True)
-    folds = draw_folds(scans, config.folds, config.seed)
+    folds = draw_folds(scans, config.chosen_folds, config.seed)
     if folds is not None:
         log.info("%d folds by patient: validation loss and accuracy are of all scans, out of fold", folds.max() + 1)
     return folds

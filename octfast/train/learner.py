@@ -161,6 +161,9 @@ def oct_splitter(model: nn.Sequential) -> list[list[nn.Parameter]]:
 def unfreeze_to(learn: Learner, what: str) -> Learner:
     """Freeze all but the head, all but the last block and the head, or nothing.
 
+    The batch norms of the last block stay as its weights have them, since a batch of scans says less than what they
+    were trained on; so were the rates of its training measured (docs/accuracy.md).
+
     Raises
     ------
     UsageError : another word, or "block5" of a body that cannot be cut.
@@ -171,6 +174,9 @@ def unfreeze_to(learn: Learner, what: str) -> Learner:
         if len(learn.splitter(learn.model)) < 3:
             raise UsageError("this architecture has no last block to unfreeze", "use --unfreeze head or all")
         learn.freeze_to(-2)
+        for m in learn.model[0].modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.requires_grad_(False)
     elif what == "all":
         learn.unfreeze()
     else:

@@ -52,6 +52,7 @@ class FrozenLearner(Learner):
     stores : the open stores of the training and the validation scans.
     engine : that ran the frozen part.
     folds : of the training scans, then the validation scans, where heads of a cross-validation are trained too.
+    judged : what `out_of_fold` gives where a training a fold gave it, see `octfast.train.crossval`.
     pace : a context in which the part computes fast.
     """
 
@@ -59,6 +60,7 @@ class FrozenLearner(Learner):
     engine: Engine
     loss_func: Any
     folds: np.ndarray | None = None
+    judged: np.ndarray | None = None
     pace: Callable[[], AbstractContextManager] = nullcontext
     _on: tuple[DataLoaders, nn.Module] | None = None
     _closed = False
@@ -67,7 +69,7 @@ class FrozenLearner(Learner):
         self,
         whole: Learner,
         stored: StoredLoaders,
-        part: nn.Module,
+        part: nn.Sequential,
         *,
         prefix: Sequence[nn.Module],
         digest: Callable[[], str],
@@ -233,6 +235,8 @@ class FrozenLearner(Learner):
         """Logits of the training, then the validation scans by the head of their fold, of shape (n, classes)."""
         if self.folds is None:
             raise UsageError("no folds were trained", "frozen_learner(learn, folds=...)")
+        if self.judged is not None:
+            return self.judged
         with self.no_bar(), self.no_logging(), self._features(self._learning):
             outputs, _ = super().get_preds(act=noop)
         return outputs[torch.arange(len(outputs)), torch.tensor(self.folds)].float().cpu().numpy()
@@ -255,7 +259,8 @@ class FrozenLearner(Learner):
     def _for_files(self) -> Iterator[None]:
         """What is saved: the whole model, but while a rate is sought and of folds what is trained."""
         before = self._on
-        self._on = self._learning if self.folds is not None or hasattr(self, "lr_finder") else None
+        of_folds = self.folds is not None and self.judged is None
+        self._on = self._learning if of_folds or hasattr(self, "lr_finder") else None
         try:
             yield
         finally:

@@ -67,21 +67,26 @@ class Features:
         return self._values[rows, view].astype(np.float32)
 
 
-def start_from_head(trainee: FrozenLearner, epochs: int) -> None:
+def head_length(trainee: FrozenLearner) -> int:
+    """How many modules at the end of a part, or of a copy of it, are the head's."""
+    own = {id(m) for m in trainee.whole.model[1].modules()}
+    return sum(id(m) in own for m in trainee.part.children())
+
+
+def start_from_head(trainee: FrozenLearner, epochs: int, cbs: Sequence[Any] = ()) -> None:
     """Train the head alone, in place, on what the block gives of the stored maps, before both are trained.
 
     Parameters
     ----------
     trainee : a Learner of the last block and the head.
+    cbs : of this training.
     """
-    head, part = trainee.whole.model[1], trainee.part
-    own = {id(m) for m in head.modules()}
-    before = nn.Sequential(*(m for m in part.children() if id(m) not in own))
-    device = next(part.parameters()).device
-    features = Features(before, trainee.stores[0], device)
-    same = {"loss_func": trainee.loss_func, "opt_func": trainee.opt_func, "wd": trainee.wd}
+    part = trainee.part
+    length, device = head_length(trainee), next(part.parameters()).device
+    features = Features(part[:-length], trainee.stores[0], device)
+    same = {"loss_func": trainee.loss_func, "opt_func": trainee.opt_func, "wd": trainee.wd, "cbs": cbs}
     bs, targets = trainee.stored.train.bs, trainee.stored.train.targets
-    train_head(head, features, targets, epochs=epochs, lr=ALONE_RATE, bs=bs, device=device, **same)
+    train_head(part[-length:], features, targets, epochs=epochs, lr=ALONE_RATE, bs=bs, device=device, **same)
     log.info("the head alone was trained for %d epochs; from there block and head are trained together", epochs)
 
 
@@ -94,12 +99,13 @@ def train_head(
     lr: float,
     bs: int,
     device: Any = "cpu",
+    cbs: Sequence[Any] = (),
     **kwargs: Any,
 ) -> None:
     """Train a head alone, in place, by one cycle on all rows of some features; `kwargs` are the Learner's."""
     with one_thread():
         learn = _learner(head, features, targets, bs, device, **kwargs)
-        _fit(learn, epochs, lr)
+        _fit(learn, epochs, lr, cbs=cbs)
 
 
 def tune(

@@ -223,6 +223,8 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
             "choice of the epoch",
             "not recorded"
             if in_python(known)
+            else "none: the last, as every scan is learned from"
+            if chosen.get("folds") and config.get("unfreeze") == "block5"
             else f"the lowest loss {'out of fold' if chosen.get('folds') else 'on validation'}",
         ),
         ("highest learning rate", _number(chosen.get("lr", config.get("lr")))),

@@ -130,7 +130,7 @@ def store_features(prepared: Prepared, config: TrainConfig, weights: dict[str, s
                 workers=config.workers,
             ).stores
     scans = pd.concat([pd.DataFrame(dl.items) for dl in (dls.train, dls.valid)], ignore_index=True)
-    folds = draw_folds(scans, config.folds + 1, config.seed)
+    folds = draw_folds(scans, config.chosen_folds + 1, config.seed)
     if folds is None or folds.max() < 2:
         raise DataError(
             "these patients cannot be divided into three folds or more, of which one is held back",

@@ -64,8 +64,8 @@ def tune(
     if minutes <= 0 or (trials is not None and trials < 1) or not arch or not views or min(views) < 1:
         raise UsageError("a search needs time, trials, bodies and views", "for example --minutes 5 --views 1")
     config = TrainConfig(data=None if data is None else str(data), **fields)
-    if config.folds < 2:
-        raise UsageError(f"--folds {config.folds}: a search is judged out of fold", "give 2 or more")
+    if config.chosen_folds < 2:
+        raise UsageError(f"--folds {config.chosen_folds}: a search is judged out of fold", "give 2 or more")
     weights_of = weights_at_hand(arch, weights, synthetic=data is None)
     prepared = prepared_scans(config)
     folder = _folder(out)
