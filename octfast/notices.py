@@ -13,6 +13,8 @@ LONG_NOTICE = f"{NOTICE} For research and teaching; it has not been validated fo
 SYNTHETIC_NOTE = "Synthetic phantoms, not patients: this model knows nothing of real eyes."
 CAUTION = "not evidence of disease location"
 """Of a heat map; to be put into a sentence."""
+UNSEEN = "A disease that the model has not seen is mostly not noticed, nor is every scan of another device."
+"""Of what is called unlike the training scans (docs/unlike.md)."""
 
 
 def notice(synthetic: bool) -> str:

@@ -24,13 +24,21 @@ def shoot(page, name: str) -> None:
         page.screenshot(path=str(Path(shots) / f"{name}.png"), full_page=True)
 
 
+def outside_of_landmarks(page) -> list[str]:
+    """The parts of a page that a screen reader does not find by its landmarks (axe's rule `region`)."""
+    return page.evaluate(
+        "() => [...document.body.children].filter(e => !e.matches('header, nav, main, aside, footer, script'))"
+        ".map(e => e.outerHTML.slice(0, 80))"
+    )
+
+
 @contextmanager
 def served(words: Sequence[str], log: Path, **popen) -> Iterator[str]:
     """The address of the page that `octfast WORDS` serves; it must end well on Ctrl-C, and say that it stopped."""
     with log.open("w") as f:
         running = subprocess.Popen([sys.executable, "-m", "octfast", *words], stdout=f, stderr=f, **popen)
     try:
-        for _ in range(600):
+        for _ in range(1800):
             said = [line for line in log.read_text().splitlines() if line.startswith("page: ")]
             if said or running.poll() is not None:
                 break

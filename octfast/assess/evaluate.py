@@ -35,7 +35,7 @@ from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.decide import urgent_classes
 from octfast.model.forward import headline, predict_scans
-from octfast.notices import Note
+from octfast.notices import UNSEEN, Note
 from octfast.run.folder import FOLD, Run, open_run
 from octfast.run.privacy import within
 
@@ -303,7 +303,7 @@ def _unlike_notes(table: pd.DataFrame) -> list[str]:
             f"without them {without['accuracy']:.3f}, {without['loss']:.3f}." if without else "none is left without."
         )
         log.warning(note[0].lower() + note[1:-1])
-    return [note]
+    return [f"{note} {UNSEEN}"]
 
 
 def _source(info: BundleInfo, split: str, **further: str) -> dict[str, Any]:

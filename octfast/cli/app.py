@@ -34,6 +34,7 @@ def app(
         float | None,
         typer.Option(min=0, max=1, metavar="P", help="Mark scans as unsure whose predicted class has less than this."),
     ] = None,
+    answer_anyway: options.AnswerAnyway = False,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,8 +54,9 @@ def app(
 ) -> None:
     """Serve a trained model as a web page on this machine. Not a medical device.
 
-    Drop scans on the page and see probabilities, heat maps and an urgent mark; download them as a table. Nothing is
-    sent anywhere else, and nothing is kept on disk. Ctrl-C ends it.
+    Drop scans on the page and see probabilities, heat maps and an urgent mark; download them as a table. A scan unlike
+    anything the model was trained on is marked and gets no class, but with --answer-anyway. Nothing is sent anywhere
+    else, and nothing is kept on disk. Ctrl-C ends it.
 
     For programs there is a JSON endpoint with the same limits. A refusal has a status of 400 or more and a JSON with
     `error` and `hint`; 503 says with Retry-After how many seconds to wait.
@@ -84,6 +86,7 @@ def app(
         limits=Limits(round(max_mb * (1 << 20)), round(max_megapixels * 1e6), max_files, queue),
         urgent=None if urgent is None else [c.strip() for c in urgent.split(",") if c.strip()],
         abstain_below=abstain_below,
+        answer_anyway=answer_anyway,
         allow_hosts=allow_host or (),
         root_path=root_path,
         precision=precision,

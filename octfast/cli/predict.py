@@ -165,7 +165,7 @@ def _end(
     import sys
 
     from octfast.console import print_json
-    from octfast.notices import SYNTHETIC_NOTE
+    from octfast.notices import SYNTHETIC_NOTE, UNSEEN
 
     if as_json:
         counts = {"scans": found.scans, "failed": found.failed, "abstained": found.abstained}
@@ -184,6 +184,8 @@ def _end(
     told = print if not printed else lambda line: print(line, file=sys.stderr)
     if not found.whole:
         told(_sentence(found))
+        if found.unlike is not None:
+            told(UNSEEN)
     if found.synthetic:
         told(SYNTHETIC_NOTE)
     told("Not a medical device.")

@@ -102,8 +102,13 @@ class RootNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.root(x))
+
+    @staticmethod
+    def root(x: Tensor) -> Tensor:
+        """The square root of each feature, with its sign."""
         # The small number keeps the slope finite at zero, for a body that is trained too.
-        return super().forward(torch.sign(x) * (torch.sqrt(x.abs() + 1e-6) - 1e-3))
+        return torch.sign(x) * (torch.sqrt(x.abs() + 1e-6) - 1e-3)
 
 
 def two_layer_head(width: int, n_classes: int) -> nn.Sequential:

@@ -18,19 +18,20 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
 from fastai.torch_core import set_seed
-from fastcore.basics import noop
 from torch import nn
 
 from octfast.data.loaders import batch_size, oct_dataloaders
 from octfast.errors import UsageError
 from octfast.model.bundle.read import load_bundle
+from octfast.model.engine import one_thread
 from octfast.model.heads import POOLED, pooled_head, set_dropout
 from octfast.run.folder import FOLD, Run
 from octfast.train.balance import balance_training, class_weights, start_balanced
-from octfast.train.folds import FoldHeads, FoldLoader, draw_folds
+from octfast.train.folds import FoldLoader, draw_folds
 from octfast.train.frozen import frozen_learner
 from octfast.train.learner import oct_splitter
 from octfast.train.store.rows import Values
+from octfast.train.together import HeadsTogether
 
 log = logging.getLogger("octfast")
 
@@ -87,22 +88,29 @@ class Stored:
             head.apply(_kaiming)
         weights = self._class_weights(targets[rows], rows)
         start_balanced(head, weights)
-        model = FoldHeads(nn.Identity(), head, int(self.folds.max()) + 1)
-        bs = batch_size(len(rows))
-        loaders = DataLoaders(
-            FoldLoader(
-                Values(self.features[rows]), targets[rows], self.folds[rows], True, bs=bs, shuffle=True, drop_last=True
-            ),
-            FoldLoader(Values(self.features), targets, self.folds, False, bs=512),
-            device="cpu",
+        heads = int(self.folds.max()) + 1
+        model = HeadsTogether(head, heads)
+        learning = FoldLoader(
+            Values(self.features[rows]),
+            targets[rows],
+            self.folds[rows],
+            True,
+            heads,
+            bs=batch_size(len(rows)),
+            shuffle=True,
+            drop_last=True,
         )
+        # Answers are asked for once, at the end; a Learner needs something to validate on all the same.
+        asked = FoldLoader(Values(self.features[:1]), targets[:1], self.folds[:1], False, heads, bs=1)
+        loaders = DataLoaders(learning, asked, device="cpu")
         learn = Learner(loaders, model, CrossEntropyLossFlat(), opt_func=Adam, wd=self.fit["wd"])
         balance_training(learn, weights, self._balance, self.fit.get("loss") or "cross_entropy")
-        with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging(), learn.no_bar():
-            # Validation is asked for once, at the end.
+        with one_thread(), learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging(), learn.no_bar():
             learn.fit_one_cycle(self.fit["epochs"], self.fit["lr"])
-            outputs, _ = learn.get_preds(act=noop)
-        return outputs[torch.arange(len(outputs)), torch.tensor(self.folds)].float().numpy()
+            folds = torch.tensor(self.folds)
+            with torch.inference_mode():
+                outputs = model.eval()(torch.from_numpy(self.features), folds)
+        return outputs[torch.arange(len(outputs)), folds].float().numpy()
 
     @property
     def _balance(self) -> str:

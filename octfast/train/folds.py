@@ -68,15 +68,25 @@ class FoldLoader(StoreLoader):
     store : of the training and the validation scans.
     targets, folds : class indices and folds of all of them, in its order.
     learning : whether a head's targets are those of the scans outside of its fold; else they are those inside.
+    heads : how many there are; None is one a fold, and the one that learns from all scans.
     """
 
-    def __init__(self, store: RowSource, targets: Tensor, folds: np.ndarray, learning: bool, **kwargs: Any):
+    def __init__(
+        self,
+        store: RowSource,
+        targets: Tensor,
+        folds: np.ndarray,
+        learning: bool,
+        heads: int | None = None,
+        **kwargs: Any,
+    ):
         self.folds, self.learning = torch.tensor(folds), learning
+        self.heads = heads or int(self.folds.max()) + 2
         super().__init__(store, targets, **kwargs)
 
     def batch(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        fold, heads = self.folds[rows], int(self.folds.max()) + 2
-        inside = fold[:, None] == torch.arange(heads)
+        fold = self.folds[rows]
+        inside = fold[:, None] == torch.arange(self.heads)
         wanted = ~inside if self.learning else inside
         targets = torch.where(wanted, self.targets[rows][:, None], IGNORED)
         return torch.from_numpy(self.store.take(rows, self.view)).float(), fold, TensorCategory(targets)
@@ -84,7 +94,8 @@ class FoldLoader(StoreLoader):
     def new(self, dataset=None, cls=None, **kwargs):
         """The same activations with other settings, as `Learner.get_preds` asks for."""
         self.refuse_other(dataset)
-        made = type(self)(self.store, self.targets, self.folds.numpy(), self.learning, **{**self.settings(), **kwargs})
+        settings = {**self.settings(), **kwargs}
+        made = type(self)(self.store, self.targets, self.folds.numpy(), self.learning, self.heads, **settings)
         made.view = self.view
         return made
 

@@ -94,6 +94,27 @@ def test_a_class_is_given_where_it_is_asked_for(predictor, strange):
     assert not by_command["remarks"].str.contains("no class is given").any()
 
 
+@pytest.mark.parametrize("anyway", [False, True])
+def test_the_page_and_its_endpoint_mark_them(predictor, strange, anyway):
+    pytest.importorskip("starlette")
+    pytest.importorskip("httpx")
+    from starlette.testclient import TestClient
+
+    from octfast.deploy.app.app import make_app
+    from tests.deploy.app.uploads import HERE, post
+
+    app = make_app(Answers(predictor, answer_anyway=anyway))
+    with TestClient(app, base_url=HERE) as client:
+        about = client.get("/api/model").json()
+        assert about["knows_unlike"] and about["answer_anyway"] is anyway
+        page = client.get("/").text
+        assert about["unlike"] in page and ("a class is given all the same" in page) is anyway
+        found = post(client, strange[0].read_bytes()).json()
+        assert found["unlike_training"] and found["distance"] > 1
+        assert found["predicted"] in predictor.classes if anyway else found["predicted"] is None
+        assert len(found["probabilities"]) == (len(predictor.classes) if anyway else 0)
+
+
 def test_a_volume_counts_them(predictor, tmp_path, monkeypatch):
     from tests.data.volumes import volume_files
 
@@ -120,9 +141,56 @@ def test_the_onnx_file_gives_the_same_distance(run, predictor, strange, tmp_path
         assert distance[0] == pytest.approx(wanted, rel=1e-2)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_the_torch_program_gives_the_same_distance(run, predictor, strange, tmp_path, half):
+    import torch
+
+    from octfast.deploy.export.export import export_bundle
+
+    exported = export_bundle(run.path, "torch", tmp_path / "m.pt2", scans=4, half=half)
+    assert exported.agreement.distance < (0.05 if half else 0.01) and exported.agreement.unlike_same == 1
+    network = torch.export.load(exported.file).module()
+    expected = predictor.predict(strange)["distance"]
+    for file, wanted in zip(strange, expected, strict=True):
+        p, distance = network(torch.from_numpy(np.array(Image.open(file)))[None, :, :, None])
+        assert p.shape == (1, len(predictor.classes))
+        assert float(distance[0]) == pytest.approx(wanted, rel=0.05 if half else 0.01)
+
+
+def test_the_printed_lines_say_that_a_scan_is_unlike(run, strange, tmp_path, monkeypatch, capsys):
+    from octfast.deploy.export.export import export_bundle
+
+    exported = export_bundle(run.path, "torch", tmp_path / "m.pt2", scans=1)
+    Image.open(strange[0]).save(tmp_path / "scan.jpeg")
+    monkeypatch.chdir(tmp_path)
+    exec(exported.usage(), {})
+    assert "unlike_training True" in capsys.readouterr().out
+
+
+def test_a_file_of_another_distance_is_not_kept(run, tmp_path, monkeypatch):
+    """What is compared is the bundle's own distance, so that one that was lost on the way is noticed."""
+    from octfast.deploy.export import export, torch_export
+    from octfast.errors import DataError
+
+    whole = torch_export.write_program
+
+    def without_scale(model, info, file, metadata, *, half=False, unlike=None):
+        import copy
+
+        wrong = copy.deepcopy(unlike)
+        wrong.threshold *= 1.1
+        whole(model, info, file, metadata, half=half, unlike=wrong)
+
+    monkeypatch.setattr(torch_export, "write_program", without_scale)
+    with pytest.raises(DataError, match=r"distance to the training scans differs .*nothing was written"):
+        export.export_bundle(run.path, "torch", tmp_path / "m.pt2", scans=2)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_says_how_many(run, strange, octfast):
     ended = octfast("predict", run.path, *strange, "--out", "a.csv")
     assert ended.code == 0 and f"{len(strange)} unlike the training scans" in ended.out
+    assert "A disease that the model has not seen is mostly not noticed" in ended.out
     assert pd.read_csv("a.csv")["unlike_training"].all()
     assert "NaN" not in Path("a.csv").read_text()
 

@@ -7,13 +7,17 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from octfast.data.phantom.draw import CLASSES, make_phantom
-from octfast.model.bundle.read import read_info
+from octfast.model.bundle.distance import save_distance
+from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.bundle.write import update_info
-from tests.browser import CHROMIUM, served, shoot
+from octfast.model.unlike import fit_distance
+from tests.browser import CHROMIUM, outside_of_landmarks, served, shoot
 from tests.deploy.app.uploads import huge_png
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -106,6 +110,7 @@ def in_sight(page, text):
 def test_scans_are_answered_with_heat_maps(open_page, scans):
     page = open_page()
     assert in_sight(page, "Not a medical device") and in_sight(page, "Synthetic phantoms")
+    assert outside_of_landmarks(page) == []
     shoot(page, "desktop-empty")
     page.set_input_files("#files", [str(f) for f in scans[:4]])
     settled(page, 4)
@@ -242,3 +247,50 @@ def test_dark(open_page, scans):
     )
     assert max(red, green, blue) < 64
     shoot(page, "desktop-dark")
+
+
+@pytest.fixture(scope="module")
+def knowing(trained, tmp_path_factory):
+    """The trained bundle with a distance beyond which every picture lies."""
+    bundle = Path(shutil.copytree(trained.bundle, tmp_path_factory.mktemp("knowing") / "model"))
+    info = read_info(bundle)
+    update_info(bundle, calibration={k: v for k, v in info.calibration.items() if k != "unlike"})
+    width = body_and_head_width(bundle)
+    far = fit_distance(np.random.default_rng(0).normal(50, 0.1, size=(40, width)))
+    save_distance(bundle, far, {"share": 0.01, "scans": 40, "patients": 40})
+    return bundle
+
+
+def body_and_head_width(bundle) -> int:
+    with torch.no_grad():
+        features = load_bundle(bundle)[0][0](torch.zeros(1, 3, 64, 64))
+    return features.shape[1]
+
+
+@pytest.mark.parametrize("anyway", [False, True])
+def test_a_scan_unlike_training_is_marked(browser, knowing, scans, tmp_path, anyway):
+    words = ["app", str(knowing), "--precision", "fp32", *(["--answer-anyway"] if anyway else [])]
+    with served(words, tmp_path / "log.txt", cwd=tmp_path) as address:
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.goto(address)
+        assert ("a class is given all the same" if anyway else "gets no class") in page.inner_text("main")
+        page.set_input_files("#files", [str(f) for f in scans[:2]])
+        settled(page, 2)
+        card = page.locator("#results .card.unlike").first
+        assert page.locator("#results .card.unlike").count() == 2
+        assert "Unlike training" in card.locator(".badge").first.inner_text()
+        assert "Let a person decide" in card.locator(".far").inner_text()
+        assert "2 unlike the training scans" in page.inner_text("#status")
+        assert ("No class" in card.inner_text()) is not anyway
+        assert card.locator("tbody tr").count() == (4 if anyway else 0)
+        shoot(page, f"unlike-{'anyway' if anyway else 'withheld'}")
+        page.emulate_media(color_scheme="dark")
+        page.set_viewport_size({"width": 375, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        shoot(page, f"unlike-{'anyway' if anyway else 'withheld'}-phone-dark")
+        with page.expect_download() as caught:
+            page.click("#save")
+        rows = list(csv.DictReader(io.StringIO(Path(caught.value.path()).read_text(encoding="utf-8-sig"))))
+        assert all(r["unlike_training"] == "true" and float(r["distance"]) > 1 for r in rows)
+        assert all("unlike anything" in r["remarks"] and bool(r["predicted"]) is anyway for r in rows)
+        page.close()

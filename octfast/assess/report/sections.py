@@ -15,6 +15,7 @@ from octfast.assess.report.pictures import HeatPictures, shots
 from octfast.assess.report.provenance import SPLIT_NAMES, Provenance
 from octfast.assess.report.tables import estimate_grid
 from octfast.errors import OctfastError
+from octfast.notices import UNSEEN
 from octfast.run.privacy import without_places
 
 MOST_MISSED, _DOUBTS, _PATIENTS = 12, 20, 20
@@ -150,11 +151,16 @@ def left_out_rows(known: Provenance, most: int = 30) -> dict[str, Any] | None:
 
 def limits(known: Provenance, split: str) -> list[str]:
     """What the figures do not say."""
+    others = (
+        "A picture that is not an OCT scan of the retina, or shows another disease, is still given one of the classes."
+    )
+    if "unlike" in known.info.calibration:
+        others = f"A scan unlike anything that it was trained on is marked and gets no class. {UNSEEN}"
     found = [
         "The labels are taken for the truth; who gave them, and how far graders agree, octfast cannot know.",
         "Heat maps show what raised the score of a class. They are not evidence of where a disease lies.",
         "One B-scan is judged at a time; a clinician sees the volume, the other eye and the patient.",
-        "A picture that is not an OCT scan of the retina, or shows another disease, is still given one of the classes.",
+        others,
         "The scans judged here come from the data set that it was trained on: how it does elsewhere is not known.",
     ]
     if known.info.synthetic:

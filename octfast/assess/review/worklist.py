@@ -11,7 +11,7 @@ import pandas as pd
 from octfast.assess.interpret.label_errors import find_label_errors
 from octfast.assess.interpret.rows import missed_urgent, top_losses, with_p_actual
 from octfast.assess.predictions import held_out_predictions
-from octfast.data.audit.audit import audit
+from octfast.assess.review.kept import audit_findings
 from octfast.errors import DataError, UsageError
 from octfast.model.decide import urgent_classes
 from octfast.run.folder import FOLD, Run
@@ -113,11 +113,11 @@ def _reasons(run: Run, table: pd.DataFrame, classes: list[str], pictures: bool) 
     for row in top_losses(table, max(9, round(_SHARE * len(table)))).itertuples():
         yield "loss", row.path, f"{KINDS['loss']} ({row.loss:.2f})", ""
     if pictures:
-        yield from _of_pictures(table)
+        yield from _of_pictures(run, table)
 
 
-def _of_pictures(table: pd.DataFrame) -> Iterator[tuple[str, str, str, str]]:
-    findings = audit(table[["path", "label", "patient", "split"]]).findings
+def _of_pictures(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, str, str, str]]:
+    findings = audit_findings(run, table[["path", "label", "patient", "split"]])
 
     def say(kind: str, detail: str) -> str:
         return f"{KINDS[kind]} ({detail})"

@@ -19,7 +19,7 @@ from octfast.deploy.predictor import Predictor
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.decide import decide, unlike_words
-from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
+from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE, UNSEEN
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
 # The longer side of the pictures that are sent back to look at, in pixels.
@@ -93,6 +93,9 @@ class Answers:
             "urgent_classes": list(self.rule.urgent),
             "urgent_threshold": self.rule.threshold,
             "abstains": self.rule.abstains,
+            "knows_unlike": self.rule.unlike,
+            "answer_anyway": self.rule.answer_anyway,
+            "unlike": self._unlike_words(),
             "calibrated": is_calibrated(info),
             "calibration": calibration_words(info),
             "arch": info.arch,
@@ -104,6 +107,13 @@ class Answers:
             "max_pixels": limits.max_pixels,
             "max_files": limits.max_files,
         }
+
+    def _unlike_words(self) -> str:
+        """What becomes of a scan that is unlike the training scans, and what is not noticed."""
+        if not self.rule.unlike:
+            return "This model does not know which scans are unlike its training scans: any picture gets a class."
+        given = ", and a class is given all the same" if self.rule.answer_anyway else " and gets no class"
+        return f"A scan unlike anything the model was trained on is marked{given}. {UNSEEN}"
 
     def answer(self, content: bytes, *, heat_map: bool = False) -> dict[str, Any]:
         """What the model says of a picture.

@@ -120,6 +120,7 @@ def serve(
     limits: Limits | None = None,
     urgent: Sequence[str] | None = None,
     abstain_below: float | None = None,
+    answer_anyway: bool = False,
     allow_hosts: Sequence[str] = (),
     root_path: str = "",
     precision: str = "auto",
@@ -135,7 +136,7 @@ def serve(
     bundle : the folder of a bundle, or a run folder.
     host : address to bind to; any other than loopback is reached by others, and that is said.
     port : None takes 8731, or a free one where that is taken.
-    limits, urgent, abstain_below : see `Answers`.
+    limits, urgent, abstain_below, answer_anyway : see `Answers`.
     allow_hosts : further names by which the page may be called, as that of a proxy before it; with its port where that
         is an unusual one.
     root_path : the path below which a proxy has the page, as "/octfast".
@@ -154,7 +155,7 @@ def serve(
 
     listener = bind(host, port)
     with contextlib.closing(listener):
-        answers = Answers(load(bundle, precision, device, weights), limits, urgent, abstain_below)
+        answers = Answers(load(bundle, precision, device, weights), limits, urgent, abstain_below, answer_anyway)
         address = url(listener)
         log.info("%s, %s", answers.predictor.info.arch, answers.predictor.engine.description)
         if not is_loopback(listener):
@@ -276,6 +277,7 @@ def _page(answers: Answers) -> str:
         "classes": ", ".join(about["classes"]),
         "urgent": urgent or "none",
         "calibration": about["calibration"],
+        "unlike": about["unlike"],
         "model": f"{about['arch']}, scans squeezed to {about['size']} x {about['size']}, {about['precision']}",
         "formats": about["formats"],
         "limits": f"{about['max_bytes'] / (1 << 20):g} MB and {about['max_pixels'] / 1e6:g} million pixels",

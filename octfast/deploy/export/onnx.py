@@ -209,10 +209,23 @@ def onnx_runner(file: str | Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
     ------
     DataError : no ONNX file, or one that ONNX Runtime cannot run.
     """
-    session = onnx_session(file)
+    outputs = onnx_outputs(file)
+    return lambda pictures: outputs(pictures)[0]
 
-    def run(pictures: np.ndarray) -> np.ndarray:
-        return np.asarray(session.run([OUTPUT], {INPUT: pictures})[0])
+
+def onnx_outputs(file: str | Path | bytes) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """As `onnx_runner`, and after the probabilities the distances (N,) where the file gives them.
+
+    Raises
+    ------
+    DataError : no ONNX file, or one that ONNX Runtime cannot run.
+    """
+    session = onnx_session(file)
+    names = [o.name for o in session.get_outputs() if o.name in (OUTPUT, DISTANCE)]
+
+    def run(pictures: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = dict(zip(names, session.run(names, {INPUT: pictures}), strict=True))
+        return tuple(np.asarray(found[n]) for n in (OUTPUT, DISTANCE) if n in found)
 
     return run
 
@@ -242,8 +255,10 @@ def onnx_session(file: str | Path | bytes) -> Any:
         raise DataError(f"ONNX Runtime cannot run {name}: {reason}", "export it again") from None
 
 
-def usage(name: str) -> str:
-    """Python lines that load a file and run it on a scan; `name` as Python writes it."""
+def usage(name: str, distance: bool = False) -> str:
+    """Python lines that load a file and run it on a scan; `name` as Python writes it, `distance` if it gives one."""
+    unpack = "p, distance = (y[0].tolist() for y in" if distance else "p ="
+    run = f'session.run(None, {{"{INPUT}": scan}})'
     return f"""import numpy as np, onnxruntime
 from PIL import Image, ImageOps
 
@@ -251,7 +266,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession({name})
 grey = ImageOps.exif_transpose(Image.open("scan.jpeg")).convert("L")  # of 8 bits a sample
 scan = np.asarray(grey)[None, :, :, None]  # uint8 (batch, height, width, channels)
-p = session.run(None, {{"{INPUT}": scan}})[0][0].tolist()"""
+{unpack} {f"{run})" if distance else f"{run}[0][0].tolist()"}"""
 
 
 @contextmanager

@@ -16,13 +16,23 @@ from octfast.model.bundle.info import BundleInfo
 if TYPE_CHECKING:
     from torch import nn
 
+    from octfast.model.unlike import Unlike
+
 METADATA = "octfast.json"
 
 
 def write_program(
-    model: nn.Sequential, info: BundleInfo, file: str | Path, metadata: dict[str, str], *, half: bool = False
+    model: nn.Sequential,
+    info: BundleInfo,
+    file: str | Path,
+    metadata: dict[str, str],
+    *,
+    half: bool = False,
+    unlike: Unlike | None = None,
 ) -> None:
     """Write a `WholeClassifier` with torch.export, which took TorchScript's place; `metadata` lies in it as JSON.
+
+    With `unlike` the program gives a pair: the probabilities, and the distances to the training scans.
 
     Raises
     ------
@@ -33,7 +43,7 @@ def write_program(
     from octfast.deploy.export.classifier import WholeClassifier
     from octfast.deploy.export.onnx import dynamic_shapes, example_pictures, quiet
 
-    whole = WholeClassifier(model, info, half=half)
+    whole = WholeClassifier(model, info, half=half, unlike=unlike)
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(whole, (example_pictures(),), dynamic_shapes=dynamic_shapes())
@@ -47,8 +57,10 @@ def write_program(
     Path(file).write_bytes(made.getbuffer())
 
 
-def program_runner(file: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+def program_outputs(file: str | Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     """A function from uint8 pictures of shape (N, H, W, C) to float32 probabilities (N, classes), by torch.
+
+    After them come the distances, of shape (N,), where the file gives them.
 
     Only for a file of one's own, as torch may run code from such a file.
 
@@ -66,19 +78,21 @@ def program_runner(file: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     except Exception as e:  # zip files, JSON and tensors, each with errors of its own
         raise DataError(f"torch cannot read {file}: {' '.join(str(e).split())}", "export it again") from None
 
-    def run(pictures: np.ndarray) -> np.ndarray:
+    def run(pictures: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.inference_mode():
-            return network(torch.from_numpy(np.array(pictures))).numpy()
+            found = network(torch.from_numpy(np.array(pictures)))
+        return tuple(y.numpy() for y in (found if isinstance(found, tuple) else (found,)))
 
     return run
 
 
-def usage(name: str) -> str:
-    """Python lines that load a file and run it on a scan; `name` as Python writes it."""
+def usage(name: str, distance: bool = False) -> str:
+    """Python lines that load a file and run it on a scan; `name` as Python writes it, `distance` if it gives one."""
+    answer = "p, distance = (y[0].tolist() for y in network(scan))" if distance else "p = network(scan)[0].tolist()"
     return f"""import numpy as np, torch
 from PIL import Image, ImageOps
 
 network = torch.export.load({name}).module()  # load no file that you do not trust
 grey = ImageOps.exif_transpose(Image.open("scan.jpeg")).convert("L")  # of 8 bits a sample
 scan = torch.from_numpy(np.array(grey))[None, :, :, None]  # uint8 (N, H, W, channels)
-p = network(scan)[0].tolist()"""
+{answer}"""

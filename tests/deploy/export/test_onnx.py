@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from octfast.data.preprocess import decode_grey, preprocess, resize
 from octfast.deploy.export import classifier as module
-from octfast.deploy.export.export import compare, export_bundle
+from octfast.deploy.export.agreement import compare
+from octfast.deploy.export.export import export_bundle
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.arch import find_arch, make_network
@@ -270,12 +271,12 @@ def test_a_file_that_does_not_agree_is_not_kept(own_run, tmp_path):
 def test_another_model_is_told_apart(exported, own_run):
     """The comparison is made with the bundle's model, temperature and all."""
     update_info(own_run.bundle, temperature=3.0)
-    from octfast.deploy.export.onnx import onnx_runner
+    from octfast.deploy.export.onnx import onnx_outputs
     from octfast.deploy.export.scans import check_sample
     from octfast.model.bundle.read import load_bundle
 
     model, info = load_bundle(own_run.bundle)
-    found = compare(onnx_runner(exported.file), model, info, check_sample(own_run.bundle, info, None, 8))
+    found = compare(onnx_outputs(exported.file), model, info, check_sample(own_run.bundle, info, None, 8))
     assert found.largest > 0.01
 
 

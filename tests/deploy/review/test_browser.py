@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from octfast.data.corrections import read_decisions
-from tests.browser import CHROMIUM, served, shoot
+from tests.browser import CHROMIUM, outside_of_landmarks, served, shoot
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("starlette")
@@ -49,8 +49,15 @@ def test_relabel_undo_and_train_again_by_keyboard_then_on_a_phone_by_touch(addre
         page.keyboard.press("t")
         expect(page.locator("#figures table")).to_be_visible(timeout=60_000)
         assert "Relabelled: 1" in page.inner_text("#trained") and "log-loss" in page.inner_text("#figures")
+        figures = [row.inner_text().split("\t") for row in page.query_selector_all("#figures tbody tr")]
+        for _, before, after, difference in figures:
+            change = float(difference.split()[0])
+            assert change == pytest.approx(float(after) - float(before), abs=0.0011)
+        assert outside_of_landmarks(page) == []
         assert "--corrections" in page.inner_text("#command")
         shoot(page, "review-desk")
+        page.emulate_media(color_scheme="dark")
+        shoot(page, "review-desk-dark")
         kept = read_decisions(own_run.path / "corrections.csv")
         assert list(kept["decision"]) == ["relabel", "agree"] and kept["new"][0] == names[other]
         assert Path(kept["path"][0]).name == name and set(kept["reviewer"]) == {"AB"}
@@ -61,6 +68,8 @@ def test_relabel_undo_and_train_again_by_keyboard_then_on_a_phone_by_touch(addre
         expect(phone.locator("#progress")).to_contain_text("2 of")
         phone.tap("#out")
         expect(phone.locator("#progress")).to_contain_text("1 left out")
+        shoot(phone, "review-phone-dark")
+        phone.emulate_media(color_scheme="light")
         shoot(phone, "review-phone")
         assert phone.evaluate("() => document.documentElement.scrollWidth") <= 390
         browser.close()

@@ -131,16 +131,19 @@ function draw(row) {
 function drawAnswer(row, heading) {
   const a = row.answer;
   row.card.classList.toggle("urgent", a.referred === true);
+  row.card.classList.toggle("unlike", a.unlike_training === true);
   const badges = make("div");
+  if (a.unlike_training) badges.append(make("span", { class: "badge unsure" }, "Unlike training"));
   if (a.referred) badges.append(make("span", { class: "badge urgent" }, "Refer urgently"));
   if (a.abstained) badges.append(make("span", { class: "badge unsure" }, "Not sure"));
-  if (a.unlike_training) badges.append(make("span", { class: "badge unsure" }, "Unlike training"));
   const said = a.predicted === null ? [make("strong", {}, "No class")] : [make("strong", {}, a.predicted), ` ${percent(a.probability)}`];
-  const words = make("div", {}, heading, badges, make("p", { class: "said" }, ...said));
+  const words = make("div", {}, heading, badges);
   if (a.unlike_training) {
     const why = a.unlike_reason.charAt(0).toUpperCase() + a.unlike_reason.slice(1);
-    words.append(make("p", {}, `${why}. Let a person decide. A disease that the model has not seen is mostly not noticed.`));
+    const anyway = a.predicted === null ? "" : " A class is given as this page was started so; it may mean nothing.";
+    words.append(make("p", { class: "far" }, `${why}.${anyway} Let a person decide.`));
   }
+  words.append(make("p", { class: "said" }, ...said));
   if (a.abstained) {
     const could = a.possible && a.possible.length > 1 ? `It could be ${a.possible.join(" or ")}. ` : "";
     words.append(make("p", {}, `${could}Let a person decide.`));
@@ -186,9 +189,11 @@ function say() {
   const scans = rows.filter((r) => !r.skipped);
   const done = scans.filter((r) => r.state === "done");
   const failed = scans.filter((r) => r.state === "failed");
+  const unlike = done.filter((r) => r.answer.unlike_training);
   const referred = done.filter((r) => r.answer.referred);
   const parts = [`${done.length} of ${scans.length} ${scans.length === 1 ? "scan" : "scans"} answered`];
   if (referred.length) parts.push(`${referred.length} to refer urgently`);
+  if (unlike.length) parts.push(`${unlike.length} unlike the training scans`);
   if (failed.length) parts.push(`${failed.length} could not be read`);
   $("status").textContent = `${parts.join(", ")}.`;
   $("section").setAttribute("aria-busy", String(done.length + failed.length < scans.length));
@@ -211,14 +216,14 @@ function cell(value) {
 }
 
 function table() {
-  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", "unlike_training", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
+  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", "unlike_training", "distance", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
   const notice = [model.notice, model.synthetic].filter(Boolean).join(" ");
   const lines = rows
     .filter((r) => !r.skipped && r.state !== "waiting")
     .map((r) => {
       const a = r.answer || {};
       const p = model.classes.map((c) => (a.probabilities ? a.probabilities[c] : null));
-      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, a.unlike_training, ...p, a.calibrated, (a.remarks || []).join("; "), r.error, notice];
+      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, a.unlike_training, a.distance, ...p, a.calibrated, [a.unlike_reason, ...(a.remarks || [])].filter(Boolean).join("; "), r.error, notice];
     });
   return [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }

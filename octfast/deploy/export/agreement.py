@@ -1,0 +1,145 @@
+"""How an exported file answers against torch in float32 on the same scans, and how far it may differ to be kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from octfast.console import track
+from octfast.deploy.export.scans import Sample
+from octfast.errors import DataError
+from octfast.model.bundle.info import BundleInfo
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from octfast.model.unlike import Unlike
+
+# How far a probability may lie from torch's in float32, and how often the predicted class must be the same.
+LIMITS = {"fp32": (1e-3, 0.0), "fp16": (0.02, 0.0), "int8": (1.0, 0.9)}
+# How far a distance to the training scans may lie from torch's, relative to the greater of it and the limit of 1.
+APART = {"fp32": 0.01, "fp16": 0.05, "int8": math.inf}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exported file answers against torch in float32.
+
+    Attributes
+    ----------
+    scans : how many were compared, and `source`: which.
+    largest, mean : difference of a probability.
+    same : share of the scans with the same predicted class.
+    accuracy, accuracy_torch : of the file and of torch; None where the scans have no labels.
+    distance : largest difference of the distance to the training scans, relative to the greater of it and 1, which is
+        the limit; None where the model has no such distance.
+    unlike_same : share of the scans that are as much beyond the limit for the file as for torch; None as above.
+    """
+
+    scans: int
+    source: str
+    largest: float
+    mean: float
+    same: float
+    accuracy: float | None = None
+    accuracy_torch: float | None = None
+    distance: float | None = None
+    unlike_same: float | None = None
+
+
+def compare(
+    run: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    model: nn.Sequential,
+    info: BundleInfo,
+    sample: Sample,
+    unlike: Unlike | None = None,
+) -> Agreement:
+    """Run a file and torch in float32 over the same scans.
+
+    Each picture goes in as it was decoded, grey or in colour; the first also twice in one batch, and tinted.
+
+    Parameters
+    ----------
+    run : from uint8 pictures of shape (N, H, W, C) to probabilities (N, classes), and with `unlike` distances (N,).
+    model, info, unlike : the bundle.
+    """
+    import torch
+    from PIL import Image
+
+    from octfast.data.preprocess import preprocess
+
+    body, head = model
+
+    def expected(picture: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+        with torch.inference_mode():
+            features = body(preprocess(image, info.size, info.mean, info.std)[None])
+            p = torch.softmax(head(features).double() / info.temperature, 1)[0].numpy()
+            return p if unlike is None else np.append(p, unlike(features).numpy())
+
+    def found(pictures: np.ndarray) -> np.ndarray:
+        # With a distance it is the last column, as of what is expected.
+        return np.concatenate([y.reshape(len(pictures), -1) for y in run(pictures)], 1).astype(np.float64)
+
+    given, wanted = [], []
+    with track("comparing with torch", len(sample.pictures)) as update:
+        for n, picture in enumerate(sample.pictures, start=1):
+            given.append(found(picture[None])[0])
+            wanted.append(expected(picture))
+            update(n, len(sample.pictures))
+    first = sample.pictures[0]
+    tinted = (first[..., :1] * np.array([1.0, 0.6, 0.3])).astype(np.uint8)
+    got = np.stack([*given, *found(np.stack([first, first])), found(tinted[None])[0]])
+    wished = np.stack([*wanted, wanted[0], wanted[0], expected(tinted)])
+    far = None
+    if unlike is not None:
+        far, got, wished = (got[:, -1], wished[:, -1]), got[:, :-1], wished[:, :-1]
+    apart = np.abs(got - wished)
+    scans = len(sample.pictures)
+    p, q = got[:scans], wished[:scans]
+    labels = [info.classes.index(label) for label in sample.labels or ()]
+    return Agreement(
+        scans=scans,
+        source=sample.source,
+        # A probability that is no number is as far away as can be.
+        largest=float(np.nan_to_num(apart, nan=1.0).max()),
+        mean=float(np.nan_to_num(apart[:scans], nan=1.0).mean()),
+        same=float((p.argmax(1) == q.argmax(1)).mean()),
+        accuracy=float((p.argmax(1) == labels).mean()) if labels else None,
+        accuracy_torch=float((q.argmax(1) == labels).mean()) if labels else None,
+        distance=None if far is None else float((np.abs(far[0] - far[1]) / np.maximum(far[1], 1)).max()),
+        unlike_same=None if far is None else float(((far[0] > 1) == (far[1] > 1))[:scans].mean()),
+    )
+
+
+def refuse(found: Agreement, precision: str) -> None:
+    """
+    Raises
+    ------
+    DataError : the file is too far from torch.
+    """
+    apart, same = LIMITS[precision]
+    if found.largest <= apart and found.same >= same:
+        # No number is no agreement, either.
+        if found.distance is None or found.distance <= APART[precision]:
+            return
+        raise DataError(
+            f"the file's distance to the training scans differs from torch's by up to {found.distance:.1%} on "
+            f"{found.source}, more than {APART[precision]:.0%}; nothing was written",
+            "leave --half out" if precision == "fp16" else "report it",
+        )
+    if precision == "int8":
+        what = (
+            f"the int8 file gives {found.same:.0%} of {found.source} the class that torch gives, fewer than {same:.0%}"
+        )
+        raise DataError(f"{what}; nothing was written", "leave --int8 out, or calibrate on more scans: --calibration")
+    hint = "leave --half out" if precision == "fp16" else "try --format torch or another --opset, and report it"
+    raise DataError(
+        f"the file's probabilities differ from torch's by up to {found.largest:.2g} on {found.source}, "
+        f"more than {apart:g}; nothing was written",
+        hint,
+    )
