@@ -11,6 +11,7 @@ from octfast.cli import cache, data, model
 from octfast.cli.calibrate import calibrate
 from octfast.cli.compare import compare
 from octfast.cli.doctor import doctor
+from octfast.cli.drift import drift
 from octfast.cli.evaluate import evaluate
 from octfast.cli.export import export
 from octfast.cli.help import set_help
@@ -93,6 +94,7 @@ for command in (
     similar,
     suggest,
     predict,
+    drift,
     export,
 ):
     app.command()(command)

@@ -21,6 +21,8 @@ from octfast.run.html import run_html
 RUNS = Path("runs")
 # Column of a Predictions table whose scans were predicted by the head of a fold that they were held out from.
 FOLD = "cv_fold"
+# Of the scans that the distance to the training scans was fixed on.
+DISTANCES = "distances.csv"
 REMINDER = "reminder"  # the kind of a note that repeats at the end of training what a page says elsewhere
 
 
@@ -114,6 +116,29 @@ class Run:
     def save_predictions(self, table: pd.DataFrame, split: str) -> Path:
         save_scans(table, self.predictions_file(split), self.root)
         return self.predictions_file(split)
+
+    @property
+    def distances(self) -> pd.DataFrame | None:
+        """How far each training and validation scan lies from the others, by a fit without its patient.
+
+        `path`, `label`, `patient`, `split`, and `distance` in units of the limit (`octfast.model.unlike`). None where
+        none were kept, as of a run made before.
+
+        Raises
+        ------
+        DataError : the table is damaged.
+        """
+        file = self.path / DISTANCES
+        if not file.exists():
+            return None
+        table = load_scans(file, self.root)
+        if "distance" not in table or not pd.api.types.is_numeric_dtype(table["distance"]):
+            raise DataError(f"{file} has no distances", "the file was damaged; train again, or give another run")
+        return table
+
+    def save_distances(self, table: pd.DataFrame) -> None:
+        """Keep such a table."""
+        save_scans(table[["path", "label", "patient", "split", "distance"]], self.path / DISTANCES, self.root)
 
     def __repr__(self) -> str:
         """Its name alone: where it lies on this machine is nothing for a notebook that is passed on."""

@@ -69,7 +69,8 @@ def keep_distance(
     except DataError as e:
         log.warning("scans unlike the training scans will not be told: %s", e.message)
         return info
-    unlike, threshold = fit_with_threshold(x, folds, table["patient"].to_numpy())
+    unlike, threshold, held = fit_with_threshold(x, folds, table["patient"].to_numpy())
+    run.save_distances(table.assign(distance=held)[held_out.to_numpy()])
     about = {"share": SHARE, "scans": int(held_out.sum()), "patients": int(patients)}
     log.info(
         "scans will be called unlike the training scans beyond the distance that 1%% of %d held-out patients pass",
@@ -78,8 +79,10 @@ def keep_distance(
     return save_distance(run.bundle, unlike, {**about, "threshold": round(threshold, 4)})
 
 
-def fit_with_threshold(x: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> tuple[Unlike, float]:
-    """The distance to all scans, with the threshold that held-out patients give it.
+def fit_with_threshold(x: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> tuple[Unlike, float, np.ndarray]:
+    """The distance to all scans, the threshold that held-out patients give it, and the distances of these scans.
+
+    The last are in units of the threshold, each by a fit without the scan's patient; 0 for what was never held out.
 
     Parameters
     ----------
@@ -97,7 +100,7 @@ def fit_with_threshold(x: np.ndarray, folds: np.ndarray, patients: np.ndarray) -
             held[inside] = fitted(torch.from_numpy(x[inside])).numpy()
     threshold = patient_threshold(held[~fixed], patients[~fixed].tolist(), SHARE)
     unlike.threshold.fill_(threshold)
-    return unlike, threshold
+    return unlike, threshold, held / threshold
 
 
 def _features(trainee: Learner, learn: Learner, table: pd.DataFrame, info: BundleInfo, precision: str) -> np.ndarray:
