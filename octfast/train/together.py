@@ -33,6 +33,7 @@ class HeadsTogether(nn.Module):
         be used.
         """
         norm, dropout, linear, *rest = self.layers
+        assert isinstance(norm, StackedNorm) and isinstance(linear, StackedLinear)
         seen = (fold[:, None] != torch.arange(norm.heads, device=x.device)).float()
         # A norm needs two scans; the targets of those that are held out are ignored in any case.
         seen = torch.where(seen.sum(0) < 2, torch.ones_like(seen), seen)
@@ -47,7 +48,7 @@ class HeadsTogether(nn.Module):
         shifted = (linear.weight * shift[:, None]).reshape(heads * classes, width)
         h = ((x * kept) @ scaled.t() + kept @ shifted.t()).view(len(x), heads, classes) + linear.bias
         for layer in rest:
-            h = layer(h, seen) if isinstance(layer, StackedNorm) else layer(h)
+            h = layer.normalised(h, seen) if isinstance(layer, StackedNorm) else layer(h)
         if h.requires_grad:
             # The loss is the mean over the heads, but each is to learn as it would alone.
             h.register_hook(lambda gradient: gradient * heads)
@@ -82,13 +83,13 @@ class StackedNorm(nn.BatchNorm1d):
             variance = (sums[1] / n - mean * mean).clamp(min=0)
             with torch.no_grad():
                 for kept, new in zip(running, (mean + centre, variance * n / (n - 1).clamp(min=1)), strict=True):
-                    kept.lerp_(new, self.momentum)
+                    kept.lerp_(new, self.momentum or 0.1)
         else:
             mean, variance = running[0] - centre, running[1]
         scale = self.weight.view(self.heads, dim) * torch.rsqrt(variance + self.eps)
         return scale, self.bias.view(self.heads, dim) - mean * scale
 
-    def forward(self, h: Tensor, seen: Tensor) -> Tensor:
+    def normalised(self, h: Tensor, seen: Tensor) -> Tensor:
         """Of shape (B, heads, dim), normalised by the scans that each head sees."""
         weighed = h * seen[..., None]
         scale, shift = self.scale_and_shift((weighed.sum(0), (weighed * h).sum(0)), seen)
