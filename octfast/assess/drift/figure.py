@@ -63,6 +63,8 @@ def _classes(ax: Axes, found: Drift) -> None:
         ax.barh(at + (n - (len(bars) - 1) / 2) * height, values, height, label=name, color=colour)
     ax.set_yticks(at, [short(c, 14) for c in found.classes])
     ax.invert_yaxis()
+    # Room for the legend beside the bars.
+    ax.set_xlim(0, 1.6 * max(v for _, values, _ in bars for v in values))
     ax.set_xlabel("share of scans")
     ax.set_title(_verdict("classes", found.table, "class shares"), fontsize=10)
     ax.legend(fontsize=7, loc="lower right", framealpha=0.9)

@@ -180,7 +180,8 @@ def periods_of(
                 f"column {column}: {given[dates.isna()].iloc[0]!r} is no date that can be read without guessing",
                 "write dates as 2026-02-01",
             )
-    return dates.dt.to_period(PERIODS[by]).astype(str)
+    # A week is named by its Monday.
+    return dates.dt.to_period(PERIODS[by]).astype(str).str.split("/").str[0]
 
 
 def measure(paths: Sequence[str], progress: Callable[[int, int], None] | None = None) -> pd.DataFrame:
