@@ -58,7 +58,8 @@ def drift(
 
       octfast drift year.csv --run runs/first --scans scans.csv --patient-column pid --date-column taken --by month
     """
-    from octfast.assess.drift.drift import LIMITS, default_folder, find_drift
+    from octfast.assess.drift.drift import default_folder, find_drift, save_drift
+    from octfast.assess.drift.result import LIMITS
     from octfast.console import plain_text, print_json, print_table
     from octfast.errors import UsageError
     from octfast.files import is_taken
@@ -82,7 +83,7 @@ def drift(
         resamples=resamples,
         seed=seed,
     )
-    files = found.save(folder)
+    files = save_drift(found, folder)
     if as_json:
         print_json({**found.to_dict(), "files": [str(f) for f in files]})
         return

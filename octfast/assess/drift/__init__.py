@@ -1,4 +1,4 @@
 """How scans that a model was asked about compare with those that it was trained on.
 
-From outside: `drift`.
+From outside: `drift`, `result`.
 """

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from octfast.assess.drift.compare import LEAST, compare_classes, compare_values, judged, share_interval
+from octfast.assess.drift.figure import draw
 from octfast.assess.drift.read import measure, patients_of, periods_of, read_answers, read_scans
+from octfast.assess.drift.result import Drift
 from octfast.assess.predictions import held_out_predictions
 from octfast.console import track
 from octfast.data.scans import write_csv
+from octfast.figure import save_figure
 from octfast.files import new_folder, write_text
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import read_info
 from octfast.model.decide import decide, rule_of
-from octfast.notices import NOTICE
 from octfast.run.folder import FOLD, Run
 
 log = logging.getLogger("octfast")
 
-# What stands beside every result, as a table of differences invites to read more into it.
-LIMITS = (
-    "A difference says that these scans are unlike those the model was trained on, not that its answers are wrong; and "
-    "no difference is no proof that they are right: that takes labels (octfast evaluate). Shares of classes move when "
-    "other patients come as well as when a model errs. A disease that the model has not seen, on the same device, is "
-    "mostly not noticed. Training scans are answered by the heads of their folds, new ones by the model that learned "
-    "from all of them."
-)
 _NAMES = {
     "unlike": "the share of scans unlike the training scans",
     "class shares": "the shares of the predicted classes",
@@ -41,65 +34,6 @@ _NAMES = {
     "brightness": "the brightness",
     "contrast": "the contrast",
 }
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How scans that a model was asked about compare with its training scans.
-
-    Attributes
-    ----------
-    table : a row a figure: `figure`, `of` (the class, or ""), `training`, `new`, `difference` with its 95% interval
-        `low` and `high` (patients of both sides resampled), `test`, `statistic`, `p`, `p_adjusted` and `moved`.
-    periods : with dates a row a period: `period`, `scans`, `patients`, `unlike` with `low` and `high`, means, and the
-        share of each class; else empty.
-    words : what moved and what did not, a sentence each.
-    about : counts, where patients come from, and what could not be compared.
-    training, new : a row a scan, as the picture is drawn from.
-    classes : of the model.
-    labels : shares of the classes by the labels of the training and validation scans.
-    """
-
-    table: pd.DataFrame
-    periods: pd.DataFrame
-    words: list[str]
-    about: dict[str, Any]
-    training: pd.DataFrame
-    new: pd.DataFrame
-    classes: tuple[str, ...]
-    labels: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
-        return {
-            "words": self.words,
-            "limits": LIMITS,
-            "about": self.about,
-            "labels": self.labels,
-            "figures": _records(self.table),
-            "periods": _records(self.periods),
-            "notice": NOTICE,
-        }
-
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write drift.csv, drift.json, drift.png, and with dates drift-periods.csv, into a new folder.
-
-        Raises
-        ------
-        UsageError : the folder exists and is not empty, or cannot be written to.
-        """
-        from octfast.assess.drift.figure import draw
-        from octfast.figure import save_figure
-
-        folder = new_folder(Path(folder).expanduser())
-        files = [folder / "drift.csv", folder / "drift.json", folder / "drift.png"]
-        write_csv(self.table, files[0])
-        write_text(files[1], json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
-        save_figure(draw(self), files[2])
-        if len(self.periods):
-            files.append(folder / "drift-periods.csv")
-            write_csv(self.periods, files[-1])
-        return files
 
 
 def find_drift(
@@ -292,10 +226,22 @@ def _change(row: Any, table: pd.DataFrame) -> str:
     return f"{_NAMES[row.figure]} ({b} instead of {a})"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON takes them: null for what there is none of."""
-    plain = table.astype(object)
-    return plain.where(plain.notna(), None).to_dict("records")
+def save_drift(found: Drift, folder: str | Path) -> list[Path]:
+    """Write drift.csv, drift.json, drift.png, and with dates drift-periods.csv, into a new folder.
+
+    Raises
+    ------
+    UsageError : the folder exists and is not empty, or cannot be written to.
+    """
+    folder = new_folder(Path(folder).expanduser())
+    files = [folder / "drift.csv", folder / "drift.json", folder / "drift.png"]
+    write_csv(found.table, files[0])
+    write_text(files[1], json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    save_figure(draw(found), files[2])
+    if len(found.periods):
+        files.append(folder / "drift-periods.csv")
+        write_csv(found.periods, files[-1])
+    return files
 
 
 def default_folder(predictions: str | Path) -> Path:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from octfast.assess.drift.result import Drift
 from octfast.figure import Figure, short
-
-if TYPE_CHECKING:
-    from octfast.assess.drift.drift import Drift
 
 _OLD, _NEW, _LABEL = "#8a8f94", "#1f6f8b", "#d2d5d8"
 _TITLES = {

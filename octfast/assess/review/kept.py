@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from octfast.data.audit.audit import audit
-from octfast.data.audit.checks import Finding
+from octfast.data.audit.audit import Finding, audit
 from octfast.data.corrections import relative
 from octfast.files import write_text
 from octfast.run.folder import Run

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from octfast.assess.drift.drift import default_folder, find_drift
+from octfast.assess.drift.drift import default_folder, find_drift, save_drift
 from octfast.data.phantom.draw import CLASSES, make_phantom
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import open_run
@@ -75,13 +75,13 @@ def test_over_time_the_month_is_named(run, month, tmp_path):
     first, last = found.periods["unlike"]
     assert last >= 1 / 3 > first
     assert any("2026-12" in w and "each period" in w for w in found.words)
-    files = found.save(tmp_path / "out")
+    files = save_drift(found, tmp_path / "out")
     assert [f.name for f in files] == ["drift.csv", "drift.json", "drift.png", "drift-periods.csv"]
     kept = json.loads(files[1].read_text())
     assert kept["figures"][0]["figure"] == "unlike" and "no difference is no proof" in kept["limits"]
     assert Image.open(files[2]).width > 800
     with pytest.raises(UsageError, match="not empty"):
-        found.save(tmp_path / "out")
+        save_drift(found, tmp_path / "out")
 
 
 def test_the_training_scans_themselves_have_not_moved(run, tmp_path):
