@@ -4,17 +4,21 @@
 
 Every body runs once over the scans at each size and with each preparation, and what it gives is kept in the folder of
 features, where another run finds it again. On it the arm `single` of accuracy.py, the default's one layer, is trained
-over folds by patient. Each line is paired with the default: vgg16_bn at 224 pixels, squeezed.
+over folds by patient. Each line is paired with the default: vgg16_bn at 224 pixels, squeezed; and with `crop`, where
+that is among the preparations.
 
 Preparations, of a scan of any shape to a square: `squeeze` (octfast's); `pad` and `crop`, which keep the aspect ratio;
-`trim`, which cuts to at most 1.5 times as wide as high and squeezes the rest; `black` and `median`, which fill white
-wedges at the border; `band`, which cuts to the rows of the retina.
+`trim` and `trim2`, which cut to at most 1.5 and 2 times as wide as high and squeeze the rest; `black` and `median`,
+which fill white wedges at the border; `band`, which cuts to the rows of the retina. `wide` makes no square: the scan
+keeps its proportions to 2.5 : 1 and is squeezed beyond that, the shorter side as long as the size and the other a
+multiple of 32. Two joined by `+`, such as `squeeze+crop`, are their features side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,7 +67,7 @@ def main() -> None:
         common.say(f"{len(scans)} scans of {scans['patient'].nunique()} patients")
         rows, held = [], {}
         for arch, size, preparation in wanted(args):
-            found, seconds = features(scans, arch, size, preparation, args)
+            found, seconds = side_by_side(scans, arch, size, preparation, args)
             for name, parts in STATISTICS[kind_of(arch)].items():
                 if preparation != "squeeze" and (arch, name) != (DEFAULT[0], DEFAULT[3]):
                     continue
@@ -72,7 +76,8 @@ def main() -> None:
                 row = {"body": arch, "size": size, "preparation": preparation, "statistics": name}
                 row["numbers"] = sum(found[p].shape[1] for p in parts)
                 row["s_per_1000"] = round(seconds, 1)
-                rows.append(row | compare(held[key], held.get(DEFAULT), scans, args.resamples))
+                bases = {"default": held.get(DEFAULT), "crop": held.get((*DEFAULT[:2], "crop", DEFAULT[3]))}
+                rows.append(row | compare(held[key], bases, scans, args.resamples))
                 common.say("  " + ", ".join(str(v) for v in rows[-1].values()))
     shown = [{**row, **{k: v[0] for k, v in row.items() if isinstance(v, list)}} for row in rows]
     common.print_table(shown, Path(args.data).name if args.data else "phantoms")
@@ -97,12 +102,23 @@ def kind_of(arch: str) -> str:
     return "vgg" if arch.startswith("vgg") else "tokens" if arch.startswith(("vit", "deit", "eva")) else "maps"
 
 
+def side_by_side(
+    scans: pd.DataFrame, arch: str, size: int, preparation: str, args: argparse.Namespace
+) -> tuple[dict[str, np.ndarray], float]:
+    """The features of one preparation, or of several joined by +; and the seconds per 1,000 scans of all of them."""
+    import numpy as np
+
+    each = [features(scans, arch, size, part, args) for part in preparation.split("+")]
+    return {k: np.concatenate([found[k] for found, _ in each], 1) for k in each[0][0]}, sum(s for _, s in each)
+
+
 def features(
     scans: pd.DataFrame, arch: str, size: int, preparation: str, args: argparse.Namespace
 ) -> tuple[dict[str, np.ndarray], float]:
     """All statistics that a body gives of every scan, by name, (scans, channels); and its seconds per 1,000 scans."""
     import numpy as np
     import torch
+    from PIL import Image
 
     from octfast.data.preprocess import decode_grey, normalise, resize
     from octfast.files import sha256_of
@@ -119,19 +135,29 @@ def features(
     about = find_arch(arch)
     network = with_statistics(arch, size, weights).eval().requires_grad_(False)
     network = network.to(torch.bfloat16 if args.bf16 else torch.float32, memory_format=torch.channels_last)
-    prepare = PREPARATIONS[preparation]
+    prepare, paths = PREPARATIONS[preparation], scans["path"].tolist()
 
     def read(path: str) -> np.ndarray:
+        if preparation == "wide":
+            grey = decode_grey(path)
+            return np.asarray(grey.resize(in_proportion(grey.size, size), Image.Resampling.BILINEAR))
         return np.asarray(resize(prepare(decode_grey(path)), size))
 
     parts: dict[str, list[np.ndarray]] = {}
-    paths, block = scans["path"].tolist(), 16
+    order, blocks = range(len(paths)), []
+    if preparation == "wide":
+        shapes = [in_proportion(Image.open(path).size, size) for path in paths]
+        order = sorted(order, key=lambda i: shapes[i])
+        for _, same in itertools.groupby(order, key=lambda i: shapes[i]):
+            blocks += batched(list(same), 16)
+    else:
+        blocks = batched(list(order), 16)
     with ThreadPoolExecutor(2) as pool, torch.inference_mode():
         spent = 0.0
-        ahead = pool.map(read, paths[:block])
-        for at in range(0, len(paths), block):
+        ahead = pool.map(read, [paths[i] for i in blocks[0]])
+        for following in [*blocks[1:], []]:
             grey = np.stack(list(ahead))
-            ahead = pool.map(read, paths[at + block : at + 2 * block])
+            ahead = pool.map(read, [paths[i] for i in following])
             x = normalise(grey, about.mean, about.std)
             started = time.perf_counter()
             x = x.to(torch.bfloat16 if args.bf16 else torch.float32).contiguous(memory_format=torch.channels_last)
@@ -139,12 +165,25 @@ def features(
                 parts.setdefault(name, []).append(vectors.float().numpy())
             spent += time.perf_counter() - started
     seconds = 1000 * spent / len(paths)
-    found = {name: np.concatenate(vectors) for name, vectors in parts.items()}
+    back = np.argsort(order)
+    found = {name: np.concatenate(vectors)[back] for name, vectors in parts.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     np.savez(kept.with_suffix(".part.npz"), seconds=seconds, **found)
     kept.with_suffix(".part.npz").replace(kept)
     common.say(f"  {arch} {size} {preparation}: {seconds:.0f} s per 1,000 scans")
     return found, seconds
+
+
+def batched(of: list[int], most: int) -> list[list[int]]:
+    """A list in pieces of so many at most."""
+    return [of[at : at + most] for at in range(0, len(of), most)]
+
+
+def in_proportion(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height: the shorter side `size`, the other a multiple of 32 and at most 2.5 times as long."""
+    width, height = shape
+    longer = 32 * round(size * min(max(width, height) / min(width, height), 2.5) / 32)
+    return (longer, size) if width >= height else (size, longer)
 
 
 def with_statistics(arch: str, size: int, weights: str) -> nn.Module:
@@ -211,13 +250,16 @@ def judge(
         torch.set_num_threads(threads)
 
 
-def compare(p: np.ndarray, base: np.ndarray | None, scans: pd.DataFrame, resamples: int) -> dict[str, list[float]]:
-    """Each metric with its 95% interval by patients, and less the default's: [value, low, high]."""
+def compare(
+    p: np.ndarray, bases: dict[str, np.ndarray | None], scans: pd.DataFrame, resamples: int
+) -> dict[str, list[float]]:
+    """Each metric with its 95% interval by patients, and less that of others by name: [value, low, high]."""
     drawn = metrics(p, scans, resamples)
     out = {m: accuracy.interval(drawn[m]) for m in METRICS}
-    if base is not None:
-        other = metrics(base, scans, resamples)
-        out |= {f"{m}_less_default": accuracy.interval(drawn[m] - other[m]) for m in METRICS}
+    for name, base in bases.items():
+        if base is not None:
+            other = metrics(base, scans, resamples)
+            out |= {f"{m}_less_{name}": accuracy.interval(drawn[m] - other[m]) for m in METRICS}
     return out
 
 
@@ -256,9 +298,9 @@ def crop(grey: Image.Image) -> Image.Image:
     return ImageOps.fit(grey, (min(grey.size),) * 2)
 
 
-def trim(grey: Image.Image) -> Image.Image:
-    """The middle of a scan, at most one and a half times as wide as it is high."""
-    width = min(grey.width, round(1.5 * grey.height))
+def trim(grey: Image.Image, most: float) -> Image.Image:
+    """The middle of a scan, at most so many times as wide as it is high."""
+    width = min(grey.width, round(most * grey.height))
     left = (grey.width - width) // 2
     return grey.crop((left, 0, left + width, grey.height))
 
@@ -300,11 +342,20 @@ PREPARATIONS: dict[str, Any] = {
     "squeeze": lambda grey: grey,
     "pad": pad,
     "crop": crop,
-    "trim": trim,
+    "trim": lambda grey: trim(grey, 1.5),
+    "trim2": lambda grey: trim(grey, 2),
     "black": lambda grey: fill(grey, False),
     "median": lambda grey: fill(grey, True),
     "band": band,
+    "wide": None,
 }
+
+
+def preparation(text: str) -> str:
+    """A name of one, or of several joined by +."""
+    if not set(text.split("+")) <= set(PREPARATIONS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not among {', '.join(PREPARATIONS)}")
+    return text
 
 
 def parse() -> argparse.Namespace:
@@ -314,7 +365,7 @@ def parse() -> argparse.Namespace:
     for name in ("path", "label", "patient"):
         parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
     parser.add_argument("--bodies", nargs="*", default=[], metavar="BODY=SIZE,SIZE", help="beside the default")
-    parser.add_argument("--preparations", nargs="*", default=[], choices=list(PREPARATIONS), help="beside squeeze")
+    parser.add_argument("--preparations", nargs="*", default=[], type=preparation, help="beside squeeze")
     parser.add_argument("--features", default="features", help="folder where features are kept")
     parser.add_argument("--size", type=int, default=224, help="of phantoms")
     parser.add_argument("--epochs", type=int, default=10)

@@ -26,10 +26,12 @@ from fastcore.foundation import L
 from fasttransform import Pipeline, Transform, compose_tfms
 from PIL import Image
 
+from octfast.data.fit import check_fit
 from octfast.data.main_guard import unguarded_script
 from octfast.data.prepare import Prepared, prepare
-from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize
+from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize, seen
 from octfast.data.scans import class_names
+from octfast.data.shapes import say_shapes
 from octfast.errors import UsageError
 from octfast.files import usable_cores
 from octfast.notices import Note, noted
@@ -37,7 +39,7 @@ from octfast.notices import Note, noted
 log = logging.getLogger("octfast")
 
 
-# Training scans are squeezed to this many times the size, and augmentation brings them down to it: bilinear resampling
+# Training scans are brought to this many times the size, and augmentation brings them down to it: bilinear resampling
 # at random places smooths speckle as much as the rest of the way down does in validation.
 PRESIZE = 1.5
 
@@ -103,17 +105,30 @@ class OctDataLoaders(DataLoaders):
         return super().test_dl(test_items, rm_type_tfms=rm_type_tfms, with_labels=with_labels, **kwargs)
 
 
-class Squeeze(Transform):
-    """Resize a scan to size x size without cropping, as `octfast.data.preprocess.resize` does, in three channels."""
+class _Fitted(Transform):
+    """A transform that brings scans to a square as `octfast.data.fit` has it, by default by squeezing them."""
+
+    fit = "squeeze"
+
+    def __init__(self, split_idx: int | None = None, fit: str = "squeeze"):
+        super().__init__(split_idx=split_idx)
+        # Kept only where it is another than the default, so that stores of activations made before there was a choice
+        # keep their keys, of which the attributes of transforms are a part.
+        if check_fit(fit) != type(self).fit:
+            self.fit = fit
+
+
+class Squeeze(_Fitted):
+    """Bring a scan to size x size as `octfast.data.preprocess.resize` does, in three channels."""
 
     order = 1
 
-    def __init__(self, size: int, split_idx: int | None = None):
-        super().__init__(split_idx=split_idx)
+    def __init__(self, size: int, split_idx: int | None = None, fit: str = "squeeze"):
+        super().__init__(split_idx, fit)
         self.size = size
 
     def encodes(self, x: BScan):
-        return BScan(resize(x, self.size).convert("RGB"))
+        return BScan(resize(x, self.size, self.fit).convert("RGB"))
 
 
 class SqueezeTraining(Squeeze):
@@ -121,24 +136,27 @@ class SqueezeTraining(Squeeze):
 
     split_idx = 0
 
-    def __init__(self, size: int):
-        super().__init__(size, 0)
+    def __init__(self, size: int, fit: str = "squeeze"):
+        super().__init__(size, 0, fit)
 
 
 class SqueezeValidation(Squeeze):
     """`Squeeze` for validation scans, beside a user's own transforms of training scans."""
 
-    def __init__(self, size: int):
-        super().__init__(size, 1)
+    def __init__(self, size: int, fit: str = "squeeze"):
+        super().__init__(size, 1, fit)
 
 
-class InColour(Transform):
-    """Three channels for training scans, before a user's own transforms."""
+class InColour(_Fitted):
+    """Three channels of the part of training scans that is seen, before a user's own transforms."""
 
     order, split_idx = -1, 0
 
+    def __init__(self, fit: str = "squeeze"):
+        super().__init__(0, fit)
+
     def encodes(self, x: BScan):
-        return BScan(x.convert("RGB"))
+        return BScan(seen(x, self.fit).convert("RGB"))
 
 
 class OnlyTraining(Transform):
@@ -191,6 +209,7 @@ def oct_datablock(
     classes: Sequence[str],
     size: int = 224,
     *,
+    fit: str = "squeeze",
     augment: bool | str = True,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
@@ -206,11 +225,11 @@ def oct_datablock(
     given = [t for t in given if t is not norm]
     batch = ([OnlyTraining(given)] if given else []) if batch_tfms is not None else own
     if item_tfms is not None:
-        items = [InColour(), *(_of_training(t) for t in L(item_tfms)), SqueezeValidation(size)]
+        items = [InColour(fit), *(_of_training(t) for t in L(item_tfms)), SqueezeValidation(size, fit)]
     elif own and batch_tfms is None:
-        items = [SqueezeTraining(round(PRESIZE * size)), Squeeze(size, 1)]
+        items = [SqueezeTraining(round(PRESIZE * size), fit), Squeeze(size, 1, fit)]
     else:
-        items = [Squeeze(size)]
+        items = [Squeeze(size, fit=fit)]
     return DataBlock(
         blocks=(
             TransformBlock(type_tfms=OpenScan(), batch_tfms=IntToFloatTensor),
@@ -229,6 +248,7 @@ def oct_dataloaders(
     data: str | Path | pd.DataFrame | Prepared,
     *,
     size: int = 224,
+    fit: str = "squeeze",
     bs: int | None = None,
     valid: str | float = 0.1,
     seed: int = 0,
@@ -254,6 +274,8 @@ def oct_dataloaders(
         `octfast.data.prepare.prepare`; or what that gave, which is taken as it is. In a Scans table that already has
         validation scans `split` is kept; otherwise validation is held out by patient.
     size : the side of a scan, in pixels.
+    fit : how scans of any shape become squares: "squeeze" brings each whole to `size` x `size`; "crop" the square in
+        its middle, and what lies beside it is not seen, in training as in prediction.
     bs : scans a batch; None takes 64, and fewer where an epoch would have fewer than 16 batches.
     valid : the share of scans to hold out by patient, or "folder" to keep the given validation folder.
     seed : of the held-out patients, the order of training and the augmentation.
@@ -282,12 +304,15 @@ def oct_dataloaders(
     Raises
     ------
     DataError : patients stand in two splits and neither `drop_leaks` nor `allow_leaks` is set; or see `prepare`.
-    UsageError : see `prepare`; an unknown augmentation; weights that cannot be; transforms that leave training scans of
-        another size than `size`.
+    UsageError : see `prepare`; an unknown augmentation or fit; weights that cannot be; transforms that leave training
+        scans of another size than `size`.
     """
+    check_fit(fit)
     with noted() as notes:
         if not isinstance(data, Prepared):
             data = prepare(data, valid=valid, seed=seed, drop_leaks=drop_leaks, allow_leaks=allow_leaks, **kwargs)
+            if fit != "squeeze":
+                say_shapes(data.scans, fit)
         elif kwargs:
             raise UsageError(f"{', '.join(kwargs)}: the scans are prepared already", "give these to prepare")
         used = data.scans[data.scans["split"] != "test"].reset_index(drop=True)
@@ -302,7 +327,7 @@ def oct_dataloaders(
                 script,
             )
     set_seed(seed)
-    own = {"augment": augment, "mean": mean, "std": std, "item_tfms": item_tfms, "batch_tfms": batch_tfms}
+    own = {"fit": fit, "augment": augment, "mean": mean, "std": std, "item_tfms": item_tfms, "batch_tfms": batch_tfms}
     if wgts is not None:
         dl_type = dl_type or WeightedDL
         dl_kwargs = {"wgts": _weights(used[~used["is_valid"]], wgts), **(dl_kwargs or {})}

@@ -11,6 +11,7 @@ from PIL import Image
 
 from octfast.data.decode import MAX_PIXELS as MAX_PIXELS
 from octfast.data.decode import decode
+from octfast.data.fit import box_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +35,21 @@ def decode_grey(source: str | Path | bytes | Image.Image) -> Image.Image:
     return decode(source).grey
 
 
-def resize(grey: Image.Image, size: int) -> Image.Image:
-    """Squeeze a picture to size x size with an antialiased bilinear filter; nothing is cropped away."""
-    return grey.resize((size, size), Image.Resampling.BILINEAR)
+def resize(grey: Image.Image, size: int, fit: str) -> Image.Image:
+    """Bring a picture to size x size with an antialiased bilinear filter.
+
+    Parameters
+    ----------
+    fit : "squeeze" brings all of it there; "crop" the square in its middle, and nothing outside of that plays a part,
+        not even at the border. See `octfast.data.fit.box_of`.
+    """
+    return seen(grey, fit).resize((size, size), Image.Resampling.BILINEAR)
+
+
+def seen(picture: Image.Image, fit: str) -> Image.Image:
+    """The part of a picture that a network sees."""
+    box = box_of(picture.width, picture.height, fit)
+    return picture if box == (0, 0, picture.width, picture.height) else picture.crop(box)
 
 
 def preprocess(
@@ -44,6 +57,7 @@ def preprocess(
     size: int,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
+    fit: str = "squeeze",
 ) -> torch.Tensor:
     """A picture as the network sees it outside training.
 
@@ -52,6 +66,7 @@ def preprocess(
     source : a file, the bytes of one, or a PIL image.
     size : the side, in pixels.
     mean, std : of the three channels, for samples in 0..1.
+    fit : "squeeze" or "crop", as the model was trained; see `resize`.
 
     Returns
     -------
@@ -60,8 +75,9 @@ def preprocess(
     Raises
     ------
     DataError : see `decode_grey`.
+    UsageError : an unknown fit.
     """
-    return normalise(np.asarray(resize(decode_grey(source), size)), mean, std)
+    return normalise(np.asarray(resize(decode_grey(source), size, fit)), mean, std)
 
 
 def normalise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from fasttransform import Transform
 from PIL import Image
 from torch import nn
 
+from octfast.data.fit import fit_in_words
 from octfast.data.loaders import BScan, Squeeze
 from octfast.errors import UsageError
 from octfast.model.arch import find_arch
@@ -28,7 +30,9 @@ from octfast.model.bundle.info import BundleInfo
 from octfast.model.prefetch import decode_picture
 from octfast.model.weights.load import WeightsReport
 from octfast.train.callbacks import FrozenEval
-from octfast.train.learner import NLLLossFlat, OctParts, oct_splitter
+from octfast.train.learner import NLLLossFlat, OctParts, fit_of, oct_splitter
+
+log = logging.getLogger("octfast")
 
 
 class TemperedLoss(CrossEntropyLossFlat):
@@ -99,6 +103,9 @@ def make_learner(model: nn.Sequential, info: BundleInfo, dls: DataLoaders | None
             f"the classes of the DataLoaders are {_listed(dls.vocab)}, the model's are {_listed(info.classes)}",
             "give DataLoaders of the same classes, in the same order",
         )
+    if fit_of(dls) != info.fit:
+        ways = fit_in_words(fit_of(dls), info.size), fit_in_words(info.fit, info.size)
+        log.warning("scans of the DataLoaders are %s; the model was trained on scans %s: oct_dataloaders(fit=)", *ways)
     loss = (TemperedNLLLoss if info.head == "article" else TemperedLoss)(info.temperature)
     learn = Learner(
         dls,
@@ -121,7 +128,7 @@ def _predicting(info: BundleInfo, device: torch.device) -> DataLoaders:
     data = Datasets([black, black], tfms=[[OpenScan()], label], splits=[[0], [1]])
     return data.dataloaders(
         bs=16,
-        after_item=[Squeeze(info.size), ToTensor()],
+        after_item=[Squeeze(info.size, fit=info.fit), ToTensor()],
         after_batch=[IntToFloatTensor(), Normalize.from_stats(list(info.mean), list(info.std))],
         num_workers=0,
         device=device,

@@ -43,7 +43,7 @@ def run_pictures(
     bs = max(1, min(bs, BATCH_PIXELS // info.size**2))
     # One thread keeps ahead of a CPU; a GPU outruns several.
     workers = min(16, torch.get_num_threads()) if engine.device.type == "cuda" else 1
-    for batch in decoded_batches(pictures, info.size, bs, workers):
+    for batch in decoded_batches(pictures, info.size, bs, workers, info.fit):
         greys = [read.grey for read in batch if not isinstance(read.grey, DataError)]
         out = engine(normalise(np.stack(greys), info.mean, info.std)) if greys else torch.empty(0)
         assert isinstance(out, Tensor)

@@ -35,9 +35,9 @@ class Read(NamedTuple):
 
 
 def decoded_batches(
-    pictures: Iterable[Picture | DataError] | Picture, size: int, bs: int, workers: int = 1
+    pictures: Iterable[Picture | DataError] | Picture, size: int, bs: int, workers: int = 1, fit: str = "squeeze"
 ) -> Iterator[list[Read]]:
-    """Batches of pictures, decoded and squeezed to size x size.
+    """Batches of pictures, decoded and brought to size x size.
 
     Three batches at most are taken ahead. A batch is full unless its source has ended or failed, or is no list and has
     had nothing more for `MAX_WAIT`. An exception of the source's own comes after the batch of what it gave before. A
@@ -47,12 +47,13 @@ def decoded_batches(
     ----------
     pictures : read in another thread; may never end.
     workers : threads that decode.
+    fit : how they become squares, see `octfast.data.preprocess.resize`.
     """
     source = _as_iterable(pictures)
     max_wait = None if isinstance(source, list | tuple) else MAX_WAIT
     found: queue.Queue[tuple[Any, Future] | BaseException | None] = queue.Queue(maxsize=2 * bs)
     stop = threading.Event()
-    threading.Thread(target=_feed, args=(source, size, workers, found, stop), daemon=True).start()
+    threading.Thread(target=_feed, args=(source, size, fit, workers, found, stop), daemon=True).start()
     try:
         while True:
             batch, end = _collect(found, bs, max_wait)
@@ -115,25 +116,30 @@ def _as_iterable(pictures: Iterable[Picture | DataError] | Picture) -> Iterable[
 
 
 def _feed(
-    pictures: Iterable[Picture | DataError], size: int, workers: int, found: queue.Queue, stop: threading.Event
+    pictures: Iterable[Picture | DataError],
+    size: int,
+    fit: str,
+    workers: int,
+    found: queue.Queue,
+    stop: threading.Event,
 ) -> None:
     end: BaseException | None = None
     with ThreadPoolExecutor(workers) as pool:
         try:
             for picture in pictures:
-                if not _put(found, (picture, pool.submit(_read, picture, size)), stop):
+                if not _put(found, (picture, pool.submit(_read, picture, size, fit)), stop):
                     return
         except BaseException as e:
             end = e
         _put(found, end, stop)
 
 
-def _read(picture: Picture | DataError, size: int) -> tuple[np.ndarray | DataError, tuple[str, ...]]:
+def _read(picture: Picture | DataError, size: int, fit: str) -> tuple[np.ndarray | DataError, tuple[str, ...]]:
     if isinstance(picture, DataError):
         return picture, ()
     try:
         found = _decoded(picture)
-        small = np.asarray(resize(found.grey, size))
+        small = np.asarray(resize(found.grey, size, fit))
         return small, tuple(words for _, words in unusual(found, small))
     except DataError as e:
         return e, ()

@@ -21,6 +21,7 @@ from fastai.torch_core import set_seed
 from torch import nn
 
 from octfast.data.loaders import batch_size, oct_dataloaders
+from octfast.data.prepare import Prepared
 from octfast.errors import UsageError
 from octfast.model.bundle.read import load_bundle
 from octfast.model.engine import one_thread
@@ -143,7 +144,10 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
     model, info = load_bundle(run.bundle)
     scans = run.scans
     scans = scans[scans["split"] != "test"].reset_index(drop=True)
-    dls = oct_dataloaders(scans, size=info.size, bs=config["chosen"]["bs"], seed=config["seed"], num_workers=0)
+    as_then: dict[str, Any] = {"size": info.size, "fit": info.fit, "bs": config["chosen"]["bs"], "seed": config["seed"]}
+    # Prepared, so that nothing is said again that the training said.
+    prepared = Prepared(scans, scans.iloc[:0].assign(reason=""), run.root)
+    dls = oct_dataloaders(prepared, **as_then, num_workers=0)
     for dl in dls.loaders:
         norm = next(t for t in dl.after_batch.fs if isinstance(t, Normalize))
         norm.mean, norm.std = (torch.tensor(v, device=norm.mean.device).view(1, 3, 1, 1) for v in (info.mean, info.std))

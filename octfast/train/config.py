@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from octfast.data.fit import FITS
 from octfast.errors import UsageError
 
 UNFREEZE = ("head", "block5", "all")
@@ -52,10 +53,14 @@ class TrainConfig:
     )
     seed: int = _option(0, "Of the split, the augmentation, the head and the order of training.", least=0)
     size: int = _option(
-        *(224, "Side that scans are squeezed to, in pixels."),
+        *(224, "Side that scans are brought to, in pixels."),
         least=32,
         most=2048,
         hint="224 is what most bodies were trained at",
+    )
+    fit: str = _option(
+        *("squeeze", "How long scans become squares: squeeze, or crop (the square in the middle; the rest is unseen)."),
+        choices=FITS,
     )
     arch: str = _option("vgg16_bn", "A torchvision name that fastai knows, or any timm name.")
     head: str = _option("linear", "linear, root (linear on square roots), octfast (two layers), fastai or article.")

@@ -25,6 +25,7 @@ from octfast.data.loaders import oct_dataloaders
 from octfast.data.phantom.draw import default_phantoms
 from octfast.data.prepare import Prepared, log_scans, prepare
 from octfast.data.scans import SPLITS, write_csv
+from octfast.data.shapes import say_shapes
 from octfast.data.splits.hold_out import validation_share
 from octfast.errors import OctfastError, WeightsError
 from octfast.figure import save_figure
@@ -93,6 +94,7 @@ def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, 
     dls = oct_dataloaders(
         prepared,
         size=config.size,
+        fit=config.fit,
         bs=config.bs,
         seed=config.seed,
         augment=config.augment,
@@ -176,6 +178,7 @@ def prepared_scans(config: TrainConfig) -> Prepared:
         **config.columns,
     )
     log_scans(prepared.scans)
+    say_shapes(prepared.scans, config.fit)
     say_rare(prepared.scans)
     return prepared
 

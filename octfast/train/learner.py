@@ -23,6 +23,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.learner import model_meta, vision_learner
 from torch import nn
 
+from octfast.data.loaders import Squeeze
 from octfast.errors import UsageError, WeightsError
 from octfast.model.arch import Arch, body_groups, check_patches, drop_classifier, find_arch, make_network
 from octfast.model.bundle.info import BundleInfo
@@ -193,6 +194,7 @@ def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool
         head=parts.head,
         classes=tuple(learn.dls.vocab),
         size=_size(learn.dls),
+        fit=fit_of(learn.dls),
         mean=tuple(round(v, 6) for v in norm.mean.flatten().tolist()),
         std=tuple(round(v, 6) for v in norm.std.flatten().tolist()),
         # A bundle is passed on, and a path on this machine means nothing elsewhere.
@@ -224,6 +226,12 @@ def _size(dls: DataLoaders) -> int:
         if hasattr(tfm, "size") and tfm.split_idx != 0:
             return tfm.size if isinstance(tfm.size, int) else tfm.size[0]
     return dls.one_batch()[0].shape[-1]
+
+
+def fit_of(dls: DataLoaders) -> str:
+    """How the scans of DataLoaders become squares, as `octfast.data.fit` has it."""
+    found = (tfm.fit for tfm in dls.valid.after_item.fs if isinstance(tfm, Squeeze) and tfm.split_idx != 0)
+    return next(found, "squeeze")
 
 
 def _normalisation(dls: DataLoaders) -> Normalize:

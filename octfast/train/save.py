@@ -199,6 +199,7 @@ def _about(learn: Learner, whole: Learner, held: Learner, rows: pd.DataFrame) ->
         "arch": info.arch,
         "head": info.head,
         "size": info.size,
+        "fit": info.fit,
         "bs": whole.dls.train.bs,
         "epochs": len(rows),
         "unfreeze": "head" if not trained else "all" if trained == len(body) else "block5",

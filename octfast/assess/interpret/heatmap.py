@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from octfast.assess.interpret.heatmap_tokens import token_maps, transformer_in
+from octfast.data.fit import box_of, hides
 from octfast.data.preprocess import decode_grey, normalise, resize
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
@@ -47,7 +48,8 @@ def heat_map(
 
     Returns
     -------
-    float32 of shape (picture's height, picture's width), from 0 to 1; zero all over where nothing raised the score.
+    float32 of shape (picture's height, picture's width), from 0 to 1; zero all over where nothing raised the score, and
+    zero where the model does not see the picture.
 
     Raises
     ------
@@ -102,18 +104,21 @@ def heat_maps(
     for at in range(0, len(pictures), bs):
         part = pictures[at : at + bs]
         raw = _raw_maps(model, info, part, wanted[at : at + bs], method)
-        maps += [_to_size(m, p.size) for m, p in zip(raw, part, strict=True)]
+        maps += [_to_size(m, p.size, info.fit) for m, p in zip(raw, part, strict=True)]
     return maps
 
 
-def overlay(picture: Image.Image, heat: np.ndarray, alpha: float = 0.45) -> Image.Image:
+def overlay(picture: Image.Image, heat: np.ndarray, alpha: float = 0.45, fit: str = "squeeze") -> Image.Image:
     """A heat map drawn over its picture: the stronger the heat, the more of its colour; where there is none, the scan.
+
+    What the model does not see of the scan is darkened, and a line drawn along it.
 
     Parameters
     ----------
     picture : of mode L.
     heat : of shape (height, width), 0 to 1, as `heat_map` gives it.
     alpha : how much of the scan the strongest heat covers, 0 to 1.
+    fit : that of the model, see `octfast.data.fit.box_of`.
 
     Returns
     -------
@@ -126,6 +131,14 @@ def overlay(picture: Image.Image, heat: np.ndarray, alpha: float = 0.45) -> Imag
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
     cover = (alpha * np.sqrt(heat.clip(0, 1)))[..., None]
     mixed = (1 - cover) * grey + cover * colormaps[COLOURS](heat)[..., :3]
+    left, top, right, bottom = box_of(picture.width, picture.height, fit)
+    if hides(picture.width, picture.height, fit):
+        dark = 0.35 * mixed
+        # Half a percent of the picture, as it may be shown much smaller.
+        line = max(1, max(picture.size) // 200)
+        dark[max(0, top - line) : bottom + line, max(0, left - line) : right + line] = 0.8
+        dark[top:bottom, left:right] = mixed[top:bottom, left:right]
+        mixed = dark
     return Image.fromarray((mixed * 255).round().astype(np.uint8))
 
 
@@ -184,7 +197,7 @@ class HeatMaps:
         key = (str(path), str(name))
         self.compute([key[0]], [key[1]])
         kept = self._maps[key]
-        return kept if isinstance(kept, str) else _to_size(*kept)
+        return kept if isinstance(kept, str) else _to_size(*kept, self.info.fit)
 
 
 def check_method(method: str) -> str:
@@ -257,7 +270,7 @@ def _raw_maps(
     model: nn.Sequential, info: BundleInfo, pictures: Sequence[Image.Image], targets: Sequence[int], method: str
 ) -> list[np.ndarray]:
     """Maps of the network's own coarse size, not negative; a target of -1 is the predicted class."""
-    grey = [np.asarray(resize(p, info.size)) for p in pictures]
+    grey = [np.asarray(resize(p, info.size, info.fit)) for p in pictures]
     x = normalise(np.stack(grey), info.mean, info.std)
     wanted = torch.tensor(targets)
     # The caller may have switched gradients off.
@@ -327,14 +340,21 @@ def _scores(out: Tensor, targets: Tensor) -> Tensor:
     return out.gather(1, chosen[:, None])[:, 0]
 
 
-def _to_size(raw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A coarse map stretched to (width, height), its maximum 1."""
+def _to_size(raw: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
+    """A coarse map stretched over what is seen of a picture of (width, height), its maximum 1."""
     width, height = size
+    left, top, right, bottom = box_of(width, height, fit)
     fine = nn.functional.interpolate(
-        torch.from_numpy(raw).float()[None, None], size=(height, width), mode="bilinear", align_corners=False
+        torch.from_numpy(raw).float()[None, None],
+        size=(bottom - top, right - left),
+        mode="bilinear",
+        align_corners=False,
     )[0, 0].numpy()
     most = float(fine.max())
-    return fine / most if most > 0 else np.zeros_like(fine)
+    whole = np.zeros((height, width), dtype=np.float32)
+    if most > 0:
+        whole[top:bottom, left:right] = fine / most
+    return whole
 
 
 @contextmanager

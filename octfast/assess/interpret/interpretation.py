@@ -57,8 +57,9 @@ class ClassificationInterpretation(_FastaiInterpretation):
         table: pd.DataFrame,
         classes: Sequence[str],
         model: Callable[[], tuple[nn.Sequential, BundleInfo]] | None = None,
+        fit: str = "squeeze",
     ):
-        self._model = model
+        self._model, self._fit = model, fit
         self._heat: dict[str, HeatMaps] = {}
         self.table, self.classes = table.reset_index(drop=True), list(classes)
         vocab = CategoryMap(self.classes, sort=False)
@@ -70,7 +71,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
     def from_learner(cls, learn: Learner, ds_idx: int = 1, dl=None, act=None) -> ClassificationInterpretation:
         """Run a Learner's model once over one of its DataLoaders (1: validation) whose items are a Scans table."""
         # It takes seconds to import, and a run is interpreted without it.
-        from octfast.train.learner import bundle_info
+        from octfast.train.learner import bundle_info, fit_of
 
         if dl is None:
             dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
@@ -79,7 +80,8 @@ class ClassificationInterpretation(_FastaiInterpretation):
         scans = dl.items.drop(columns="is_valid", errors="ignore")
         table = predictions_table(scans, logits, list(learn.dls.vocab))
         known = hasattr(learn, "oct")
-        return cls(table, list(learn.dls.vocab), (lambda: (learn.model, bundle_info(learn))) if known else None)
+        model = (lambda: (learn.model, bundle_info(learn))) if known else None
+        return cls(table, list(learn.dls.vocab), model, fit_of(learn.dls))
 
     @classmethod
     def from_run(cls, run: Run | str | Path | None = None, split: str = "valid") -> ClassificationInterpretation:
@@ -91,7 +93,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
         """
         run = run if isinstance(run, Run) else open_run(run)
         table, info = run_predictions(run, split)
-        return cls(table, info.classes, lambda: load_bundle(run.bundle))
+        return cls(table, info.classes, lambda: load_bundle(run.bundle), info.fit)
 
     def __getitem__(self, idxs) -> pd.DataFrame:
         """Rows of the Predictions table."""
@@ -163,6 +165,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
             maps = self.heat_maps("gradcam" if heatmaps is True else heatmaps)
             maps.compute(scans["path"], scans["predicted"])
             kwargs.setdefault("heat", maps.get)
+        kwargs.setdefault("fit", self._fit)
         return plots.plot_top_losses(scans, title, **_placed(ax, kwargs))
 
     def plot_top_losses(
@@ -188,7 +191,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
 
         Of more than 20 classes, those 20 are shown that were confused most.
         """
-        given = _placed(ax, kwargs)
+        given = _placed(ax, {"fit": self._fit, **kwargs})
         classes = given.pop("classes", None) or self.classes
         if len(classes) > rows.MOST_CLASSES:
             said = f"The {rows.MOST_CLASSES} of {len(classes)} classes that were confused most."

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from octfast.assess.interpret.heatmap import COLOURS, overlay
 from octfast.assess.interpret.rows import MOST_CLASSES, confused_classes
+from octfast.data.fit import box_of, hides, seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError
 from octfast.figure import Place, one_axes, plain_text, short, whole_place
@@ -84,6 +86,7 @@ def plot_top_losses(
     note: str = "",
     *,
     heat: Heat | None = None,
+    fit: str = "squeeze",
     ncols: int | None = None,
     place: Place = None,
     figsize: tuple[float, float] | None = None,
@@ -96,6 +99,7 @@ def plot_top_losses(
     rows : from `octfast.assess.interpret.rows.top_losses` or one of its neighbours.
     note : a line below the plot.
     heat : gives the heat map of a path and a class; beside each scan stands that of its predicted class.
+    fit : that of the model; lines bound what it sees of a scan, see `octfast.data.fit.box_of`.
     ncols : scans a line; None takes as many as lines, to 5 (to 3 with heat maps).
     place : where to draw, see `octfast.figure`; None makes a figure.
     figsize : in inches; None fits the scans.
@@ -115,7 +119,7 @@ def plot_top_losses(
         ax.axis("off")
     for i, row in enumerate(rows.itertuples()):
         ax = axes[panels * i]
-        picture = _show(ax, str(row.path))
+        picture = _show(ax, str(row.path), fit)
         wrong = row.label != row.predicted
         head = f"label {short(row.label)} ({row.p_actual:.0%})"
         ax.set_title(
@@ -128,14 +132,15 @@ def plot_top_losses(
         name = "\n".join(textwrap.wrap(Path(row.path).name, 44)) or row.path
         _write_below(ax, name)
         if heat:
-            _show_heat(axes[panels * i + 1], picture, heat(str(row.path), str(row.predicted)), str(row.predicted))
+            found = heat(str(row.path), str(row.predicted))
+            _show_heat(axes[panels * i + 1], picture, found, str(row.predicted), fit)
     if not len(rows):
         axes[0].text(0.5, 0.5, "none", transform=axes[0].transAxes, ha="center", va="center", fontsize=12)
     fig.suptitle(title, fontsize=12)
     if heat and len(rows):
         note = f"{_heat_bar(fig, axes)}\n{note}".strip()
     _in_line(axes)
-    return _finish(fig, note)
+    return _finish(fig, _with_seen(note, fit))
 
 
 def plot_montage(
@@ -144,6 +149,7 @@ def plot_montage(
     note: str = "",
     *,
     classes: Sequence[str] = (),
+    fit: str = "squeeze",
     place: Place = None,
     figsize: tuple[float, float] | None = None,
     dpi: float | None = None,
@@ -155,6 +161,7 @@ def plot_montage(
     rows : from `octfast.assess.interpret.rows.montage_rows`.
     note : a line below the plot.
     classes : the lines, from above; by default those of the rows.
+    fit : see `plot_top_losses`.
     place : where to draw, see `octfast.figure`; None makes a figure.
     figsize : in inches; None fits the scans.
 
@@ -176,7 +183,7 @@ def plot_montage(
         if part.empty:
             line[0].text(0.5, 0.5, "no scans", transform=line[0].transAxes, ha="center", va="center", fontsize=8)
         for ax, row in zip(line, part.itertuples(), strict=False):
-            _show(ax, str(row.path))
+            _show(ax, str(row.path), fit)
             wrong = row.label != row.predicted
             said = f"wrong: {short(row.predicted, 18)}" if wrong else "right"
             ax.set_title(f"{said} ({row.probability:.0%})", fontsize=9, color=WRONG if wrong else RIGHT, loc="left")
@@ -186,10 +193,24 @@ def plot_montage(
             _write_below(ax, file, 6)
     fig.suptitle(title, fontsize=12)
     _in_line(axes.ravel())
-    return _finish(fig, f"In each line from the smallest loss, left, to the largest.\n{note}".strip())
+    said = f"In each line from the smallest loss, left, to the largest.\n{note}".strip()
+    return _finish(fig, _with_seen(said, fit))
 
 
-def _show(ax: Axes, path: str) -> Image.Image | None:
+def bound(ax: Axes, picture: Image.Image, fit: str) -> None:
+    """Draw lines around what a model sees of a scan, where that is not all of it."""
+    if hides(picture.width, picture.height, fit):
+        left, top, right, bottom = box_of(picture.width, picture.height, fit)
+        at, shape = (left - 0.5, top - 0.5), (right - left, bottom - top)
+        ax.add_patch(Rectangle(at, *shape, fill=False, edgecolor="#F0E442", linewidth=1, linestyle="--"))
+
+
+def _with_seen(note: str, fit: str) -> str:
+    said = seen_in_words(fit)
+    return f"{said[:1].upper()}{said[1:]}, within the lines.\n{note}".strip() if said else note
+
+
+def _show(ax: Axes, path: str, fit: str) -> Image.Image | None:
     """Draw a scan and give it back; or say in its place why it cannot be drawn."""
     ax.set(xticks=[], yticks=[])
     try:
@@ -198,15 +219,16 @@ def _show(ax: Axes, path: str) -> Image.Image | None:
         _say(ax, e.message)
         return None
     ax.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
+    bound(ax, picture, fit)
     return picture
 
 
-def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, name: str) -> None:
+def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, name: str, fit: str) -> None:
     ax.set(xticks=[], yticks=[])
     if isinstance(heat, str) or picture is None:
         _say(ax, f"no heat map: {heat if isinstance(heat, str) else 'the scan is gone'}")
         return
-    ax.imshow(np.asarray(overlay(picture, heat)))
+    ax.imshow(np.asarray(overlay(picture, heat, fit=fit)))
     what = "what raised the score of" if heat.any() else "nothing raised the score of"
     _write_below(ax, f"{what}\n{short(name)}")
 

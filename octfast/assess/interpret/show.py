@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from octfast.assess.interpret.plots import RIGHT, WRONG
+from octfast.assess.interpret.plots import RIGHT, WRONG, bound
 from octfast.assess.predictions import run_predictions
+from octfast.data.fit import hides, seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
 from octfast.figure import Figure, Files, short
@@ -113,14 +114,19 @@ def show_scan(
     order = np.argsort(-probabilities, kind="stable")[:k]
     likely = pd.DataFrame({"class": [info.classes[i] for i in order], "probability": probabilities[order]})
     note = SYNTHETIC_NOTE if info.synthetic else ""
-    figure = plot_scan(picture, likely, label, Path(path).name, note)
+    figure = plot_scan(picture, likely, label, Path(path).name, note, info.fit)
     stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80] or "scan"
     file = (files or Files()).save(figure, run.figures / f"show-{stem}")
     return Shown(path, label, str(likely["class"].iloc[0]), likely, figure, file, info.synthetic, seed)
 
 
 def plot_scan(
-    picture: Image.Image, likely: pd.DataFrame, label: str | None = None, name: str = "", note: str = ""
+    picture: Image.Image,
+    likely: pd.DataFrame,
+    label: str | None = None,
+    name: str = "",
+    note: str = "",
+    fit: str = "squeeze",
 ) -> Figure:
     """A scan with its label, beside a bar chart of the likeliest classes, the likeliest at the top.
 
@@ -130,6 +136,7 @@ def plot_scan(
     likely : `class` and `probability`, the likeliest first.
     label : its bar is blue, that of a wrong prediction orange.
     name : stands below the scan; `note` below the plot.
+    fit : that of the model; lines bound what it sees of the scan.
     """
     predicted = str(likely["class"].iloc[0])
     high = max(3.8, 0.45 * len(likely) + 1.6)
@@ -137,7 +144,10 @@ def plot_scan(
     fig = Figure(figsize=(scan_wide + 5.6, high), layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=(scan_wide, 5.2))
     left.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
-    left.set(xticks=[], yticks=[], xlabel="\n".join(textwrap.wrap(name, 70)))
+    bound(left, picture, fit)
+    seen = f"{seen_in_words(fit)}, within the lines" if hides(picture.width, picture.height, fit) else ""
+    below = [*textwrap.wrap(name, 70), *textwrap.wrap(seen, 70)]
+    left.set(xticks=[], yticks=[], xlabel="\n".join(below))
     left.xaxis.label.set(fontsize=8, color="#444444")
     verdict = "label not known" if label is None else f"label {short(label)}"
     colour = "black" if label is None else RIGHT if label == predicted else WRONG

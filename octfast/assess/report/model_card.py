@@ -23,6 +23,7 @@ from octfast.assess.report.provenance import (
 )
 from octfast.assess.report.render import TEMPLATES
 from octfast.assess.report.tables import estimate_grid, estimate_rows, find, methods_in_words
+from octfast.data.fit import fit_in_words, seen_in_words
 from octfast.notices import SYNTHETIC_NOTE
 
 # What Markdown, or HTML within it, would read as more than a letter: anywhere, and at the start of a line.
@@ -58,6 +59,8 @@ def model_card(
     return env.get_template("model_card.md.j2").render(
         title=f"{info.arch} on {known.data}",
         info=info,
+        fit_words=fit_in_words(info.fit, info.size),
+        seen_words=seen_in_words(info.fit),
         known=known,
         split=split,
         split_name=SPLIT_NAMES[split],

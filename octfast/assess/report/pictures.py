@@ -16,6 +16,7 @@ from PIL import Image
 
 from octfast.assess.interpret.heatmap import HeatMaps, overlay
 from octfast.console import track
+from octfast.data.fit import seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.errors import OctfastError
 from octfast.figure import Figure
@@ -117,7 +118,7 @@ class HeatPictures:
         if isinstance(heat, str):
             return None
         self.drawn += 1
-        return overlay(grey, heat)
+        return overlay(grey, heat, fit=self._maps.info.fit)
 
     def bar(self) -> Picture | None:
         """The colours of a heat map from little to much, over grey as a scan is; None where none was drawn."""
@@ -134,7 +135,9 @@ class HeatPictures:
         if self.problem or not self.drawn:
             return self.problem
         how = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM"}.get(self.method, self.method)
-        return f"Beside each scan: what raised the score of its predicted class ({how}); {CAUTION}."
+        said = f"Beside each scan: what raised the score of its predicted class ({how}); {CAUTION}."
+        seen = seen_in_words(self._maps.info.fit) if self._maps else ""
+        return f"{said} What is darkened is not seen: {seen}." if seen else said
 
 
 def shots(rows: pd.DataFrame, heat_maps: HeatPictures | None = None) -> list[Shot]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from octfast.data.audit.releases import find_release
+from octfast.data.fit import fit_in_words
 from octfast.data.scans import describe_scans, load_scans
 from octfast.data.splits.hold_out import shared_patients
 from octfast.errors import OctfastError
@@ -213,7 +214,7 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
         ("trained", trained.get(str(config.get("unfreeze")), str(config.get("unfreeze")))),
         (
             "input",
-            f"grey, squeezed to {info.size} × {info.size} pixels, mean {_three(info.mean)}, std {_three(info.std)}",
+            f"grey, {fit_in_words(info.fit, info.size)}, mean {_three(info.mean)}, std {_three(info.std)}",
         ),
         ("output", f"a probability for each of {len(info.classes)} classes: {', '.join(info.classes)}"),
         ("augmentation", "not recorded" if in_python(known) else f"{_AUGMENTATION}; {readings}"),

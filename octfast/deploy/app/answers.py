@@ -13,6 +13,7 @@ from PIL import Image
 
 from octfast.assess.interpret.heatmap import overlay
 from octfast.data.decode import Decoded, Unreadable, decode
+from octfast.data.fit import box_of, seen_in_words
 from octfast.data.look import unusual
 from octfast.data.volumes.kinds import kind_of_bytes
 from octfast.deploy.predictor import Predictor
@@ -100,9 +101,10 @@ class Answers:
             "calibration": calibration_words(info),
             "arch": info.arch,
             "size": info.size,
+            "fit": info.fit,
             "precision": self.predictor.precision,
             "formats": ", ".join(FORMATS.values()),
-            "heat_map_caution": CAUTION,
+            "heat_map_caution": "; ".join(w for w in (CAUTION, seen_in_words(info.fit)) if w),
             "max_bytes": limits.max_bytes,
             "max_pixels": limits.max_pixels,
             "max_files": limits.max_files,
@@ -152,6 +154,7 @@ class Answers:
             "calibrated": is_calibrated(self.predictor.info),
             "width": grey.width,
             "height": grey.height,
+            "seen": list(box_of(grey.width, grey.height, self.predictor.info.fit)),
             "remarks": [words for _, words in unusual(read)],
             "notice": LONG_NOTICE,
         }
@@ -178,7 +181,8 @@ class Answers:
             return {**shown, "heat_map_reason": e.message}
         if not np.any(heat):
             return {**shown, "heat_map_reason": "nothing in this scan raised the score of the predicted class"}
-        return {**shown, "heat_map": _data_uri(overlay(grey, heat)), "heat_map_of": self.predictor.classes[target]}
+        over = overlay(grey, heat, fit=self.predictor.info.fit)
+        return {**shown, "heat_map": _data_uri(over), "heat_map_of": self.predictor.classes[target]}
 
 
 def read_picture(content: bytes, limits: Limits) -> Decoded:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from octfast.data.fit import fit_in_words
 from octfast.deploy.app.answers import Answers, Limits, Refused, is_calibrated
 from octfast.deploy.app.connection import connection_class
 from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of
@@ -278,7 +279,7 @@ def _page(answers: Answers) -> str:
         "urgent": urgent or "none",
         "calibration": about["calibration"],
         "unlike": about["unlike"],
-        "model": f"{about['arch']}, scans squeezed to {about['size']} x {about['size']}, {about['precision']}",
+        "model": f"{about['arch']}, scans {fit_in_words(about['fit'], about['size'])}, {about['precision']}",
         "formats": about["formats"],
         "limits": f"{about['max_bytes'] / (1 << 20):g} MB and {about['max_pixels'] / 1e6:g} million pixels",
         "max_files": str(about["max_files"]),

@@ -60,7 +60,8 @@ def compare(
 ) -> Agreement:
     """Run a file and torch in float32 over the same scans.
 
-    Each picture goes in as it was decoded, grey or in colour; the first also twice in one batch, and tinted.
+    Each picture goes in as it was decoded, grey or in colour; the first also twice in one batch, and tinted, and where
+    the model does not see all of a scan, a wide and a narrow part of it.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ def compare(
     def expected(picture: np.ndarray) -> np.ndarray:
         image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
         with torch.inference_mode():
-            features = body(preprocess(image, info.size, info.mean, info.std)[None])
+            features = body(preprocess(image, info.size, info.mean, info.std, info.fit)[None])
             p = torch.softmax(head(features).double() / info.temperature, 1)[0].numpy()
             return p if unlike is None else np.append(p, unlike(features).numpy())
 
@@ -93,8 +94,13 @@ def compare(
             update(n, len(sample.pictures))
     first = sample.pictures[0]
     tinted = (first[..., :1] * np.array([1.0, 0.6, 0.3])).astype(np.uint8)
-    got = np.stack([*given, *found(np.stack([first, first])), found(tinted[None])[0]])
-    wished = np.stack([*wanted, wanted[0], wanted[0], expected(tinted)])
+    further = [tinted]
+    if info.fit != "squeeze":
+        # Whatever shape the scans have, what is not to be seen must be seen nowhere.
+        side = -(-min(first.shape[:2]) // 2)
+        further += [first[:side], first[:, :side]]
+    got = np.stack([*given, *found(np.stack([first, first])), *(found(picture[None])[0] for picture in further)])
+    wished = np.stack([*wanted, wanted[0], wanted[0], *map(expected, further)])
     far = None
     if unlike is not None:
         far, got, wished = (got[:, -1], wished[:, -1]), got[:, :-1], wished[:, :-1]

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from octfast.data.fit import MOST
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import fold
 from octfast.model.unlike import Unlike
@@ -39,7 +40,7 @@ class WholeClassifier(nn.Module):
         self.body = fold(body)
         self.head = head
         self.unlike = copy.deepcopy(unlike)
-        self.size = info.size
+        self.size, self.fit = info.size, info.fit
         self.temperature = float(info.temperature)
         self.half_body = half
         if half:
@@ -59,7 +60,7 @@ class WholeClassifier(nn.Module):
         -------
         float32 of shape (batch, classes); each row sums to 1. With a distance also that, float32 of shape (batch,).
         """
-        grey = resize(luma(picture), self.size)
+        grey = resize(luma(picture), self.size, self.fit)
         x = (grey.unsqueeze(1) / 255.0 - self.mean) / self.std
         if self.half_body:
             x = x.half()
@@ -77,19 +78,32 @@ def luma(picture: Tensor) -> Tensor:
     return torch.floor((weighted + 32768.0) / 65536.0)
 
 
-def resize(grey: Tensor, size: int) -> Tensor:
-    """Squeeze whole greys of shape (N, H, W) to (N, size, size) as `PIL.Image.resize` with BILINEAR does, to the bit.
+def resize(grey: Tensor, size: int, fit: str) -> Tensor:
+    """Bring whole greys of shape (N, H, W) to (N, size, size) as `octfast.data.preprocess.resize` does, to the bit.
 
     Where a picture is much taller than wide, Pillow from version 13 on takes columns before rows, and a sample may
     differ by one grey.
     """
-    high, low = bilinear_weights(_positions(grey[0, 0]), size)
+    across, down = _positions(grey[0, 0]), _positions(grey[0, :, 0])
+    high, low = bilinear_weights(across, size, _seen(across, down, fit))
     narrow = _whole(torch.matmul(grey, high.t()), torch.matmul(grey, low.t()))
-    high, low = bilinear_weights(_positions(grey[0, :, 0]), size)
+    high, low = bilinear_weights(down, size, _seen(down, across, fit))
     return _whole(torch.matmul(high, narrow), torch.matmul(low, narrow))
 
 
-def bilinear_weights(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _seen(position: Tensor, other: Tensor, fit: str) -> Tensor | None:
+    """How many samples of a side are seen, twice, by the positions along it and along the other side; None is all.
+
+    It is `octfast.data.fit.box_of` once more, in tensors, since the sides are open in an exported file.
+    """
+    most = MOST[fit]
+    if most is None:
+        return None
+    up, down = most
+    return torch.minimum(position[-1:] + 1, 2 * ((up * (other[-1:] + 1) + down) // (2 * down)))
+
+
+def bilinear_weights(position: Tensor, size: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Weights by which n samples are brought to `size`: Pillow's triangle, wider when shrinking, held in 22 bits.
 
     Sample x lies |(2 x + 1) size - (2 y + 1) n| / (2 size) samples from the centre of output y, and the triangle
@@ -98,6 +112,7 @@ def bilinear_weights(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     Parameters
     ----------
     position : 2 x + 1 of the n samples, int64.
+    seen : twice as many samples as are seen, those in the middle, int64 of shape (1,); the others weigh nothing.
 
     Returns
     -------
@@ -105,10 +120,14 @@ def bilinear_weights(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
     are exact in float32 and on units that round factors to 11 bits, as GPUs do; those of 22 bits would not be.
     """
     doubled = position[-1:] + 1  # 2 n, as a tensor, since a number taken from a shape would be fixed by some exporters
+    if seen is not None:
+        position, doubled = position - 2 * ((doubled - seen) // 4), seen
     reach = torch.clamp(doubled, min=2 * size)
     centre = 2 * torch.arange(size, dtype=torch.int64).unsqueeze(1) + 1
     apart = torch.abs(position.unsqueeze(0) * (2 * size) - centre * doubled)
     weights = torch.clamp(reach * 2 - apart, min=0)
+    if seen is not None:
+        weights = weights * torch.clamp(torch.minimum(position, seen - position), min=0, max=1)
     total = weights.sum(1, keepdim=True)
     # A long division in two steps, since some runtimes hold whole numbers in 32 bits.
     high = (weights * 2048) // total

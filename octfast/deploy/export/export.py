@@ -170,6 +170,7 @@ def describe(
         "arch": info.arch,
         "head": info.head,
         "size": str(info.size),
+        "fit": info.fit,
         "mean": text(list(info.mean)),
         "std": text(list(info.std)),
         "temperature": str(info.temperature),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from octfast.data.fit import hides
 from octfast.data.preprocess import decode_grey
 from octfast.data.volumes.kinds import kind_of
 from octfast.data.volumes.reader import VolumeReader
@@ -75,13 +76,16 @@ def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any]
     grey = decode_picture(picture)
     grey.thumbnail((_LARGEST, _LARGEST))
     target = predictor.classes.index(values["predicted"])
-    over = overlay(grey, predictor.heat_map(grey, target))
-    whole = Image.new("RGB", (max(over.width, _CAPTION_WIDTH), over.height + _CAPTION), "white")
-    whole.paste(over, (0, 0))
-    caption = f"{values['predicted'][:24]} {values['probability']:.0%}. {CAUTION.capitalize()}. {NOTICE}"
+    fit = predictor.info.fit
+    over = overlay(grey, predictor.heat_map(grey, target), fit=fit)
+    dark = "What is dark at the sides is not seen. " if hides(grey.width, grey.height, fit) else ""
+    caption = f"{values['predicted'][:24]} {values['probability']:.0%}. {dark}{CAUTION.capitalize()}. {NOTICE}"
     # The built-in font has Latin letters alone.
-    shown = caption.encode("latin-1", "replace").decode("latin-1")
-    ImageDraw.Draw(whole).text((4, over.height + 2), shown, "black", ImageFont.load_default(size=13))
+    shown, font = caption.encode("latin-1", "replace").decode("latin-1"), ImageFont.load_default(size=13)
+    wide = math.ceil(font.getlength(shown)) + 8 if dark else _CAPTION_WIDTH
+    whole = Image.new("RGB", (max(over.width, wide), over.height + _CAPTION), "white")
+    whole.paste(over, (0, 0))
+    ImageDraw.Draw(whole).text((4, over.height + 2), shown, "black", font)
     with whole_file(file) as part:
         whole.save(part, format="PNG")
 

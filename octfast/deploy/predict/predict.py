@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from octfast.console import track
+from octfast.data.fit import seen_in_words
 from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
 from octfast.deploy.predict.outputs import check_out, check_pictures, volumes_file
@@ -312,7 +313,8 @@ class _Sinks:
 
             rows = self.shown.rows
             title = "The most urgent scans" if self.table.rule.urgent else "The first scans"
-            note = SYNTHETIC_NOTE if found.synthetic else ""
+            seen = seen_in_words(self.table.predictor.info.fit)
+            note = "  ".join(w for w in (SYNTHETIC_NOTE if found.synthetic else "", seen and f"({seen})") if w)
             fig = plot_montage(rows, read_again(rows, reader), title, note)
             save_figure(fig, self.montage, dpi=110)
             found.files.append(self.montage)

@@ -30,6 +30,7 @@ from octfast.data.corrections import (
     relative,
     settled,
 )
+from octfast.data.fit import seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.deploy.predictor import Predictor, load
 from octfast.deploy.suggest.suggest import read_suggestions
@@ -96,7 +97,7 @@ class Review:
         if second and not self.reviewer:
             raise UsageError("a second review needs the reviewer's initials", "add --reviewer AB")
         info = read_info(run.bundle)
-        self.classes, self.synthetic = list(info.classes), info.synthetic
+        self.classes, self.synthetic, self.fit = list(info.classes), info.synthetic, info.fit
         known = self._decisions()
         if len(known) and self.labelling != (PATIENT in known):
             raise UsageError(
@@ -141,7 +142,7 @@ class Review:
             "labelling": self.labelling,
             "classes": self.classes,
             "total": self.total,
-            "caution": CAUTION,
+            "caution": "; ".join(w for w in (CAUTION, seen_in_words(self.fit)) if w),
             "command": self.command,
             "items": [self.item(i) for i in range(len(self.rows))],
         }
@@ -152,7 +153,7 @@ class Review:
         config, usual = self.run.config, TrainConfig()
         source = config["data"].get("source")
         words = ["octfast", "train", *([str(source)] if source else [])]
-        for name in ("arch", "head", "weights", "size", "valid", "splits", "fold", "seed", *usual.columns):
+        for name in ("arch", "head", "weights", "size", "fit", "valid", "splits", "fold", "seed", *usual.columns):
             if config.get(name) not in (None, getattr(usual, name)):
                 words += [f"--{name.replace('_', '-')}", str(config[name])]
         option = "--also" if self.labelling else "--corrections"
@@ -246,7 +247,8 @@ class Review:
         self._refuse_blind()
         row = self.rows.iloc[item]
         grey = _shown(row["path"], SHOWN)
-        return _png(overlay(grey, self._predictor.heat_map(grey, self.classes.index(row["predicted"]))))
+        heat = self._predictor.heat_map(grey, self.classes.index(row["predicted"]))
+        return _png(overlay(grey, heat, fit=self.fit))
 
     def prepare(self) -> None:
         """Read the stored features and train on the labels as they are, so that training again takes seconds.

@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from octfast.data.fit import FITS
 from octfast.errors import BundleError
 from octfast.model.bundle.strict import HINT, MEND, is_number, parse_json
 
 FORMAT = "octfast-bundle"
-VERSION = 2
+# Of what is written: a bundle that an older octfast would answer wrongly with has the newer, which that one refuses.
+VERSION, NEWEST = 2, 3
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "octfast.json"
 UNLIKE_FILE = "unlike.safetensors"
 TENSORS = ("float32", "float16")
 _NEEDED = {"arch", "head", "classes", "size", "mean", "std"}
-_SINCE_2 = {"calibration", "tensors", "base"}
+_SINCE = {2: {"calibration", "tensors", "base"}, 3: {"fit"}}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class BundleInfo:
     base : None where the bundle is whole. In a slim one the stock weights that it is to be completed with: `source` is
         the library that publishes them, or "file" for a file of the user's, `sha256` of the tensors that were left out
         (`octfast.model.bundle.stock.digest`).
+    fit : how a scan of any shape becomes a square, one of `octfast.data.fit.FITS`.
     """
 
     arch: str
@@ -55,6 +58,7 @@ class BundleInfo:
     calibration: dict[str, Any] = field(default_factory=dict)
     tensors: str = "float32"
     base: dict[str, Any] | None = None
+    fit: str = "squeeze"
 
     def __post_init__(self):
         named = isinstance(self.arch, str) and isinstance(self.head, str)
@@ -78,6 +82,7 @@ class BundleInfo:
             (not all(isinstance(d, dict) for d in free), "weights, training or calibration is not an object"),
             (not isinstance(self.synthetic, bool), "synthetic is neither true nor false"),
             (self.tensors not in TENSORS, f"tensors is not one of {', '.join(TENSORS)}"),
+            (self.fit not in FITS, f"fit is not one of {', '.join(FITS)}"),
             (not _is_base(self.base), "base does not name stock weights by their SHA-256"),
         ]
         for wrong, what in problems:
@@ -98,7 +103,10 @@ class _FieldError(BundleError):
 
 def info_text(info: BundleInfo) -> str:
     """octfast.json, after a reading: what is written can be read."""
-    about = {"format": FORMAT, "version": VERSION, **asdict(info)}
+    fields = asdict(info)
+    if info.fit == "squeeze":
+        del fields["fit"]
+    about = {"format": FORMAT, "version": VERSION if info.fit == "squeeze" else NEWEST, **fields}
     try:
         text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False, default=lambda v: v.item()) + "\n"
         data = text.encode("utf-8")
@@ -117,11 +125,12 @@ def parse_info(data: bytes, name: str) -> BundleInfo:
     version = raw.pop("version", None)
     if type(version) is not int or version < 1:
         raise BundleError(f"{name} has no version", MEND)
-    if version > VERSION:
+    if version > NEWEST:
         raise BundleError(
-            f"{name} has version {version}, newer than {VERSION}, which this octfast reads", "update octfast"
+            f"{name} has version {version}, newer than {NEWEST}, which this octfast reads", "update octfast"
         )
-    known = set(BundleInfo.__dataclass_fields__) - (_SINCE_2 if version == 1 else set())
+    later = (keys for since, keys in _SINCE.items() if since > version)
+    known = set(BundleInfo.__dataclass_fields__).difference(*later)
     if set(raw) - known or _NEEDED - set(raw):
         strange = ", ".join(repr(k[:80])[1:-1] for k in sorted(set(raw) - known | _NEEDED - set(raw))[:5])
         raise BundleError(f"{name}: unknown or missing: {strange}", MEND)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from octfast.data.fit import fit_in_words
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo
 from octfast.model.bundle.read import find_bundle, read_info
 from octfast.model.bundle.tensor_file import TensorFile
@@ -44,7 +45,7 @@ class Described:
         yield "classes", ", ".join(f"{i} {c}" for i, c in enumerate(info.classes))
         yield (
             "scans",
-            f"grey, squeezed to {info.size} x {info.size}, mean {_numbers(info.mean)}, std {_numbers(info.std)}",
+            f"grey, {fit_in_words(info.fit, info.size)}, mean {_numbers(info.mean)}, std {_numbers(info.std)}",
         )
         yield "temperature", f"{info.temperature:g}" + (" (not calibrated)" if not info.calibration else "")
         yield from ((f"calibration: {_plain(k)}", _plain(v)) for k, v in info.calibration.items())

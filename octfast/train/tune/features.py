@@ -117,7 +117,14 @@ def store_features(prepared: Prepared, config: TrainConfig, weights: dict[str, s
     """
     stores: dict[tuple[str, int], Stores] = {}
     for arch, file in weights.items():
-        dls = oct_dataloaders(prepared, size=config.size, bs=config.bs, seed=config.seed, num_workers=config.workers)
+        dls = oct_dataloaders(
+            prepared,
+            size=config.size,
+            fit=config.fit,
+            bs=config.bs,
+            seed=config.seed,
+            num_workers=config.workers,
+        )
         learn = new_learner(dls, replace(config, arch=arch, weights=file))
         for number in dict.fromkeys([1, *views]):
             stores[arch, number] = frozen_learner(
