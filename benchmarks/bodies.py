@@ -141,7 +141,7 @@ def features(
         if preparation == "wide":
             grey = decode_grey(path)
             return np.asarray(grey.resize(in_proportion(grey.size, size), Image.Resampling.BILINEAR))
-        return np.asarray(resize(prepare(decode_grey(path)), size))
+        return np.asarray(resize(prepare(decode_grey(path)), size, "squeeze"))
 
     parts: dict[str, list[np.ndarray]] = {}
     order, blocks = range(len(paths)), []

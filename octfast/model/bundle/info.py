@@ -131,8 +131,9 @@ def parse_info(data: bytes, name: str) -> BundleInfo:
         )
     later = (keys for since, keys in _SINCE.items() if since > version)
     known = set(BundleInfo.__dataclass_fields__).difference(*later)
-    if set(raw) - known or _NEEDED - set(raw):
-        strange = ", ".join(repr(k[:80])[1:-1] for k in sorted(set(raw) - known | _NEEDED - set(raw))[:5])
+    needed = _NEEDED | (_SINCE[3] if version >= 3 else set())
+    if set(raw) - known or needed - set(raw):
+        strange = ", ".join(repr(k[:80])[1:-1] for k in sorted(set(raw) - known | needed - set(raw))[:5])
         raise BundleError(f"{name}: unknown or missing: {strange}", MEND)
     for key in ("classes", "mean", "std"):
         if not isinstance(raw[key], list):

@@ -180,7 +180,7 @@ def info_classes(draw: Random, folder: Path, canary: Path) -> None:
 
 def info_versions(draw: Random, folder: Path, canary: Path) -> None:
     about = info_of(folder)
-    about["version"] = draw.choice([0, -1, 1, 3, 10**9, "2", 2.0, True, None, [2], 10**30])
+    about["version"] = draw.choice([0, -1, 1, 3, 4, 10**9, "2", 2.0, True, None, [2], 10**30])
     write_info(folder, about)
 
 

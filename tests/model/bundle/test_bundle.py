@@ -105,7 +105,11 @@ def test_no_folder_at_all(tmp_path):
     "changes, message",
     [
         ({"format": "other"}, "not a bundle's"),
-        ({"version": 3}, "version 3, newer than 2"),
+        ({"version": 4}, "version 4, newer than 3"),
+        ({"version": 3}, "missing: fit"),
+        ({"fit": "crop"}, "unknown or missing: fit"),
+        ({"version": 3, "fit": "stretch"}, "fit is not one of squeeze, crop"),
+        ({"version": 3, "fit": None}, "fit is not one of"),
         ({"version": None}, "version"),
         ({"classes": ["A"]}, "two or more"),
         ({"classes": ["A", "A", "B"]}, "twice"),
@@ -183,6 +187,16 @@ def test_what_is_needed_must_be_there(bundle, tmp_path, key):
     (folder / INFO_FILE).write_text(json.dumps(raw))
     with pytest.raises(BundleError, match=f"unknown or missing: {key}"):
         read_info(folder)
+
+
+def test_a_fit_that_older_versions_do_not_know_makes_a_newer_version(bundle, tmp_path):
+    """They would squeeze what is to be cut, and answer wrongly without a word."""
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    assert "fit" not in json.loads((folder / INFO_FILE).read_text())
+    update_info(folder, fit="crop")
+    raw = json.loads((folder / INFO_FILE).read_text())
+    assert (raw["version"], raw["fit"]) == (3, "crop")
+    assert load_bundle(folder)[1].fit == "crop" and load_bundle(bundle)[1].fit == "squeeze"
 
 
 def test_a_bundle_of_version_1_is_read(bundle, tmp_path):
