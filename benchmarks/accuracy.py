@@ -19,6 +19,9 @@ each with `single`'s layer and its paired difference to it: weights and sample (
 weights_full (weights by the inverse frequency instead of its root), focal (as `--loss focal`), and by_share, whose
 probabilities are those of `single` divided by the frequencies of the classes.
 
+Also by `--arms` what augmentation does (`octfast train --augment`): light, moderate (the strength named default) and
+strong train the layer of `single` on `--views` augmented readings, and `single` is the row without any.
+
 A frozen body gives the same features however often it runs, so each view of each scan runs through it once, into
 octfast's store, where another run of this script finds it again. What is trained on the features is fastai's Learner.
 """
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 ARMS = ("stock", "before", "random_start", "single", "default")
 BALANCED = ("weights", "weights_full", "sample", "focal", "by_share", "root")
+STRENGTHS = {"light": "light", "moderate": "default", "strong": "strong"}
 METRICS = ("log_loss", "accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "ece")
 
 
@@ -59,6 +63,9 @@ def main() -> None:
         ):
             if name.removesuffix("_plain") in args.arms:
                 views[name] = extract(scans, kind, many, args)
+        for name in STRENGTHS:
+            if name in args.arms:
+                views[name] = extract(scans, "octfast", args.views, args, STRENGTHS[name])
         views["plain"] = extract(scans, "octfast", 1, args)
     arms: dict[str, Any] = {}
     curves: dict[str, Any] = {}
@@ -71,7 +78,8 @@ def main() -> None:
             [{"arm": a, **{m: row[m][0] for m in METRICS}, "s": row["seconds"]} for a, row in arms.items()], title
         )
     result = {"arms": arms}
-    pairs = [("default", "stock"), ("default", "before"), *((arm, "single") for arm in BALANCED)]
+    pairs = [("default", "stock"), ("default", "before"), *((arm, "single") for arm in (*BALANCED, *STRENGTHS))]
+    pairs += [(arm, "moderate") for arm in ("single", "light", "strong")]
     for arm, other in pairs:
         if {arm, other} <= set(found):
             result[f"{arm}_minus_{other}"] = difference(found[arm][0], found[other][0], scans, args.resamples)
@@ -95,7 +103,9 @@ def read(args: argparse.Namespace, work: Path) -> pd.DataFrame:
     return scans[scans["label"].map(enough)].reset_index(drop=True)
 
 
-def extract(scans: pd.DataFrame, kind: str, views: int, args: argparse.Namespace) -> np.ndarray:
+def extract(
+    scans: pd.DataFrame, kind: str, views: int, args: argparse.Namespace, strength: str = "default"
+) -> np.ndarray:
     """Features of so many views of every scan, float32 of shape (views, scans, dim); one view is the plain scans."""
     import fastai.vision.all as fv
     import numpy as np
@@ -122,7 +132,8 @@ def extract(scans: pd.DataFrame, kind: str, views: int, args: argparse.Namespace
             batch_tfms=[*fv.aug_transforms(), fv.Normalize.from_stats(*fv.imagenet_stats)],
         )
     else:
-        dls = oct_datablock(sorted(scans["label"].unique()), args.size).dataloaders(table, bs=16, num_workers=0)
+        block = oct_datablock(sorted(scans["label"].unique()), args.size, augment=strength)
+        dls = block.dataloaders(table, bs=16, num_workers=0)
     learn = oct_learner(dls, args.arch, head="fastai" if kind == "stock" else "linear", weights=args.weights or "none")
     if kind == "stock":
         # fastai's head pools the last map itself: that belongs to what is frozen.
@@ -131,7 +142,7 @@ def extract(scans: pd.DataFrame, kind: str, views: int, args: argparse.Namespace
     store = fast.stores[0]
     out = np.stack([store.take(np.arange(len(store)), v) for v in range(views)]).astype(np.float32)
     fast.close()
-    common.say(f"  {kind}, {views} views of {len(scans)} scans: {time.perf_counter() - started:.0f} s")
+    common.say(f"  {kind}, {strength}, {views} views of {len(scans)} scans: {time.perf_counter() - started:.0f} s")
     return out
 
 
@@ -146,7 +157,7 @@ def run_arm(
 
     y = scans["label"].astype("category").cat.codes.to_numpy().astype(np.int64)
     groups = linked_groups(scans, identical_files(scans["path"].tolist()))
-    seen = views[arm if arm in ("stock", "before") else "plain"]
+    seen = views[arm if arm in ("stock", "before", *STRENGTHS) else "plain"]
     plain = views["stock_plain" if arm == "stock" else "plain"][0]
     out = np.zeros((args.repeats, len(scans), y.max() + 1))
     started = time.perf_counter()
@@ -335,11 +346,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--weights", help="pretrained weights of the body; by default random")
     for name in ("path", "label", "patient"):
         parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *BALANCED])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *BALANCED, *STRENGTHS])
     parser.add_argument("--arch", default="vgg16_bn")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--scans", type=int, help="take so many scans, by whole patients")
+    parser.add_argument("--views", type=int, default=4, help="augmented readings of light, moderate and strong")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(

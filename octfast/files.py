@@ -18,8 +18,15 @@ from octfast.errors import DataError, UsageError
 _BLOCK = 1 << 20
 
 
-def refuse_address(source: str | Path) -> None:
-    """Refuse an address on the web where scans are asked for.
+_FETCH = "download it and give the file or folder; octfast data download fetches public sets"
+
+
+def refuse_address(source: str | Path, hint: str = _FETCH) -> None:
+    """Refuse an address on the web where a file or folder is asked for.
+
+    Parameters
+    ----------
+    hint : what to do instead.
 
     Raises
     ------
@@ -31,7 +38,7 @@ def refuse_address(source: str | Path) -> None:
         raise DataError(
             f"{found[1]}://{str(source)[found.end() :]} is an address on the web, and nothing is fetched without being "
             "asked for",
-            "download it and give the file or folder; octfast data download fetches public sets",
+            hint,
         )
 
 

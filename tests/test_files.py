@@ -81,3 +81,18 @@ def test_notes_of_old_files_are_strings():
 def test_the_working_folder_is_a_folder_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert numbered_folder(Path("run")).is_dir()
+
+
+def test_an_address_is_refused_wherever_a_file_or_folder_is_asked_for(octfast, own_run):
+    address = "https://example.org/oct/model.safetensors"
+    for words in (
+        ("show", own_run.path, address),
+        ("show", address, "scan.png"),
+        ("predict", address, "scan.png"),
+        ("model", "show", address),
+        ("interpret", address),
+        ("train", *("--arch", "test_resnet", "--weights", address)),
+    ):
+        ended = octfast(*words)
+        assert ended.code == 1 and f"{address} is an address on the web" in ended.err, words
+        assert "what to do: download it and give" in ended.err or "what to do: download the run" in ended.err, words

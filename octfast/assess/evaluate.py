@@ -6,13 +6,11 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from octfast.assess.metrics.metrics import Evaluation, check_question, evaluate_table
@@ -24,9 +22,8 @@ from octfast.assess.metrics.referral import (
     recorded_operating_point,
 )
 from octfast.assess.metrics.subgroups import grouped
-from octfast.assess.predictions import held_out_predictions, run_predictions
+from octfast.assess.predictions import held_out_predictions, readable_scans, run_predictions
 from octfast.console import track
-from octfast.data.prepare import check_file
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
@@ -137,7 +134,7 @@ def evaluate_data(
     scans, split, said = _choose_split(found, split, data)
     scans, more = _known(scans, info, known_only)
     notes += [*said, *more]
-    scans, left_out = _readable(scans)
+    scans, left_out = readable_scans(scans)
     if len(left_out):
         notes.append(f"Left out, as they cannot be read: {len(left_out):,} files, listed in left-out.csv.")
     if run is not None:
@@ -355,24 +352,6 @@ def _known(scans: pd.DataFrame, info: BundleInfo, known_only: bool) -> tuple[pd.
     note = f"Left out, as the model has no such class: {counts}."
     log.warning(note[0].lower() + note[1:-1])
     return scans[scans["label"].isin(info.classes)].reset_index(drop=True), [note]
-
-
-def _readable(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The scans that can be read, and the rest with a column `reason`; the first of those are said in the log."""
-    reasons = []
-    with track("checking files", len(scans)) as update, ThreadPoolExecutor(max_workers=4) as pool:
-        for n, (reason, _) in enumerate(pool.map(check_file, scans["path"]), 1):
-            reasons.append(reason)
-            update(n, len(scans))
-    bad = np.array([reason != "" for reason in reasons])
-    left_out = scans.assign(reason=reasons)[bad].reset_index(drop=True)
-    for row in left_out.head(5).itertuples():
-        log.warning("left out, unreadable: %s (%s)", row.path, row.reason)
-    if len(left_out) > 5:
-        log.warning("left out, unreadable: %d more", len(left_out) - 5)
-    if bad.all():
-        raise DataError(f"none of the {len(scans):,} files can be read", f"the first: {left_out['reason'].iloc[0]}")
-    return scans[~bad].reset_index(drop=True), left_out
 
 
 def _seen_before(scans: pd.DataFrame, run: Run) -> list[str]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from octfast.assess.checks import check_table
 from octfast.console import track
+from octfast.data.prepare import check_file
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
@@ -27,7 +30,8 @@ def run_predictions(
     """The Predictions table of a split of a run at the temperature that its model has now, and what that model is.
 
     Training leaves the tables of valid and test in the run folder; only where one is missing is the model run, once,
-    and the table kept. A table made before the model was calibrated is rescaled as it is read; its file stays.
+    and the table kept. Scans that cannot be read are left out and said, and the table is then not kept. A table made
+    before the model was calibrated is rescaled as it is read; its file stays.
 
     Parameters
     ----------
@@ -37,7 +41,7 @@ def run_predictions(
     Raises
     ------
     UsageError : another word.
-    DataError : the run has no scans in that split, or the scans are not where they were.
+    DataError : the run has no scans in that split, or none of them can be read.
     BundleError : the run has no trained model, or a table that is not of it or was edited, see `check_table`.
     """
     if split not in ("train", "valid", "test"):
@@ -60,13 +64,47 @@ def run_predictions(
             "copy the file from where the run was made, train again, or look at --split test",
         )
     model, info = load_bundle(run.bundle)
-    with track(f"predicting {split}", len(part)) as update:
-        table = predict_scans(model, info, part, precision=run.config.get("precision", "auto"), progress=update)
+
+    def predict(scans: pd.DataFrame) -> pd.DataFrame:
+        with track(f"predicting {split}", len(scans)) as update:
+            return predict_scans(model, info, scans, precision=run.config.get("precision", "auto"), progress=update)
+
     try:
+        table = predict(part)
         run.save_predictions(table, split)
+    except DataError:
+        fewer, left_out = readable_scans(part)
+        if left_out.empty:
+            raise
+        # Without some scans it is no table of the split, which a later question is to find whole.
+        table = predict(fewer)
+        log.warning("%d of %d %s scans are left out; the predictions are not kept", len(left_out), len(part), split)
     except OSError as e:
         log.warning("the predictions could not be kept for the next time: %s: %s", e.filename, e.strerror)
     return rescale(table, info.classes, temperature or info.temperature), info
+
+
+def readable_scans(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scans that can be read, and the rest with a column `reason`; the first of those are said in the log.
+
+    Raises
+    ------
+    DataError : none can be.
+    """
+    reasons = []
+    with track("checking files", len(scans)) as update, ThreadPoolExecutor(max_workers=4) as pool:
+        for n, (reason, _) in enumerate(pool.map(check_file, scans["path"]), 1):
+            reasons.append(reason)
+            update(n, len(scans))
+    bad = np.array([reason != "" for reason in reasons])
+    left_out = scans.assign(reason=reasons)[bad].reset_index(drop=True)
+    for row in left_out.head(5).itertuples():
+        log.warning("left out, unreadable: %s (%s)", row.path, row.reason)
+    if len(left_out) > 5:
+        log.warning("left out, unreadable: %d more", len(left_out) - 5)
+    if bad.all():
+        raise DataError(f"none of the {len(scans):,} files can be read", f"the first: {left_out['reason'].iloc[0]}")
+    return scans[~bad].reset_index(drop=True), left_out
 
 
 def _scans_of(run: Run, split: str) -> pd.DataFrame | None:

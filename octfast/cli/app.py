@@ -15,14 +15,20 @@ def app(
         "127.0.0.1"
     ),
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="By default 8731, or a free one where that is taken.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the page; by default 8731, or a free one if that is taken."),
     ] = None,
     max_mb: Annotated[float, typer.Option("--max-mb", min=0.01, max=1000, help="Largest file, in MB.")] = 20,
     max_megapixels: Annotated[
         float, typer.Option(min=0.01, max=100, help="Largest picture, in millions of pixels.")
     ] = 25,
     max_files: Annotated[int, typer.Option(min=1, max=1000, help="Files that the page takes at once.")] = 50,
-    queue: Annotated[int, typer.Option(min=1, max=1000, help="Pictures held at a time; more are told to wait.")] = 32,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1000, help="Pictures that may wait at a time; further ones are told to come back later."
+        ),
+    ] = 32,
     urgent: Annotated[
         str | None,
         typer.Option(
@@ -41,11 +47,11 @@ def app(
             "--allow-host",
             "--host-name",
             metavar="NAME",
-            help="A further name that the page may be called by, as a proxy's; repeatable.",
+            help="Another host name under which the page is reached, such as a proxy's; repeatable.",
         ),
     ] = None,
     root_path: Annotated[
-        str, typer.Option(metavar="PATH", help="Path below which a proxy has the page, as /octfast.")
+        str, typer.Option(metavar="PATH", help="Path under which a proxy serves the page, such as /octfast.")
     ] = "",
     precision: options.Precision = "auto",
     device: options.Device = None,

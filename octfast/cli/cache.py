@@ -69,10 +69,14 @@ def clear(
     older_than: Annotated[
         int | None,
         typer.Option(
-            "--older-than", metavar="DAYS", min=0, max=100_000, help="Only what was last used so many days ago."
+            "--older-than",
+            metavar="DAYS",
+            min=0,
+            max=100_000,
+            help="Only entries that were last used at least so many days ago.",
         ),
     ] = None,
-    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only what was never finished.")] = False,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only entries that were never finished.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: options.Json = False,
 ) -> None:

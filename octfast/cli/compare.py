@@ -24,7 +24,9 @@ def compare(
     urgent: options.Urgent = None,
     sensitivity: Annotated[
         float | None,
-        typer.Option(help="Wanted of urgent referral on validation; by default each model's own, else 0.95."),
+        typer.Option(
+            help="Wanted sensitivity of urgent referral on validation; by default each model's own, else 0.95."
+        ),
     ] = None,
     costs: options.Costs = None,
     resamples: options.Resamples = 2000,

@@ -48,15 +48,18 @@ def evaluate(
     costs: options.Costs = None,
     resamples: options.Resamples = 2000,
     seed: options.BootstrapSeed = 0,
-    top_k: Annotated[int, typer.Option(help="For the accuracy among the k most probable classes.")] = 2,
+    top_k: Annotated[
+        int, typer.Option(help="k of the top-k accuracy: is the truth among the k most probable classes?")
+    ] = 2,
     abstain_below: Annotated[
-        float | None, typer.Option(help="Also judge it without answers whose class is less probable than this.")
+        float | None,
+        typer.Option(help="Also evaluate it without the scans whose predicted class is less probable than this."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the figures on DATA; by default a new one in evaluations/.")
     ] = None,
     known_only: Annotated[
-        bool, typer.Option("--known-only", help="Leave out scans of DATA whose class the model has not.")
+        bool, typer.Option("--known-only", help="Leave out scans of DATA whose class the model does not have.")
     ] = False,
     tables: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write every table as CSV and LaTeX into this new folder.")

@@ -21,7 +21,7 @@ def export(
         bool, typer.Option("--int8", help="The body in 8 bits: a quarter of the size, quicker on a CPU. ONNX alone.")
     ] = False,
     opset: Annotated[
-        int | None, typer.Option(help="Of ONNX's operators, 15 to 23; by default the lowest that can say the network.")
+        int | None, typer.Option(help="ONNX opset, 15 to 23; by default the lowest that can express the network.")
     ] = None,
     check: Annotated[
         Path | None,
@@ -31,7 +31,7 @@ def export(
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="For --int8: folder of scans to take the ranges from; by default the run's training scans."),
+        typer.Option(help="Folder of scans to calibrate --int8 on; by default the run's training scans."),
     ] = None,
     scans: Annotated[int, typer.Option(min=1, help="How many scans to compare on, and to calibrate on.")] = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,

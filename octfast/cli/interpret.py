@@ -29,7 +29,9 @@ def interpret(
     ] = False,
     folds: Annotated[
         list[Path] | None,
-        typer.Option(help="A run of a cross-validation, or a folder of them; repeat. Finds label errors out of fold."),
+        typer.Option(
+            help="A run of a cross-validation, or a folder of them; repeatable. Finds label errors out of fold."
+        ),
     ] = None,
     format: options.FigureFormat = "png",
     dpi: options.Dpi = 120,

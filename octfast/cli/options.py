@@ -36,12 +36,14 @@ Sensitivity = Annotated[
 ]
 Prevalence = Annotated[str | None, Option(help="Shares of classes to give PPV and NPV at, as CNV=.02,DME=.01.")]
 Costs = Annotated[Path | None, Option(help="CSV of what a mistake costs, actual by predicted; by default Kermany's.")]
-Resamples = Annotated[int, Option(help="Of the bootstrap over patients.")]
-BootstrapSeed = Annotated[int, Option("--seed", min=0, help="Of the bootstrap.")]
+Resamples = Annotated[int, Option(help="Resamples of the bootstrap over patients.")]
+BootstrapSeed = Annotated[int, Option("--seed", min=0, help="Seed of the bootstrap.")]
 By = Annotated[list[str] | None, Option(help="Column whose groups are judged one by one; repeatable.")]
 
-FigureFormat = Annotated[str, Option("--format", help="Of the figures: png, svg or pdf.")]
-Dpi = Annotated[int, Option(help="Pixels an inch, 20 to 1200: 120 for a screen, 300 for print.")]
+FigureFormat = Annotated[str, Option("--format", help="Format of the figures: png, svg or pdf.")]
+Dpi = Annotated[
+    int, Option(help="Resolution of the figures in dots per inch, 20 to 1200: 120 for a screen, 300 for print.")
+]
 
 HeatMaps = Annotated[
     bool, Option("--heatmaps/--no-heatmaps", help="Beside each scan what raised the predicted class's score.")
@@ -49,7 +51,7 @@ HeatMaps = Annotated[
 Method = Annotated[
     str,
     Option(
-        help="Of the heat maps: gradcam, hirescam, attention (of transformers), or occlusion (slow, for any network)."
+        help="Method of the heat maps: gradcam, hirescam, attention (transformers), or occlusion (slow, any network)."
     ),
 ]
 
@@ -64,7 +66,7 @@ StockWeights = Annotated[
     Path | None,
     Option("--weights", help="File of stock weights, for a slim bundle; by default where torch and timm keep them."),
 ]
-Threads = Annotated[int | None, Option("--workers", min=1, help="Threads; by default one a core, 8 at most.")]
+Threads = Annotated[int | None, Option("--workers", min=1, help="Threads; by default one per core, 8 at most.")]
 Cache = Annotated[
     Path | None,
     Option("--cache", metavar="DIR", help="The cache folder, else OCTFAST_CACHE, else the system's place for caches."),

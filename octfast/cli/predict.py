@@ -28,7 +28,10 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write: .csv, .jsonl or .parquet. Volumes get NAME-volumes beside it.")
+        Path | None,
+        typer.Option(
+            help="File to write: .csv, .jsonl or .parquet. The table of volumes goes into NAME-volumes beside it."
+        ),
     ] = None,
     format: Annotated[str | None, typer.Option(help="csv, jsonl or parquet; by default the ending of --out.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Also name the classes up to the k-th most probable.")] = None,
@@ -36,18 +39,16 @@ def predict(
         float | None, typer.Option(help="Mark rows whose predicted class is less probable than this.")
     ] = None,
     answer_anyway: options.AnswerAnyway = False,
-    heatmaps: Annotated[
-        Path | None, typer.Option(help="Folder for a picture a scan, a map of where the model looked over it.")
-    ] = None,
+    heatmaps: Annotated[Path | None, typer.Option(help="Folder for the heat maps, one picture per scan.")] = None,
     montage: Annotated[Path | None, typer.Option(help="Picture of the 48 most urgent scans.")] = None,
     volume_summary: Annotated[
-        bool, typer.Option("--volume-summary", help="Print a row a volume instead of a row a scan.")
+        bool, typer.Option("--volume-summary", help="Print one row per volume instead of one per scan.")
     ] = False,
     recursive: Annotated[
         bool, typer.Option("--recursive/--no-recursive", help="Look into the folders of a folder.")
     ] = True,
     path_column: options.PathColumn = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted prediction into --out.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
     volume_memory: Annotated[
         float | None, typer.Option(min=0.25, help="Memory that reading a volume may take, in GB; by default 4.")

@@ -35,7 +35,8 @@ def review(
     list_: Annotated[bool, typer.Option("--list", help="Print the list and end.")] = False,
     agreement: Annotated[bool, typer.Option("--agreement", help="Print how far two reviewers agree, and end.")] = False,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="By default 8731, or a free one where that is taken.")
+        int | None,
+        typer.Option(min=1, max=65535, help="Port of the page; by default 8731, or a free one if that is taken."),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in your browser.")] = False,
     data: options.DataMoved = None,

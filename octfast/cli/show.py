@@ -15,7 +15,8 @@ def show(
         str | None, typer.Argument(help="A picture, or the name of one of the run's scans; by default one at random.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the random choice; by default another each time, which is printed.")
+        int | None,
+        typer.Option(min=0, help="Seed of the random choice; by default a new one each time, which is printed."),
     ] = None,
     split: Annotated[str, typer.Option(help="Where to choose from: test, valid or train.")] = "test",
     top: Annotated[int, typer.Option("--top-k", "--top", min=1, help="How many classes to show.")] = 4,

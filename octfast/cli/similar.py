@@ -15,7 +15,8 @@ def similar(
     scans: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="Scans of the run, or others.")],
     n: Annotated[int, typer.Option("--n", min=1, help="Neighbours of each.")] = 5,
     same_patient: Annotated[
-        bool, typer.Option("--same-patient", help="Also scans of the same patient, of a scan of the run.")
+        bool,
+        typer.Option("--same-patient", help="Include scans of the same patient, where the scan is one of the run's."),
     ] = False,
     data: options.DataMoved = None,
     as_json: options.Json = False,

@@ -56,7 +56,7 @@ def tune(as_json: bool, **given: Any) -> None:
     given_up = len(found.trials) - len(whole)
     print_table(f"{len(found.trials)} trials, {given_up} of them given up early", columns, rows)
     print("\n".join(_verdict(found)))
-    print(f"Search: {found.folder} (search.png, trials.csv, tune.json)")
+    print(f"Search: {found.folder} (search.{given['format']}, trials.csv, tune.json)")
     print(f"Run folder: {found.run}")
 
 
@@ -89,7 +89,7 @@ def _options() -> list[inspect.Parameter]:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     own = [
-        made("minutes", float, 5.0, text="Of the search, after the features are stored."),
+        made("minutes", float, 5.0, text="Minutes of the search, after the features are stored."),
         made("trials", int | None, None, text="Stop after so many trials in all.", min=1),
         made("arch", list[str], ["vgg16_bn"], text="Body to choose from; repeatable. Only those with weights at hand."),
         made("weights", list[str], ["auto"], text="auto, none or a file; of one of several bodies as ARCH=FILE."),

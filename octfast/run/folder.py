@@ -170,6 +170,7 @@ def open_run(run: str | Path | None = None, data: str | Path | None = None) -> R
             raise BundleError(
                 f"no finished run in {RUNS.resolve()}", "train first: octfast train; or name a run folder"
             )
+    refuse_address(run, "download the run folder and give that")
     path = Path(run).expanduser()
     if not (path / "config.json").is_file():
         raise BundleError(

@@ -70,12 +70,14 @@ def _last_epoch(history: pd.DataFrame) -> str:
 
 
 def _figures(folder: Path) -> str:
-    found = sorted(folder.glob("*.png")) if folder.is_dir() else []
+    found = sorted(f for f in folder.glob("*") if f.suffix in (".png", ".svg", ".pdf")) if folder.is_dir() else []
     out = ""
-    history = folder / "history.png"
-    if history in found and history.stat().st_size <= _MOST:
-        data = base64.b64encode(history.read_bytes()).decode("ascii")
-        out = f'<img alt="loss and accuracy by epoch" style="max-width:100%" src="data:image/png;base64,{data}">'
+    for name, kind in (("history.png", "png"), ("history.svg", "svg+xml")):
+        history = folder / name
+        if not out and history in found and history.stat().st_size <= _MOST:
+            data = base64.b64encode(history.read_bytes()).decode("ascii")
+            source = f"data:image/{kind};base64,{data}"
+            out = f'<img alt="loss and accuracy by epoch" style="max-width:100%" src="{source}">'
     if found:
         out += f"<p>figures: {escape(', '.join(f.name for f in found))}</p>"
     return out

@@ -15,6 +15,8 @@ BALANCE = ("none", "weights", "sample")
 # Of `octfast.data.loaders`, which takes seconds to import.
 AUGMENT = ("none", "light", "default", "strong")
 LOSSES = ("cross_entropy", "focal")
+# Of `octfast.figure`, which imports matplotlib.
+FORMATS = ("png", "svg", "pdf")
 
 
 def _option(default: Any, help: str, **about: Any) -> Any:
@@ -51,7 +53,7 @@ class TrainConfig:
     patience: int | None = _option(
         None, "Epochs without a lower validation loss before stopping; by default half, at least 3.", least=1
     )
-    seed: int = _option(0, "Of the split, the augmentation, the head and the order of training.", least=0)
+    seed: int = _option(0, "Seed of the split, the augmentation, the head and the order of training.", least=0)
     size: int = _option(
         *(224, "Side that scans are brought to, in pixels."),
         least=32,
@@ -69,7 +71,10 @@ class TrainConfig:
     )
     wd: float | None = _option(None, "Weight decay; by default 0.1 of a linear head, else fastai's.", least=0, most=10)
     balance: str = _option(
-        *("none", "Of unequal classes: none, weights (rare ones count more) or sample (are seen more)."),
+        *(
+            "none",
+            "For unequal classes: none, weights (rare ones count more) or sample (rare ones are drawn more often).",
+        ),
         choices=BALANCE,
     )
     loss: str = _option("cross_entropy", "cross_entropy or focal.", choices=LOSSES)
@@ -115,9 +120,19 @@ class TrainConfig:
     )
     unfreeze: str = _option("head", "What is trained: head, block5 (the last block too) or all.", choices=UNFREEZE)
     engine: str = _option("auto", "What runs the frozen part: auto, torch or openvino (on CPUs, an optional package).")
-    precision: str = _option("auto", "Of the frozen part: auto, fp32, bf16, fp16 (on a GPU) or int8 (by OpenVINO).")
+    precision: str = _option(
+        "auto", "Precision of the frozen part: auto, fp32, bf16, fp16 (on a GPU) or int8 (by OpenVINO)."
+    )
     cache: str | None = _option(None, "Folder of the stored activations; by default the user's cache.", path=True)
     workers: int | None = _option(None, "Decoding processes or threads; by default chosen.", least=0)
+    format: str = _option("png", "Format of the figures: png, svg or pdf.", choices=FORMATS)
+    dpi: int = _option(
+        120,
+        "Resolution of the figures in dots per inch.",
+        least=20,
+        most=1200,
+        hint="120 is for a screen, 300 for print",
+    )
 
     def __post_init__(self):
         for each in fields(self):

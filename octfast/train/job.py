@@ -28,7 +28,7 @@ from octfast.data.scans import SPLITS, write_csv
 from octfast.data.shapes import say_shapes
 from octfast.data.splits.hold_out import validation_share
 from octfast.errors import OctfastError, WeightsError
-from octfast.figure import save_figure
+from octfast.figure import Files
 from octfast.model.arch import find_arch
 from octfast.model.engine import check_engine
 from octfast.model.heads import check_head, set_dropout
@@ -291,7 +291,7 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
         if not isinstance(trainee, FrozenLearner):
             finder = frozen_learner(learn, views=1, **stored)
             finder.add_cbs(balanced())
-        lr = _find_lr(finder, run, _rate_range(learn, config))
+        lr = _find_lr(finder, run, _rate_range(learn, config), Files(config.format, config.dpi))
         if finder is not trainee:
             finder.close()
     trainee.path, trainee.model_dir = run.path, Path("checkpoints")
@@ -342,7 +342,7 @@ def _rate_range(learn: Learner, config: TrainConfig) -> tuple[float, float]:
     return _LR_RANGE["untrained" if learn.oct.weights.source == "none" else "linear"]
 
 
-def _find_lr(learn: Learner, run: Run, allowed: tuple[float, float]) -> float:
+def _find_lr(learn: Learner, run: Run, allowed: tuple[float, float], files: Files) -> float:
     learn.path, learn.model_dir = run.path, Path("checkpoints")
     with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging():
         valley = float(learn.lr_find(num_it=50 if allowed == _LR_RANGE["more"] else 100, show_plot=False).valley)
@@ -352,7 +352,7 @@ def _find_lr(learn: Learner, run: Run, allowed: tuple[float, float]) -> float:
     log.info("learning rate %.1e: lr_find suggests %.1e%s", lr, valley, held)
     rates = [float(v) for v in learn.recorder.lrs]
     losses = [float(v) for v in learn.recorder.losses]
-    save_figure(plot_lr_find(rates, losses, lr), run.figures / "lr_find.png")
+    files.save(plot_lr_find(rates, losses, lr), run.figures / "lr_find")
     write_csv(pd.DataFrame({"lr": rates, "loss": losses}), run.figures / "lr_find.csv")
     return lr
 

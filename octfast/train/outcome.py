@@ -21,7 +21,7 @@ from octfast.data.phantom.draw import is_synthetic
 from octfast.data.prepare import Prepared
 from octfast.data.scans import describe_scans, save_scans
 from octfast.errors import DataError
-from octfast.figure import save_figure
+from octfast.figure import Files
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.write import save_bundle
 from octfast.model.forward import headline, predict_scans, predictions_table
@@ -130,7 +130,8 @@ def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataF
     title = "synthetic phantoms" if synthetic else Path(about["data"]["root"]).name
     history = run.history
     if history["valid_loss"].notna().any():
-        save_figure(plot_history(history, f"{about['arch']}, {title}"), run.figures / "history.png")
+        files = Files(about["format"], about["dpi"])
+        files.save(plot_history(history, f"{about['arch']}, {title}"), run.figures / "history")
     return info
 
 

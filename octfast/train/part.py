@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ import torch
 from fastai.callback.mixup import CutMix, MixHandler
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, join_path_file
 from fastcore.basics import noop
 from fastcore.foundation import L
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from octfast.errors import UsageError
+from octfast.files import whole_file
 from octfast.model.engine import Engine
-from octfast.train.folds import FoldLoader
+from octfast.train.folds import FoldHeads, FoldLoader
 from octfast.train.store.loader import StoreLoader
 from octfast.train.store.store import FeatureStore
 
@@ -41,8 +44,8 @@ class FrozenLearner(Learner):
     While it fits, its `dls` and `model` are the stored activations and the part that is trained. At any other time they
     are the whole Learner's, which answers for pictures: `predict`, `test_dl`, `show_batch`, `show_results`, `tta`,
     `export`, interpretation. `get_preds()` and `validate()` of the training and validation scans take what is stored.
-    `save` writes and `load` reads the whole model, or with folds all of their heads. What would change the frozen part,
-    or needs pictures to train on, is refused.
+    `save` writes and `load` reads the whole model, and with folds their heads in a file beside it. What would change
+    the frozen part, or needs pictures to train on, is refused.
 
     Attributes
     ----------
@@ -220,16 +223,39 @@ class FrozenLearner(Learner):
         return self.whole.summary()
 
     def save(self, file, **kwargs):
-        """Save the whole model, or with folds all of their heads, so that `learn.load` reads it too."""
+        """Save the whole model, for `learn.load` too; the heads of folds go into NAME-folds.safetensors beside it."""
         with self._for_files():
-            return super().save(file, **kwargs)
+            saved = super().save(file, **kwargs)
+        if (heads := self._fold_heads()) is not None and isinstance(saved, Path):
+            tensors = {name: t.detach().cpu().contiguous().clone() for name, t in heads.state_dict().items()}
+            with whole_file(_heads_file(saved)) as part:
+                # Through bytes, as its save_file makes files that only their owner can read.
+                part.write_bytes(save(tensors))
+        return saved
 
     def load(self, file, device=None, **kwargs):
-        """Load what `save` wrote, or `learn.save`."""
+        """Load what `save` wrote.
+
+        Raises
+        ------
+        UsageError : this Learner trains folds, and their heads are not beside the file.
+        """
         if self.opt is None:
             self.create_opt()
+        heads, kept = self._fold_heads(), None
+        if heads is not None and not hasattr(file, "read"):
+            beside = _heads_file(join_path_file(file, self.path / self.model_dir, ext=".pth"))
+            if not beside.is_file():
+                raise UsageError(
+                    f"{beside.name} is not there: {file} was saved without the heads of the folds",
+                    "load it into the Learner that was given to frozen_learner: learn.load(...)",
+                )
+            kept = load_file(beside)
         with self._for_files():
-            return super().load(file, device=device, **kwargs)
+            super().load(file, device=device, **kwargs)
+        if heads is not None and kept is not None:
+            heads.load_state_dict(kept)
+        return self
 
     def out_of_fold(self) -> np.ndarray:
         """Logits of the training, then the validation scans by the head of their fold, of shape (n, classes)."""
@@ -257,14 +283,20 @@ class FrozenLearner(Learner):
 
     @contextmanager
     def _for_files(self) -> Iterator[None]:
-        """What is saved: the whole model, but while a rate is sought and of folds what is trained."""
+        """What is saved: the whole model, but while a rate is sought what is trained."""
         before = self._on
-        of_folds = self.folds is not None and self.judged is None
-        self._on = self._learning if of_folds or hasattr(self, "lr_finder") else None
+        self._on = self._learning if hasattr(self, "lr_finder") else None
         try:
             yield
         finally:
             self._on = before
+
+    def _fold_heads(self) -> nn.ModuleList | None:
+        """The heads of the folds, where there are any and no rate is sought."""
+        trained = self._learning[1]
+        if not isinstance(trained, FoldHeads) or hasattr(self, "lr_finder"):
+            return None
+        return trained.heads[:-1]  # the last is the whole model's own
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -293,6 +325,10 @@ class FrozenLearner(Learner):
                 "the projector shows pictures, and this Learner trains on stored activations",
                 "leave projector=True out",
             )
+
+
+def _heads_file(file: Path) -> Path:
+    return file.with_name(f"{file.stem}-folds.safetensors")
 
 
 def stored_batch(learn: Learner, training: bool, rows: Sequence[int]) -> tuple[Any, tuple[Tensor, ...]]:

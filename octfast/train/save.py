@@ -206,6 +206,8 @@ def _about(learn: Learner, whole: Learner, held: Learner, rows: pd.DataFrame) ->
         "views": frozen.stores[0].shape[1] if frozen else 0,
         "engine": "auto",
         "precision": "auto",
+        "format": "png",
+        "dpi": 120,
         "chosen": {
             "bs": whole.dls.train.bs,
             "device": str(whole.dls.device),

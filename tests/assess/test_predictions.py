@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -111,3 +112,16 @@ def test_runs_that_are_no_folds(folds, trained, tmp_path):
         out_of_fold([folds[0], folds[0].path])
     with pytest.raises(BundleError, match="not a run folder"):
         out_of_fold([folds[0], tmp_path / "nowhere"])
+
+
+def test_a_scan_that_is_damaged_is_left_out_and_the_table_is_not_kept(own_run, phantoms, tmp_path, said):
+    moved = Path(shutil.copytree(phantoms, tmp_path / "moved"))
+    run = open_run(own_run.path, moved)
+    (run.path / "predictions-test.csv").unlink()
+    damaged = Path(run.scans.query("split == 'test'")["path"].iloc[3])
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    found = interpret_run(run, "test", k=3, heatmaps=False)
+    assert found.headline["scans"] == (run.scans["split"] == "test").sum() - 1
+    assert any("left out, unreadable" in line and damaged.name in line for line in said())
+    assert any("1 of 16 test scans are left out; the predictions are not kept" in line for line in said())
+    assert not (run.path / "predictions-test.csv").exists()

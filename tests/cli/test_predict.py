@@ -125,7 +125,7 @@ def test_rows_that_are_asked_for_come_in_a_terminal_too(here, monkeypatch):
 def test_resuming_what_is_whole_counts_nothing(here):
     here("0.png", "--out", "out.csv")
     ended = here("0.png", "--out", "out.csv", "--resume")
-    assert ended.code == 0 and "0 scans" not in ended.out and "out.csv" in ended.out and "whole already" in ended.err
+    assert ended.code == 0 and "0 scans" not in ended.out and "out.csv" in ended.out and "finished already" in ended.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent in another way there")

@@ -17,7 +17,7 @@ from octfast.train.config import TrainConfig
     [
         *({"epochs": 0}, {"epochs": -3}, {"lr": 0}, {"lr": -0.001}, {"lr": float("nan")}, {"lr": 11}),
         *({"bs": 0}, {"bs": 1}, {"patience": 0}, {"views": -1}, {"size": 16}, {"seed": -1}, {"workers": -1}),
-        *({"unfreeze": "block4"}, {"unfreeze": ""}),
+        *({"unfreeze": "block4"}, {"unfreeze": ""}, {"format": "gif"}, {"dpi": 10}),
     ],
     ids=str,
 )
@@ -66,7 +66,11 @@ def test_an_augmentation_that_does_nothing_is_refused(fields, says):
         TrainConfig(**fields)
     TrainConfig(augment="strong", unfreeze="all")
     TrainConfig(augment="none", views=0)
-    from octfast.data.loaders import AUGMENT as OF_LOADERS
-    from octfast.train.config import AUGMENT
 
-    assert AUGMENT == OF_LOADERS
+
+def test_its_words_are_those_of_what_it_asks():
+    import octfast.data.loaders as loaders
+    import octfast.figure as figure
+    from octfast.train.config import AUGMENT, FORMATS
+
+    assert (AUGMENT, FORMATS) == (loaders.AUGMENT, figure.FORMATS)

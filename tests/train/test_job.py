@@ -315,3 +315,9 @@ def test_the_augmentation_that_is_asked_for_makes_the_views(phantoms, tmp_path):
     ]
     losses = [run.history["train_loss"].iloc[0] for run in runs]
     assert losses[0] != losses[1] and [run.config["augment"] for run in runs] == ["light", "strong"]
+
+
+def test_its_figures_are_of_the_format_that_is_asked_for(phantoms, tmp_path):
+    run = train_classifier(**quick(phantoms, epochs=1, lr=None, format="svg", out=str(tmp_path / "run")))
+    assert sorted(f.name for f in run.figures.iterdir()) == ["history.svg", "lr_find.csv", "lr_find.svg"]
+    assert "data:image/svg+xml;base64," in run._repr_html_() and "lr_find.svg" in run._repr_html_()

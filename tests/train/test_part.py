@@ -223,6 +223,16 @@ def test_the_best_weights_that_fastai_saved_are_the_whole_models(pair):
     torch.testing.assert_close(learn.get_preds()[0], best, atol=1e-4, rtol=0)
 
 
+def test_with_folds_the_best_weights_that_fastai_saved_are_those_of_all_heads(pair):
+    learn, fast = pair(folds=3)
+    fast.fit(2, 1e-2, cbs=SaveModelCallback(fname="best", with_opt=True))
+    best, held_out = learn.get_preds()[0], fast.out_of_fold()
+    trained(fast, learn)
+    torch.testing.assert_close(learn.load("best").get_preds()[0], best)
+    np.testing.assert_allclose(fast.load("best", with_opt=True).out_of_fold(), held_out, atol=1e-5)
+    assert fast.lr_find(num_it=5, show_plot=False).valley > 0
+
+
 def test_mixed_precision_can_be_asked_for(pair):
     learn, fast = pair()
     fast.to_fp16().fit(1, 1e-2)
@@ -331,6 +341,14 @@ def test_with_folds_the_head_of_all_scans_answers(pair, files):
     fast.fit(1, 1e-2)
     assert not np.array_equal(before, fast.out_of_fold())
     np.testing.assert_allclose(fast.load("heads").out_of_fold(), before, atol=1e-5)
+    trained(fast, learn)
+    found = learn.get_preds()[0]
+    fast.save("mine")
+    trained(fast, learn)
+    torch.testing.assert_close(learn.load("mine").get_preds()[0], found)
+    learn.save("whole")
+    with pytest.raises(UsageError, match=r"whole-folds\.safetensors is not there"):
+        fast.load("whole")
     for refused in (MixUp(), CutMix()):
         with pytest.raises(UsageError):
             fast.fit(1, cbs=refused)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from octfast.assess.interpret.heatmap_tokens import token_maps, transformer_in
 from octfast.data.fit import box_of, hides
 from octfast.data.preprocess import decode_grey, normalise, resize
+from octfast.data.wedges import white_wedges
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
@@ -112,6 +113,7 @@ def overlay(picture: Image.Image, heat: np.ndarray, alpha: float = 0.45, fit: st
     """A heat map drawn over its picture: the stronger the heat, the more of its colour; where there is none, the scan.
 
     What the model does not see of the scan is darkened, and a line drawn along it.
+    White wedges at the border, which hold nothing of an eye, stay white; the map itself keeps its values there.
 
     Parameters
     ----------
@@ -129,7 +131,7 @@ def overlay(picture: Image.Image, heat: np.ndarray, alpha: float = 0.45, fit: st
     if heat.shape != (picture.height, picture.width):
         raise ValueError(f"a heat map of {heat.shape} for a picture of {(picture.height, picture.width)}")
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
-    cover = (alpha * np.sqrt(heat.clip(0, 1)))[..., None]
+    cover = (alpha * np.sqrt(heat.clip(0, 1)) * _beside_wedges(picture))[..., None]
     mixed = (1 - cover) * grey + cover * colormaps[COLOURS](heat)[..., :3]
     left, top, right, bottom = box_of(picture.width, picture.height, fit)
     if hides(picture.width, picture.height, fit):
@@ -140,6 +142,23 @@ def overlay(picture: Image.Image, heat: np.ndarray, alpha: float = 0.45, fit: st
         dark[top:bottom, left:right] = mixed[top:bottom, left:right]
         mixed = dark
     return Image.fromarray((mixed * 255).round().astype(np.uint8))
+
+
+def wedges_in_words(picture: Image.Image, heat: np.ndarray) -> str:
+    """How much of a heat map lies in white wedges, where `overlay` draws none of it; empty for less than a tenth."""
+    wedges = white_wedges(np.asarray(picture.convert("L")))
+    share = float(heat[wedges].sum() / heat.sum()) if heat.any() else 0.0
+    return f"{share:.0%} of it lies in white wedges, where none is drawn" if share >= 0.1 else ""
+
+
+def _beside_wedges(picture: Image.Image) -> np.ndarray | float:
+    """0 in the white wedges of a scan, rising to 1 within a fiftieth of its side."""
+    from scipy import ndimage
+
+    wedges = white_wedges(np.asarray(picture.convert("L")))
+    if not wedges.any():
+        return 1.0
+    return np.clip(ndimage.distance_transform_edt(~wedges) / max(1, min(wedges.shape) / 50), 0, 1)
 
 
 class HeatMaps:

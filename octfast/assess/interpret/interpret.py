@@ -162,7 +162,7 @@ def interpret_run(
             title = f"Confusion, share of each labelled class, {split}"
             keep("confusion_matrix_normalised", interp.plot_confusion_matrix(True, title, note=note, place=None))
     keep("montage", interp.plot_montage(title=f"Montage of the classes, {said}", note=note, place=None))
-    written = [*figures.values(), run.predictions_file(split)]
+    written = [*figures.values(), *(f for f in [run.predictions_file(split)] if f.exists())]
     if len(interp.classes) > MOST_CLASSES:
         written.append(run.path / f"confusion-matrix{suffix}.csv")
         write_csv(interp.confusion().reset_index(), written[-1])

@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from octfast.assess.interpret.heatmap import COLOURS, overlay
+from octfast.assess.interpret.heatmap import COLOURS, overlay, wedges_in_words
 from octfast.assess.interpret.rows import MOST_CLASSES, confused_classes
 from octfast.data.fit import box_of, hides, seen_in_words
 from octfast.data.preprocess import decode_grey
@@ -230,7 +230,8 @@ def _show_heat(ax: Axes, picture: Image.Image | None, heat: np.ndarray | str, na
         return
     ax.imshow(np.asarray(overlay(picture, heat, fit=fit)))
     what = "what raised the score of" if heat.any() else "nothing raised the score of"
-    _write_below(ax, f"{what}\n{short(name)}")
+    hidden = wedges_in_words(picture, heat)
+    _write_below(ax, f"{what}\n{short(name)}" + (f"\n{hidden}" if hidden else ""))
 
 
 def _heat_bar(fig: Any, axes: Any) -> str:

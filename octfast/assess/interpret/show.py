@@ -21,6 +21,7 @@ from octfast.data.fit import hides, seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
 from octfast.figure import Figure, Files, short
+from octfast.files import refuse_address
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.notices import NOTICE, SYNTHETIC_NOTE
@@ -208,6 +209,7 @@ def class_accuracy(table: pd.DataFrame, classes: Sequence[str], k: int = 2) -> p
 
 def _named(run: Run, scan: str) -> tuple[pd.Series, str | None, Any]:
     """The row of a scan in the run's predictions by its path or file name; else a row made by running the model."""
+    refuse_address(scan, "download it and give the picture")
     path = Path(scan).expanduser()
     scans = run.scans
     mine = scans[scans["path"] == str(path.absolute())]

@@ -23,9 +23,14 @@ from octfast.train.config import TrainConfig
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 # Options that change nothing of the result, and the folder, which is never written into twice.
-_NOT_REPEATED = {"out", "cache", "workers"}
+_NOT_REPEATED = {"out", "cache", "workers", "format", "dpi"}
 _FILES = {"weights", "splits"}
-_AUGMENTATION = "mirroring, rotation to 8°, zoom to 1.15, brightness and contrast"
+# As octfast.data.loaders.oct_transforms makes them, by the name of their strength.
+_AUGMENTATION = {
+    "light": "light: mirroring, rotation to 3°, zoom to 1.05, brightness and contrast by 0.05",
+    "default": "default: mirroring, rotation to 8°, zoom to 1.15, brightness and contrast by 0.15",
+    "strong": "strong: mirroring, rotation to 15°, zoom to 1.4, brightness and contrast by 0.3",
+}
 
 
 @dataclass(frozen=True)
@@ -205,8 +210,6 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
         digest = f", SHA-256 {weights['sha256']}" if weights.get("sha256") else ""
         came = f"{weights.get('file') or weights.get('source')}{digest}"
     trained = {"head": "the head; the body is frozen", "block5": "the head and the last block", "all": "all of it"}
-    views = config.get("views")
-    readings = f"{views} readings of each scan, drawn once" if views else "drawn anew each epoch"
     rows = [
         ("architecture", f"{info.arch}, head {info.head}"),
         ("pretrained weights", came),
@@ -217,7 +220,7 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
             f"grey, {fit_in_words(info.fit, info.size)}, mean {_three(info.mean)}, std {_three(info.std)}",
         ),
         ("output", f"a probability for each of {len(info.classes)} classes: {', '.join(info.classes)}"),
-        ("augmentation", "not recorded" if in_python(known) else f"{_AUGMENTATION}; {readings}"),
+        ("augmentation", "not recorded" if in_python(known) else _augmentation(config)),
         ("loss", "not recorded" if in_python(known) else "cross entropy; one-cycle schedule"),
         ("epochs", known.epochs),
         (
@@ -234,6 +237,19 @@ def training_rows(known: Provenance) -> list[tuple[str, str]]:
         ("temperature", f"{info.temperature:.4g}" if info.temperature != 1 else "1: not calibrated"),
     ]
     return [(name, value) for name, value in rows if value not in ("", "None")]
+
+
+def _augmentation(config: dict[str, Any]) -> str:
+    """How the training scans were changed at random, and how often."""
+    # Runs of before the option was there have none of it.
+    views, strength = config.get("views"), config.get("augment") or "default"
+    anew = not views or config.get("unfreeze") == "all"
+    if strength == "none":
+        return "none"
+    if views == 1 and not anew:
+        return "none: the scans as they are, read once"
+    readings = "drawn anew each epoch" if anew else f"{views} readings of each scan, drawn once"
+    return f"{_AUGMENTATION.get(strength, strength)}; {readings}"
 
 
 def repeat_rows(known: Provenance) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from octfast.cli import options
 def download(
     name: Annotated[str, typer.Argument(help="octmnist or oct2017.")],
     out: Annotated[Path, typer.Option(help="Folder for OCTMNIST's file, or that OCT2017 becomes.")],
-    size: Annotated[int, typer.Option(help="Of OCTMNIST's pictures: 28, 64, 128 or 224.")] = 28,
+    size: Annotated[int, typer.Option(help="Size of OCTMNIST's pictures: 28, 64, 128 or 224.")] = 28,
     as_json: options.Json = False,
 ) -> None:
     """Fetch OCTMNIST (through medmnist) or OCT2017 (through kagglehub), and show licence and citation.

@@ -16,7 +16,7 @@ def explore(
         Path | None, typer.Option(help="Folder for the figures and the tables (CSV); never overwritten.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, max=12, help="Scans of each class in the figure of samples.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of samples.")] = 0,
     brightness: Annotated[
         bool, typer.Option(help="Measure the brightness, which decodes the scans; without, their heads are read.")
     ] = True,

@@ -13,7 +13,7 @@ from octfast.cli import options
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder to write; must be missing or empty.")],
     scans: Annotated[int, typer.Option(help="How many scans, before faults are planted.")] = 480,
-    seed: Annotated[int, typer.Option(help="Of the whole set.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the whole set.")] = 0,
     size: Annotated[int | None, typer.Option(help="Side in pixels; by default 512 or 768 x 496.")] = None,
     test: Annotated[float, typer.Option(help="Share of the scans for the test folder.")] = 0.2,
     fault: Annotated[

@@ -19,7 +19,7 @@ def split(
         typer.Option(help="Share of all scans for the test; by default the given test scans are kept, else 0.15."),
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the scans outside of test; 0 for none.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the shuffles.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the shuffles.")] = 0,
     path_column: options.PathColumn = None,
     label_column: options.LabelColumn = None,
     patient_column: options.PatientColumn = None,

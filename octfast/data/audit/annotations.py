@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from octfast.data.wedges import white_joined_to_border
+
 # Letters and rulers are burnt in at or near white, but thin and smoothed ones reach half of it only. Bright speckle and
 # white wedges are told from them by shape and by what lies around. At 100 a clean phantom had four parts in a row.
 _BRIGHT = 120
@@ -68,15 +70,7 @@ def white_border(thumb: np.ndarray) -> float:
     ----------
     thumb : the picture made small, uint8 of shape (H, W).
     """
-    from scipy import ndimage
-
-    white = thumb >= 250
-    edge = np.zeros_like(white)
-    edge[[0, -1]] = True
-    edge[:, [0, -1]] = True
-    if not (white & edge).any():
-        return 0.0
-    return float(ndimage.binary_propagation(white & edge, mask=white).mean())
+    return float(white_joined_to_border(thumb).mean())
 
 
 def _ground(grey: np.ndarray, mask: np.ndarray, box: np.ndarray) -> float:

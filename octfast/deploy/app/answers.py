@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from octfast.assess.interpret.heatmap import overlay
+from octfast.assess.interpret.heatmap import overlay, wedges_in_words
 from octfast.data.decode import Decoded, Unreadable, decode
 from octfast.data.fit import box_of, seen_in_words
 from octfast.data.look import unusual
@@ -182,7 +182,9 @@ class Answers:
         if not np.any(heat):
             return {**shown, "heat_map_reason": "nothing in this scan raised the score of the predicted class"}
         over = overlay(grey, heat, fit=self.predictor.info.fit)
-        return {**shown, "heat_map": _data_uri(over), "heat_map_of": self.predictor.classes[target]}
+        shown |= {"heat_map": _data_uri(over), "heat_map_of": self.predictor.classes[target]}
+        hidden = wedges_in_words(grey, heat)
+        return {**shown, "heat_map_note": hidden} if hidden else shown
 
 
 def read_picture(content: bytes, limits: Limits) -> Decoded:

@@ -131,12 +131,12 @@ def _folder(folder: Path, recursive: bool) -> Iterator[Item]:
             else:
                 other += 1
     for closed, why in sorted(left_out.unreadable):
-        yield Item(closed, f"cannot look into {closed}: {why}", "allow it to be read; what lies in it has no answer")
+        yield Item(closed, f"cannot look into {closed}: {why}", "make it readable: the scans in it were not predicted")
     left_out.say()
     if other:
-        log.info("%s: %d files that are neither pictures nor volumes were passed over", folder, other)
+        log.info("%s: skipped %d files that are neither pictures nor volumes", folder, other)
     if not found:
-        log.warning("%s: holds no pictures or volumes", folder)
+        log.warning("%s has no pictures or volumes", folder)
 
 
 def _pattern(name: str, shown: str, recursive: bool) -> Iterator[Item]:
@@ -152,7 +152,7 @@ def _pattern(name: str, shown: str, recursive: bool) -> Iterator[Item]:
     matches = sorted(glob.glob(str(at_home(name)), recursive=True))  # noqa: PTH207
     matches = [match for match in matches if "__MACOSX" not in Path(match).parts]
     if not matches:
-        yield Item(shown, f"nothing matches {shown}", "quote a pattern, so that the shell leaves it alone")
+        yield Item(shown, f"nothing matches {shown}", "put the pattern in quotes, so that the shell does not expand it")
     for match in matches:
         path = Path(match)
         if not path.is_dir():

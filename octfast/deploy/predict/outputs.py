@@ -27,9 +27,9 @@ def check_out(out: Path | None, format: str | None, inputs: Sequence[str | Path]
     kind = format_of(out, format)
     if out is None:
         if resume:
-            raise UsageError("--resume goes on writing a file", "name it: --out FILE")
+            raise UsageError("--resume needs the file to continue", "name it: --out FILE")
         if kind == "parquet":
-            raise UsageError("parquet is written into a file", "name it: --out FILE")
+            raise UsageError("parquet needs a file", "name it: --out FILE")
         return kind
     if kind == "parquet":
         check_parquet()
@@ -59,7 +59,7 @@ def check_pictures(paths: dict[str, Path], inputs: Sequence[str | Path], again: 
     for option, path in paths.items():
         inside = next((f for f in folders if path.resolve().is_relative_to(f)), None)
         if inside is not None:
-            raise UsageError(f"{option} {path} lies in {inside}, whose pictures are predicted", "give another path")
+            raise UsageError(f"{option} {path} is inside {inside}, the folder to predict", "give another path")
     if "--montage" in paths:
         file = paths["--montage"]
         if file.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):

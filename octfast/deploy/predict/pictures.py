@@ -50,7 +50,7 @@ def check_heat_maps(predictor: Predictor) -> None:
         last_map(predictor.model, predictor.info.size)
     except UsageError:
         raise UsageError(
-            f"--heatmaps: {predictor.info.arch} does not end in a map of height and width to take them from",
+            f"--heatmaps: {predictor.info.arch} has no feature map to take heat maps from",
             "leave it out; octfast interpret RUN --method occlusion draws them for the run's own scans, slowly",
         ) from None
 

@@ -210,7 +210,7 @@ def run_prediction(
     table = Table(predictor, wanted)
     found = Prediction(table.columns, predictor.classes, predictor.info.synthetic)
     if resume and to is not None and to.exists() and not Journal(to, {}).part.exists():
-        log.info("%s is whole already: there is nothing to go on with", to)
+        log.info("%s is finished already: nothing is left to predict", to)
         found.files.append(to)
         found.whole = True
         return found
@@ -224,7 +224,7 @@ def run_prediction(
         sinks = _Sinks(table, found, on_row, heatmaps, montage)
         number = 0
         if journal is not None and journal.done:
-            log.info("going on after %d files and %d rows", journal.done, journal.rows)
+            log.info("resuming after %d files and %d rows", journal.done, journal.rows)
             for row in journal.read():
                 number += 1
                 sinks.take(row)
@@ -242,7 +242,7 @@ def run_prediction(
             if update is not None and row.last:
                 update(row.item + 1, total or 0)
         if not number:
-            raise DataError("nothing to predict: standard input named no file", "give a name a line")
+            raise DataError("nothing to predict: standard input named no file", "give one file name per line")
         if journal is not None:
             journal.write_out(table.columns, kind)
         sinks.end(to, kind, reader)
@@ -346,7 +346,7 @@ def _leave(journal: Journal) -> Callable[..., None]:
     def leave(kind: type[BaseException] | None, *_: object) -> None:
         journal.close()
         if kind is not None and journal.part.exists():
-            log.info("the rows so far lie in %s; --resume goes on with them", journal.part)
+            log.info("the rows so far are in %s; --resume continues from there", journal.part)
 
     return leave
 
@@ -369,6 +369,6 @@ def _after(items: Iterator[Item], journal: Journal) -> Iterator[Item]:
             raise UsageError(
                 f"the inputs are not those of the interrupted prediction: number {n + 1} was {path}, and is "
                 f"{item.path if item is not None else 'not there'}",
-                "give them as they were, or --force to start anew",
+                "give them as they were, or --force to start again",
             )
     return items

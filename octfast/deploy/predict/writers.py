@@ -179,8 +179,8 @@ class Journal:
             if self.part.exists() and not force:
                 if not resume:
                     raise UsageError(
-                        f"an interrupted prediction lies in {self.part}",
-                        "--resume goes on with it, --force starts anew",
+                        f"there is an interrupted prediction in {self.part}",
+                        "--resume continues it, --force starts again",
                     )
                 self._reopen()
             else:
@@ -254,7 +254,7 @@ class Journal:
             if first.get(key) != self.belongs[key]:
                 raise UsageError(
                     f"the interrupted prediction in {self.part} is of {what}",
-                    "give the same again, or --force to start anew",
+                    "give the same again, or --force to start again",
                 )
         whole, rows = file.tell(), 0
         while line := file.readline():
@@ -266,13 +266,13 @@ class Journal:
                 row = _as_row(content)
                 path = row.values["path"]
             except (KeyError, TypeError):
-                raise DataError(f"{self.part} is damaged: its row {rows} is none", "--force starts anew") from None
+                raise DataError(f"{self.part} is damaged: row {rows} cannot be read", "--force starts again") from None
             if row.last:
                 whole = file.tell()
                 self.rows, self.done = rows, row.item + 1
                 self.paths.append(path)
         if self.done != len(self.paths):
-            raise DataError(f"{self.part} is damaged: inputs are missing in it", "--force starts anew")
+            raise DataError(f"{self.part} is damaged: inputs are missing in it", "--force starts again")
         file.seek(whole)
         file.truncate()
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octfast.errors import BundleError, OctfastError
+from octfast.errors import BundleError, DataError, OctfastError
+from octfast.files import refuse_address
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo, parse_info
 from octfast.model.bundle.state import refuse_unfinished
 from octfast.model.bundle.strict import HINT, MEND, open_plain
@@ -22,8 +23,12 @@ def find_bundle(path: str | Path) -> Path:
 
     Raises
     ------
-    BundleError : the path cannot be read, or the training of the run has not come to its end.
+    BundleError : it is an address on the web or cannot be read, or the training of the run has not come to its end.
     """
+    try:
+        refuse_address(path, "download it and give the folder of the trained model, or of the run")
+    except DataError as e:
+        raise BundleError(e.message, e.hint) from None
     try:
         folder = Path(path).expanduser()
         if folder.suffix.lower() in (".pkl", ".pickle", ".pth", ".pt") and folder.is_file():

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from octfast.errors import UsageError, WeightsError
-from octfast.files import sha256_of
+from octfast.errors import DataError, UsageError, WeightsError
+from octfast.files import refuse_address, sha256_of
 from octfast.model.arch import FOUNDATIONS
 from octfast.model.weights.checkpoint import network_alone, read_tensors, retfound_hint
 from octfast.model.weights.fetch import one_line
@@ -173,6 +173,10 @@ def _load_file(model: nn.Module, arch: str, path: Path, wanted: list[str], refus
 
 
 def _checked_path(weights: str | Path) -> Path:
+    try:
+        refuse_address(weights, "download it and give the file: --weights FILE")
+    except DataError as error:
+        raise WeightsError(error.message, error.hint) from None
     try:
         path = Path(weights).expanduser()
         if path.is_dir():

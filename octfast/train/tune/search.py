@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from octfast.errors import UsageError
+from octfast.figure import Files
 from octfast.files import numbered_folder
 from octfast.run.folder import RUNS
 from octfast.train.config import TrainConfig
@@ -74,7 +75,9 @@ def tune(
         lambda p: store_features(p, config, weights_of, views), prepared, ("train", "valid")
     )
     try:
-        search = Search(optuna, folder, features, list(dict.fromkeys(views)), config.seed)
+        search = Search(
+            optuna, folder, features, list(dict.fromkeys(views)), config.seed, Files(config.format, config.dpi)
+        )
         try:
             search.run(minutes, trials)
         except KeyboardInterrupt:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from octfast.console import track
 from octfast.errors import OctfastError, UsageError
-from octfast.figure import save_figure
+from octfast.figure import Files
 from octfast.files import whole_file, write_text
 from octfast.train.tune.features import Features
 from octfast.train.tune.plot import plot_search
@@ -41,14 +41,17 @@ class Search:
     features : what is trained on.
     views : numbers of readings to choose from.
     seed : of the sampler, of every training and of the intervals.
+    files : how its figure is written.
 
     Raises
     ------
     UsageError : the folder has another search, or is damaged.
     """
 
-    def __init__(self, optuna: Any, folder: Path, features: Features, views: list[int], seed: int) -> None:
-        self.optuna, self.folder, self.features = optuna, folder, features
+    def __init__(
+        self, optuna: Any, folder: Path, features: Features, views: list[int], seed: int, files: Files
+    ) -> None:
+        self.optuna, self.folder, self.features, self.files = optuna, folder, features, files
         self.held = int(features.folds.max())
         self.rows = np.flatnonzero(features.folds != self.held)
         self.targets = features.targets.numpy()
@@ -213,7 +216,7 @@ class Search:
         result = Tuned(self.folder, table, best, default, corrected, held, self.settings)
         table.to_csv(self.folder / "trials.csv", index=False, float_format="%.6g")
         write_text(self.folder / "tune.json", json.dumps(result.to_dict(), indent=2, default=float) + "\n")
-        save_figure(plot_search(table.sort_values("number"), default), self.folder / "search.png")
+        self.files.save(plot_search(table.sort_values("number"), default), self.folder / "search")
         return result
 
     def _held_back(self, best: int, default: int, seeds: int = 3) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from octfast.assess.interpret.heatmap import METHODS, HeatMaps, heat_map, heat_maps, last_map, overlay
+from octfast.assess.interpret.heatmap import METHODS, HeatMaps, heat_map, heat_maps, last_map, overlay, wedges_in_words
 from octfast.data.preprocess import preprocess
 from octfast.errors import UsageError
 from octfast.model.arch import find_arch, make_network
@@ -243,3 +243,15 @@ def test_a_scan_that_cannot_be_read_is_a_reason(tmp_path):
     maps.compute([broken, "/nowhere/gone.png"], ["CNV", "CNV"])
     assert "truncated" in maps.get(broken, "CNV") and "no such file" in maps.get("/nowhere/gone.png", "CNV")
     assert len(maps) == 0
+
+
+def test_no_colour_is_drawn_over_a_white_wedge():
+    grey = np.full((100, 150), 60, np.uint8)
+    corner = np.add.outer(np.arange(100), np.arange(150)) < 50
+    grey[corner] = 255
+    heat = np.ones((100, 150), np.float32)
+    drawn = np.asarray(overlay(Image.fromarray(grey), heat))
+    assert wedges_in_words(Image.fromarray(grey), np.where(corner, 1, 0)).startswith("100% of it lies in white wedges")
+    assert wedges_in_words(Image.fromarray(grey), np.where(corner, 0, heat)) == ""
+    assert (drawn[corner] == 255).all()
+    assert (drawn[60:, 60:] == drawn[-1, -1]).all() and len(set(drawn[-1, -1].tolist())) > 1

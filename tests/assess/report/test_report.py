@@ -21,9 +21,10 @@ from octfast.assess import predictions
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.metrics.costs import kermany_costs
 from octfast.assess.report.model_card import model_card
-from octfast.assess.report.provenance import cautions, run_provenance, train_command
+from octfast.assess.report.provenance import cautions, run_provenance, train_command, training_rows
 from octfast.assess.report.report import CARD, REPORT, write_report
 from octfast.assess.report.tables import cell
+from octfast.data.loaders import oct_transforms
 from octfast.errors import BundleError, OctfastError, UsageError
 from octfast.model.bundle.write import update_info
 from octfast.notices import SYNTHETIC_NOTE
@@ -415,6 +416,29 @@ def test_the_command_that_repeats_a_run_is_one_that_octfast_takes(own_run):
         assert asked[name] == config[name], name
     # Into a new folder, which the second line reads.
     assert str(asked["out"]) == f"runs/{own_run.path.name}-again"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"views": 1, "augment": "default"}, "none: the scans as they are, read once"),
+        ({"views": 4}, "default: mirroring, rotation to 8°, zoom to 1.15, brightness and contrast by 0.15; 4 readings"),
+        ({"views": 4, "augment": "strong"}, "strong: mirroring, rotation to 15°, zoom to 1.4"),
+        ({"views": 0, "augment": "light"}, "light: mirroring, rotation to 3°"),
+        ({"views": 1, "augment": "light", "unfreeze": "all"}, "by 0.05; drawn anew each epoch"),
+        ({"views": 0, "augment": "none"}, "none"),
+    ],
+    ids=str,
+)
+def test_the_augmentation_that_was_used_is_named(own_run, fields, said):
+    known = run_provenance(own_run)
+    known.config.pop("augment")
+    known.config.update(fields)
+    (row,) = [value for name, value in training_rows(known) if name == "augmentation"]
+    assert row.startswith(said) or row.endswith(said), row
+    if said != "none" and not said.startswith("none:"):
+        strength = oct_transforms.__globals__["_STRENGTH"][fields.get("augment", "default")]
+        assert f"rotation to {strength['max_rotate']:g}°, zoom to {strength['max_zoom']:g}" in row
 
 
 def test_no_folder_of_this_machine_stands_in_what_is_passed_on(own_run):

@@ -37,9 +37,9 @@ def test_an_input_is_not_overwritten_even_by_force(predictor, scans):
         ({"format": "excel"}, "no format"),
         ({"format": "parquet"}, "into a file"),
         ({"resume": True}, "--resume"),
-        ({"heatmaps": "scans/maps"}, "whose pictures are predicted"),
+        ({"heatmaps": "scans/maps"}, "the folder to predict"),
         ({"montage": "montage.txt"}, "unsupported file type"),
-        ({"montage": "scans/montage.png"}, "whose pictures are predicted"),
+        ({"montage": "scans/montage.png"}, "the folder to predict"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(predictor, scans, options, words):

@@ -91,7 +91,7 @@ def test_resuming_what_is_finished_changes_nothing(predictor, scans, said):
     before = Path("out.csv").stat().st_mtime_ns
     predict(predictor, ["scans"], out="out.csv", resume=True)
     assert Path("out.csv").stat().st_mtime_ns == before
-    assert any("nothing to go on with" in line for line in said())
+    assert any("nothing is left to predict" in line for line in said())
 
 
 def test_nothing_to_predict(predictor, tmp_path):

@@ -33,6 +33,8 @@ async function add(files) {
   const given = [...files];
   if (!given.length) return;
   $("section").hidden = false;
+  // So that the first scan and its heat map stand where one looks.
+  $("drop").classList.add("small-drop");
   try {
     await about();
   } catch {
@@ -172,7 +174,7 @@ function drawAnswer(row, heading) {
       : `B-scan ${row.name}, ${a.width} by ${a.height} pixels.`;
     text.textContent = a.heat_map
       ? on
-        ? `Raised the score of ${a.heat_map_of}; ${model.heat_map_caution}`
+        ? `Raised the score of ${a.heat_map_of}; ${model.heat_map_caution}${a.heat_map_note ? `; ${a.heat_map_note}` : ""}`
         : `${a.width} x ${a.height} pixels`
       : `No heat map: ${a.heat_map_reason}`;
     toggle.setAttribute("aria-pressed", String(on));
@@ -240,6 +242,7 @@ $("clear").addEventListener("click", () => {
   $("results").replaceChildren();
   $("status").textContent = "Cleared.";
   $("section").hidden = true;
+  $("drop").classList.remove("small-drop");
   $("files").focus();
 });
 $("heat").addEventListener("change", () => rows.forEach((r) => r.show && r.show($("heat").checked)));
