@@ -35,7 +35,7 @@ def test_an_input_is_not_overwritten_even_by_force(predictor, scans):
         ({"out": "out.xlsx"}, r"\.xlsx"),
         ({"out": "out"}, "ends in nothing"),
         ({"format": "excel"}, "no format"),
-        ({"format": "parquet"}, "into a file"),
+        ({"format": "parquet"}, "needs a file"),
         ({"resume": True}, "--resume"),
         ({"heatmaps": "scans/maps"}, "the folder to predict"),
         ({"montage": "montage.txt"}, "unsupported file type"),
