@@ -53,6 +53,8 @@ _PUBLIC = {
     "preprocess": "octfast.data.preprocess",
     "read_data": "octfast.data.readers.read",
     "read_scans": "octfast.data.readers.folder",
+    "repeat_training": "octfast.train.resume",
+    "resume_training": "octfast.train.resume",
     "save_splits": "octfast.data.splits.files",
     "shared_patients": "octfast.data.splits.hold_out",
     "save_run": "octfast.train.save",
@@ -116,6 +118,8 @@ if TYPE_CHECKING:
     from octfast.train.job import train_classifier as train_classifier
     from octfast.train.learner import oct_learner as oct_learner
     from octfast.train.plots import plot_history as plot_history
+    from octfast.train.resume import repeat_training as repeat_training
+    from octfast.train.resume import resume_training as resume_training
     from octfast.train.save import save_run as save_run
     from octfast.train.tune.search import tune as tune
 

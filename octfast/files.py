@@ -133,6 +133,21 @@ def write_text(file: Path, text: str, errors: str = "strict") -> Path:
     return file
 
 
+def is_locked(file: Path) -> bool:
+    """Whether a process holds the lock on a file; one that has died holds none, however it died."""
+    from filelock import FileLock, Timeout
+
+    if not file.exists():
+        return False
+    try:
+        with FileLock(file, timeout=0, thread_local=False):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # no locks here
+        return False
+
+
 def is_taken(path: Path) -> bool:
     """Whether a path exists and is not empty: a file, or a folder with anything in it."""
     return any(path.iterdir()) if path.is_dir() else path.exists()

@@ -10,11 +10,43 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from octfast.errors import OctfastError
-from octfast.model.bundle.state import FAILED, FINISHED, RUNNING, STOPPED
+from filelock import FileLock, Timeout
+
+from octfast.errors import OctfastError, UsageError
+from octfast.model.bundle.state import FAILED, FINISHED, LOCK, RUNNING, STOPPED, resume_command
 from octfast.run.folder import Run
 
 log = logging.getLogger("octfast")
+
+# Processes that decode outlive the one that is killed by some seconds, and hold the lock with it.
+WAIT_SECONDS = 8.0
+
+
+@contextmanager
+def held(run: Run) -> Iterator[None]:
+    """Hold a run folder as the one process that trains in it; inside SIGTERM ends the work as Ctrl-C does.
+
+    Raises
+    ------
+    UsageError : another process trains in it.
+    """
+    lock = FileLock(run.path / LOCK, thread_local=False)
+    try:
+        lock.acquire(timeout=WAIT_SECONDS, poll_interval=0.2)
+    except Timeout:
+        raise UsageError(
+            f"{run.path} is being trained by another process", "wait for its end, or stop that process first"
+        ) from None
+    except (OSError, NotImplementedError) as e:
+        log.warning("%s cannot be locked (%s): do not let two processes train in it", run.path, e)
+    try:
+        with _stopped_by_sigterm():
+            yield
+    finally:
+        # Removed while it is held, so that nobody can take a lock that is about to go.
+        with suppress(OSError):
+            (run.path / LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
@@ -29,48 +61,51 @@ def training_state(run: Run, about: dict[str, Any]) -> Iterator[None]:
     about : what config.json says; what is added to it inside is written at the end.
     """
     about["state"] = RUNNING
+    about.pop("failure", None)
     run.write_json("config.json", about)
     try:
-        with _stopped_by_sigterm():
+        with _stopped_by_sigterm() as asked:
             yield
     except BaseException as e:
-        stopped = isinstance(e, KeyboardInterrupt | SystemExit)
+        # A process that decodes may have been ended by the same signal, and its end be seen first.
+        stopped = isinstance(e, KeyboardInterrupt | SystemExit) or bool(asked)
         about["state"] = STOPPED if stopped else FAILED
         if not stopped:
             about["failure"] = e.message if isinstance(e, OctfastError) else f"{type(e).__name__}: {e}"
         with suppress(OSError):  # the disk may be why it failed
             run.write_json("config.json", about)
-        if stopped:
-            log.warning("%s", _kept(run))
+        if about.get("made_by") is None:
+            log.warning("%s %s; go on with: %s", run.path, _kept(run), resume_command(run.path))
+        if stopped and not isinstance(e, KeyboardInterrupt | SystemExit):
+            raise KeyboardInterrupt from e
         raise
     about["state"] = FINISHED
     run.write_json("config.json", about)
 
 
 def _kept(run: Run) -> str:
-    """What a training that was stopped leaves, and how to go on."""
+    """What a training that has not come to its end leaves."""
     epochs = 0
     with suppress(OSError):
         epochs = max(0, (run.path / "history.csv").read_text(encoding="utf-8").count("\n") - 1)
-    kept = f"the history and the best weights of {epochs} epochs" if epochs else "no epoch yet"
-    return (
-        f"{run.path} keeps {kept}; features that were computed are stored, and the same command with a new --out, or "
-        "none, goes on from them"
-    )
+    many = "1 epoch is" if epochs == 1 else f"{epochs} epochs are"
+    return f"is not finished: {many} kept, and the features that were computed"
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the training as Ctrl-C does."""
+def _stopped_by_sigterm() -> Iterator[list[int]]:
+    """Let SIGTERM end the training as Ctrl-C does; gives the signals that came."""
+    asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -99,7 +99,7 @@ class Balance(Callback):
         dl = self.dls.train
         if self.weights is not None:
             labels = dl.targets if hasattr(dl, "targets") else torch.tensor([int(y) for y in dl.dataset.tls[-1]])
-            dl.shuffle_fn = functools.partial(_drawn, dl.rng, self.weights[labels].tolist())
+            dl.shuffle_fn = functools.partial(_drawn, dl, self.weights[labels].tolist())
 
     def before_train(self):
         self.plain = self.learn.loss_func
@@ -146,5 +146,6 @@ def balance_callbacks(weights: Tensor, balance: str, loss: str) -> list[Callback
     return [Balance(told, weights if balance == "sample" else None)]
 
 
-def _drawn(rng: Any, weights: list[float], idxs: Sequence[int]) -> list[int]:
-    return rng.choices(list(idxs), [weights[i] for i in idxs], k=len(idxs))
+def _drawn(dl: Any, weights: list[float], idxs: Sequence[int]) -> list[int]:
+    # fastai gives a DataLoader another generator every epoch.
+    return dl.rng.choices(list(idxs), [weights[i] for i in idxs], k=len(idxs))

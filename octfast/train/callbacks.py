@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, Tr
 from fastai.callback.training import BnFreeze
 from fastai.learner import Recorder
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from octfast.errors import OctfastError
 from octfast.files import disk_errors_of, whole_file
@@ -47,10 +49,27 @@ class SaveBest(SaveModelCallback):
         file = Path(file)
         super().__init__(monitor=monitor, fname=file.stem, reset_on_fit=False)
         self.file = file
+        self.best: float | None = None
         self.best_epoch: int | None = None
         self.epochs = 0
 
+    def go_on(self, losses: Sequence[float], last: Mapping[str, Tensor]) -> None:
+        """Go on after epochs of these losses.
+
+        Parameters
+        ----------
+        last : the weights at the end of the last of them, which are written where they are the best.
+        """
+        self.epochs, self.best = len(losses), math.inf
+        for epoch, loss in enumerate(losses):
+            if self.comp(loss - self.min_delta, self.best):
+                self.best, self.best_epoch = loss, epoch
+        if self.best_epoch == len(losses) - 1:
+            self._write(last)
+
     def after_epoch(self):
+        if _was_skipped(self):
+            return
         self.epochs += 1
         # fastai prints each improvement; History has a line for each epoch.
         with redirect_stdout(None):
@@ -58,10 +77,12 @@ class SaveBest(SaveModelCallback):
 
     def _save(self, name):
         self.best_epoch = self.epochs - 1
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}
+        self._write({k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()})
+
+    def _write(self, tensors: Mapping[str, Tensor]) -> None:
         with whole_file(self.file) as part:
             # Through bytes, as its save_file makes files that only their owner can read.
-            part.write_bytes(save(tensors))
+            part.write_bytes(save(dict(tensors)))
         self.last_saved_path = self.file
 
     def after_fit(self, **kwargs):
@@ -84,8 +105,28 @@ class StopEarly(EarlyStoppingCallback):
     """EarlyStoppingCallback that says so in the log instead of printing."""
 
     wait: int
+    best: float
+    fits = 0
+    past: tuple[int, Sequence[float]] = -1, ()
+
+    def go_on(self, fit: int, losses: Sequence[float]) -> None:
+        """Go on in a fit, numbered from 0, after epochs of these losses."""
+        self.past = fit, losses
+
+    def before_fit(self):
+        super().before_fit()
+        fit, losses = self.past
+        if fit == self.fits:
+            for loss in losses:
+                better = bool(self.comp(loss - self.min_delta, self.best))
+                self.best, self.wait = (loss, 0) if better else (self.best, self.wait + 1)
+        self.fits += 1
+        if self.wait >= self.patience:
+            raise CancelFitException
 
     def after_epoch(self):
+        if _was_skipped(self):
+            return
         try:
             with redirect_stdout(None):
                 super().after_epoch()
@@ -156,6 +197,15 @@ class History(EpochLog):
         super().__init__()
         self.file = Path(file)
 
+    def go_on(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Go on after these epochs, and let the file have their rows and no others."""
+        self.rows[:] = rows
+        lines = io.StringIO(newline="")
+        for number, row in enumerate(rows):
+            _write_row(lines, row, header=number == 0)
+        with whole_file(self.file) as part:
+            part.write_bytes(lines.getvalue().encode())
+
     def keep(self, row: dict[str, Any]) -> None:
         if not math.isfinite(row["train_loss"]):
             raise OctfastError(
@@ -163,15 +213,24 @@ class History(EpochLog):
                 "try a lower rate, for example --lr 0.0005",
             )
         with disk_errors_of(self.file), self.file.open("a", newline="", encoding="utf-8") as f:
-            writer = csv.DictWriter(f, row)
-            if len(self.rows) == 1:
-                writer.writeheader()
-            writer.writerow({k: v if isinstance(v, int) else f"{v:.6g}" for k, v in row.items()})
+            _write_row(f, row, header=len(self.rows) == 1)
         log.info(
             "epoch %2d/%d  train loss %.4f  valid loss %.4f  valid accuracy %.3f  lr %.1e  %.1f s",
             *(self.epoch + 1, self.n_epoch, row["train_loss"], row["valid_loss"]),
             *(row.get("accuracy", float("nan")), row["lr"], row["seconds"]),
         )
+
+
+def _write_row(file: Any, row: dict[str, Any], header: bool) -> None:
+    writer = csv.DictWriter(file, row)
+    if header:
+        writer.writeheader()
+    writer.writerow({k: v if isinstance(v, int) else f"{v:.6g}" for k, v in row.items()})
+
+
+def _was_skipped(tracker: TrackerCallback) -> bool:
+    """Whether an epoch that ends was not trained, as fastai's SkipToEpoch has it: it has no losses."""
+    return len(tracker.recorder.values[-1]) <= tracker.idx
 
 
 class TrainBar(Callback):
@@ -190,7 +249,11 @@ class TrainBar(Callback):
 
     def before_fit(self):
         self.run = not hasattr(self.learn, "lr_finder") and not hasattr(self.learn, "gather_preds")
-        self.done, self.total = 0, self.n_epoch * max(1, len(self.dls.train) + len(self.dls.valid))
+        self.each = max(1, len(self.dls.train) + len(self.dls.valid))
+        self.done, self.total = 0, self.n_epoch * self.each
+
+    def before_train(self):
+        self.done = self.epoch * self.each
 
     def after_batch(self):
         self.done += 1

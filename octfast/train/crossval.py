@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from octfast.console import track
 from octfast.train.alone import OneProcess
 from octfast.train.callbacks import EpochLog, History, SaveLast, TrainBar
+from octfast.train.checkpoint import State, random_state, random_tensors, restore_random, write_state
 from octfast.train.frozen import NextView
 from octfast.train.part import FrozenLearner
 from octfast.train.probe import ALONE_RATE, Features, head_length, logits, train_head
@@ -53,7 +54,15 @@ class Recipe:
     callbacks: Callable[[], Sequence[Callback]] = tuple
 
 
-def cross_validate(trainee: FrozenLearner, folds: np.ndarray, recipe: Recipe, folder: Path) -> None:
+def cross_validate(
+    trainee: FrozenLearner,
+    folds: np.ndarray,
+    recipe: Recipe,
+    folder: Path,
+    state: Path | None = None,
+    past: State | None = None,
+    kept: Callable[[], None] = lambda: None,
+) -> None:
     """Train the part of a Learner on all scans, after a copy of it for each fold on the scans outside of it.
 
     Every scan of training and validation is judged by the copy that never saw its patient. No training is stopped
@@ -65,27 +74,35 @@ def cross_validate(trainee: FrozenLearner, folds: np.ndarray, recipe: Recipe, fo
     trainee : of the last block and the head, untrained; it gets `folds`, and its `out_of_fold()` answers.
     folds : of the training, then the validation scans.
     folder : of the run, which gets history.csv and checkpoints/best.safetensors.
+    state : the file that keeps what the folds gave, as each of them ends.
+    past : of that file, from a training that was cut off, whose folds are not trained again.
+    kept : called as each fold has been kept.
     """
     trainee.check()
     store = Rows(trainee.stores)
     targets = torch.cat([dl.targets for dl in trainee.stored.loaders])
     features = Features(trainee.part[: -head_length(trainee)], store, _device(trainee))
     count = int(folds.max()) + 1
-    minutes = _expected(trainee, store, targets, folds, recipe) / 60
-    log.info(
-        "cross-validation of block and head: %d trainings beside the model's own, about %s more (--folds 0 spares it)",
-        count,
-        _minutes(minutes),
-    )
+    if past is None:
+        minutes = _expected(trainee, store, targets, folds, recipe) / 60
+        log.info(
+            "cross-validation of block and head: %d trainings beside the model's own, about %s more (--folds 0 spares "
+            "it)",
+            count,
+            _minutes(minutes),
+        )
     untrained, every = copy.deepcopy(trainee.part), np.arange(len(store))
     outputs: np.ndarray | None = None
-    rows: list[pd.DataFrame] = []
+    rows: list[dict[str, Any]] = []
+    if past is not None:
+        outputs, rows = past.tensors["outputs"].numpy(), past.rows
+        restore_random(past.rest["random"], past.tensors)
 
     def train(part: nn.Sequential, learned: np.ndarray, held: np.ndarray, cbs: Sequence[Callback]) -> None:
         sources = (Rows([store], learned), Rows([store], held), Rows([features], learned))
         _train(trainee, part, sources, (targets[learned], targets[held]), recipe, cbs)
 
-    for k in range(count):
+    for k in range(0 if past is None else past.phase, count):
         part = copy.deepcopy(untrained)
         outside, inside = every[folds != k], every[folds == k]
         epochs = EpochLog()
@@ -94,13 +111,19 @@ def cross_validate(trainee: FrozenLearner, folds: np.ndarray, recipe: Recipe, fo
         given = logits(part, Rows([store], inside), _device(trainee))
         outputs = np.zeros((len(store), given.shape[1]), np.float32) if outputs is None else outputs
         outputs[inside] = given
-        rows.append(pd.DataFrame(epochs.rows).assign(scans=len(inside)))
+        rows += [{**row, "scans": len(inside)} for row in epochs.rows]
         last = epochs.rows[-1]
         log.info(
             "fold %d of %d: loss %.4f, accuracy %.3f out of fold", k + 1, count, last["valid_loss"], last["accuracy"]
         )
+        if state is not None:
+            tensors = {"outputs": torch.from_numpy(outputs), **random_tensors()}
+            bs = trainee.stored.train.bs
+            write_state(state, State(k + 1, 0, recipe.lr, bs, rows, tensors, {"random": random_state()}))
+            kept()
+    (folder / "history.csv").unlink(missing_ok=True)
     with _bar("training") as bar:
-        history = FoldHistory(folder / "history.csv", pd.concat(rows))
+        history = FoldHistory(folder / "history.csv", pd.DataFrame(rows))
         best = SaveLast(folder / "checkpoints" / "best.safetensors")
         train(trainee.part, every, every[:0], [history, best, bar])
     trainee.folds, trainee.judged = folds, outputs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,14 @@ from octfast.data.splits.hold_out import validation_share
 from octfast.errors import OctfastError, WeightsError
 from octfast.figure import Files
 from octfast.model.arch import find_arch
+from octfast.model.bundle.state import RUNNING
 from octfast.model.engine import check_engine
 from octfast.model.heads import check_head, set_dropout
 from octfast.run.folder import Run, new_run, set_latest
 from octfast.run.log import run_log
 from octfast.run.origin import fingerprint
-from octfast.run.state import training_state
+from octfast.run.state import held, training_state
+from octfast.train import checkpoint
 from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
@@ -45,6 +47,7 @@ from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import oct_learner, unfreeze_to
 from octfast.train.leave_out import with_readable
 from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
+from octfast.train.past import Past, begun_with, forget_epochs
 from octfast.train.plots import plot_lr_find
 from octfast.train.probe import HEAD_RATE, start_from_head
 
@@ -72,20 +75,37 @@ def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     OctfastError : bad parameters, data or weights; the message says what to do.
     """
     config = replace(config or TrainConfig(), **fields)
-    _check_names(config)
+    check_names(config)
     given = config.out is not None and Path(config.out).expanduser().is_dir()
     run = new_run(config.out, config.arch.replace("/", "_"))
+    with held(run):
+        return train_in(run, config, keep_folder=given)
+
+
+def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_folder: bool = False) -> Run:
+    """Train in a run folder that this process holds; `past` : what is there of a training that goes on.
+
+    Parameters
+    ----------
+    keep_folder : whether the folder of a new run stays where nothing can be trained.
+    """
+    past, start = past or Past(), time.time()
     with run_log(run.path / "log.txt") as notes, _alone():
-        start = time.time()
-        with removed_on_failure(run, keep_folder=given):
-            prepared = prepared_scans(config)
+        notes.extend(past.notes)
+        with removed_on_failure(run, keep_folder) if past.new else nullcontext():
+            if past.new:
+                # A training that is killed from here on is known for what it is, and its options.
+                run.write_json("config.json", {**begun_with(config), "state": RUNNING})
+            prepared = past.prepared or prepared_scans(config)
             (learn, about), prepared = with_readable(lambda p: _begun(p, config), prepared, SPLITS)
-        about["notes"] = notes
+            past.check(about, prepared)
+        about |= {"resumed": past.resumed, "notes": notes} if past.resumed else {"notes": notes}
         save_scan_tables(run, prepared)
         with training_state(run, about):
-            _finish(run, config, prepared, learn, about)
-            about["seconds"] = round(time.time() - start, 1)
+            _finish(run, config, prepared, learn, about, lambda: round(past.seconds + time.time() - start, 1))
+            about["notes"] = list(dict.fromkeys(notes)) if past.resumed else notes
         set_latest(run)
+        (run.path / "checkpoints" / checkpoint.FILE).unlink(missing_ok=True)
     return run
 
 
@@ -105,21 +125,30 @@ def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, 
     return learn, _described(config, prepared, learn)
 
 
-def _finish(run: Run, config: TrainConfig, given: Prepared, learn: Learner, about: dict[str, Any]) -> None:
+def _finish(
+    run: Run, config: TrainConfig, given: Prepared, learn: Learner, about: dict[str, Any], seconds: Callable[[], float]
+) -> None:
     """Fit, and leave the model, its calibration and its predictions in the run folder.
 
     Parameters
     ----------
     about : what config.json is to say; it gets what was chosen.
+    seconds : gives those that the training has taken so far.
     """
+
+    def keep() -> None:
+        about["seconds"] = seconds()
+        run.write_json("config.json", about)
 
     def fit(scans: Prepared) -> tuple[Learner, Learner]:
         whole = learn
         if scans is not given:
             whole, anew = _begun(scans, config)
             about.update(anew)
-            (run.path / "history.csv").unlink(missing_ok=True)
-        trainee, chosen = _fit(whole, config, run)
+            save_scan_tables(run, scans)
+            forget_epochs(run)
+            keep()
+        trainee, chosen = _fit(whole, config, run, keep)
         about["chosen"].update(chosen)
         return whole, trainee
 
@@ -130,6 +159,7 @@ def _finish(run: Run, config: TrainConfig, given: Prepared, learn: Learner, abou
         about["data"]["fingerprint"] = fingerprint(prepared.scans, prepared.root)
     if isinstance(trainee, FrozenLearner):
         trainee.close()
+    about["seconds"] = seconds()
 
 
 @contextmanager
@@ -148,7 +178,7 @@ def _alone() -> Iterator[None]:
         os.environ.update(left)
 
 
-def _check_names(config: TrainConfig) -> None:
+def check_names(config: TrainConfig) -> None:
     """Refuse a name that is unknown before the scans are read, which may take minutes."""
     check_head(config.head, find_arch(config.arch))
     check_engine(config.engine, config.precision, default_device())
@@ -217,23 +247,32 @@ def _described(config: TrainConfig, prepared: Prepared, learn: Learner) -> dict[
     about = surroundings(prepared, learn, config.data)
     about["data"]["synthetic"] |= config.data is None
     return {
-        **config.to_dict(),
+        **begun_with(config),
         "chosen": {"bs": dls.train.bs, "patience": config.chosen_patience, "device": str(dls.device)},
         **about,
     }
 
 
-def _fit(learn: Learner, config: TrainConfig, run: Run) -> tuple[Learner, dict[str, Any]]:
+def _fit(learn: Learner, config: TrainConfig, run: Run, kept: Callable[[], None]) -> tuple[Learner, dict[str, Any]]:
     """Fit as configured, with half the batch size again where a GPU's memory is too small.
 
     Gives the Learner that was fitted, which is another one where the frozen part's activations are stored, and what
-    was chosen.
+    was chosen. What the run folder has of epochs is gone on from.
+
+    Parameters
+    ----------
+    kept : called at the end of each epoch.
     """
-    bs = learn.dls.train.bs
+    past = checkpoint.read_state(run.path / "checkpoints" / checkpoint.FILE)
+    if past is None:
+        forget_epochs(run)
+    bs = learn.dls.train.bs if past is None else past.bs
     start = {k: v.detach().clone() for k, v in learn.model.state_dict().items()}
     while True:
+        for dl in learn.dls.loaders if bs != learn.dls.train.bs else ():
+            dl.bs = bs
         try:
-            return _fit_once(learn, config, run, bs)
+            return _fit_once(learn, config, run, bs, past, kept)
         except (RuntimeError, MemoryError) as e:
             if not _out_of_memory(e):
                 raise
@@ -242,16 +281,21 @@ def _fit(learn: Learner, config: TrainConfig, run: Run) -> tuple[Learner, dict[s
                     f"memory is too small for batches of {bs} scans of {config.size} x {config.size}",
                     f"try --bs {max(2, bs // 2)}, or --size {max(64, config.size // 2)}",
                 ) from e
-        bs //= 2
+        bs, past = bs // 2, None
         log.warning("GPU memory is too small for batches of %d scans: starting again with %d", 2 * bs, bs)
         torch.cuda.empty_cache()
         learn.model.load_state_dict(start)
-        for dl in learn.dls.loaders:
-            dl.bs = bs
-        (run.path / "history.csv").unlink(missing_ok=True)
+        forget_epochs(run)
 
 
-def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[Learner, dict[str, Any]]:
+def _fit_once(
+    learn: Learner,
+    config: TrainConfig,
+    run: Run,
+    bs: int,
+    past: checkpoint.State | None,
+    kept: Callable[[], None],
+) -> tuple[Learner, dict[str, Any]]:
     stored: dict[str, Any] = dict(
         seed=config.seed,
         engine=config.engine,
@@ -277,15 +321,19 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
     chosen: dict[str, Any] = {"bs": bs, "precision": precision, "folds": 0 if folds is None else int(folds.max()) + 1}
     if config.balance != "none":
         chosen["class_weights"] = {c: round(w, 4) for c, w in zip(learn.dls.vocab, weights.tolist(), strict=True)}
+    state = run.path / "checkpoints" / checkpoint.FILE
     if block and isinstance(trainee, FrozenLearner):
         head_epochs, epochs, lr = epochs, -(-epochs // 2), lr or HEAD_RATE
         if folds is not None:
-            cross_validate(trainee, folds, Recipe(head_epochs, epochs, lr, balanced), run.path)
+            cross_validate(trainee, folds, Recipe(head_epochs, epochs, lr, balanced), run.path, state, past, kept)
             log.info("the weights of the last epoch are kept: every scan is learned from, none is left to choose by")
             return trainee, {"lr": lr, **chosen, "best_epoch": epochs}
-        start_from_head(trainee, head_epochs, balanced())
+        if past is None:
+            start_from_head(trainee, head_epochs, balanced())
     trainee.add_cbs(balanced())
-    if lr is None:
+    if past is not None:
+        lr = past.lr
+    elif lr is None:
         # The rate is sought on stored features too where they are not trained on.
         finder = trainee
         if not isinstance(trainee, FrozenLearner):
@@ -296,24 +344,45 @@ def _fit_once(learn: Learner, config: TrainConfig, run: Run, bs: int) -> tuple[L
             finder.close()
     trainee.path, trainee.model_dir = run.path, Path("checkpoints")
     cbs = [
-        History(run.path / "history.csv"),
+        history := History(run.path / "history.csv"),
         best := SaveBest(run.path / "checkpoints" / "best.safetensors"),
-        StopEarly(patience=config.chosen_patience),
+        stop := StopEarly(patience=config.chosen_patience),
     ]
+    checks = checkpoint.Checkpoint(
+        state,
+        past,
+        history=history,
+        best=best,
+        stop=stop,
+        lr=lr,
+        bs=bs,
+        kept=kept,
+    )
+    if past is not None:
+        log.info("going on after epoch %d", len(past.rows))
     with (
         trainee.removed_cbs(trainee._grab_cbs(ProgressCallback)),
         trainee.no_logging(),
         track("training", 1, "batches", after=0, lines=False) as update,
     ):
-        cbs.append(TrainBar(update))
+        cbs += [checks, TrainBar(update)]
         if whole:
-            trainee.fine_tune(config.epochs, lr, cbs=cbs)
+            _fine_tune(trainee, epochs, lr, checks, cbs)
         else:
             rates = slice(lr / 10, lr) if block else lr
-            trainee.fit_one_cycle(epochs, rates, cbs=cbs)
-    kept = None if best.best_epoch is None else best.best_epoch + 1
-    log.info("the weights of epoch %s, with the lowest validation loss, are kept", kept)
-    return trainee, {"lr": lr, **chosen, "best_epoch": kept}
+            trainee.fit_one_cycle(epochs, rates, cbs=cbs, start_epoch=checks.start_of(0, epochs))
+    best_epoch = None if best.best_epoch is None else best.best_epoch + 1
+    log.info("the weights of epoch %s, with the lowest validation loss, are kept", best_epoch)
+    return trainee, {"lr": lr, **chosen, "best_epoch": best_epoch}
+
+
+def _fine_tune(learn: Learner, epochs: int, lr: float, checks: checkpoint.Checkpoint, cbs: list[Any]) -> None:
+    """fastai's `fine_tune`, whose two fits begin at the epochs that are not done yet."""
+    learn.freeze()
+    learn.fit_one_cycle(1, slice(lr), pct_start=0.99, cbs=cbs, start_epoch=checks.start_of(0, 1))
+    learn.unfreeze()
+    rates = slice(lr / 2 / 100, lr / 2)
+    learn.fit_one_cycle(epochs, rates, pct_start=0.3, div=5.0, cbs=cbs, start_epoch=checks.start_of(1, epochs))
 
 
 def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+import octfast.run.state as state_module
 import octfast.train.outcome as outcome
-from octfast.errors import BundleError, OctfastError
+from octfast.errors import BundleError, OctfastError, UsageError
 from octfast.model.bundle.read import find_bundle
+from octfast.model.bundle.state import LOCK, is_live, resume_command
 from octfast.run.folder import latest_run, new_run, open_run
-from octfast.run.state import training_state
+from octfast.run.state import held, training_state
 from octfast.train.job import train_classifier
+from octfast.train.resume import resume_training
 from tests.conftest import quick
 
 
@@ -46,7 +49,28 @@ def test_an_unfinished_run_is_refused_in_one_sentence(own_run, word, why):
     for open_ in (open_run, find_bundle, lambda run: find_bundle(run / "model")):
         with pytest.raises(BundleError, match=f"unfinished run: its training .*{why}") as e:
             open_(folder)
-        assert str(folder) in e.value.message and "train again" in e.value.hint
+        assert str(folder) in e.value.message and resume_command(folder) in e.value.hint
+
+
+def test_a_run_that_is_still_trained_is_told_from_one_that_was_killed(own_run, monkeypatch):
+    monkeypatch.setattr(state_module, "WAIT_SECONDS", 0.1)
+    folder = set_state(own_run, "running")
+    with held(own_run):
+        assert is_live(folder)
+        with pytest.raises(BundleError, match="still under way"):
+            open_run(folder)
+        with pytest.raises(UsageError, match="is being trained by another process"):
+            resume_training(folder)
+    assert not is_live(folder) and not (folder / LOCK).exists()
+    with pytest.raises(BundleError, match="was killed"):
+        open_run(folder)
+
+
+def test_the_command_that_goes_on_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resume_command(tmp_path / "runs" / "first") == "octfast train --resume runs/first"
+    assert resume_command(tmp_path / "my runs" / "x") == "octfast train --resume 'my runs/x'"
+    assert resume_command("/elsewhere/x") == "octfast train --resume /elsewhere/x"
 
 
 @pytest.mark.parametrize(
@@ -101,8 +125,7 @@ def test_sigterm_stops_a_training_as_ctrl_c_does(tmp_path):
     assert done.stdout == "interrupted True\n", done.stderr
     assert state(tmp_path / "runs" / "a") == "stopped"
     assert any(
-        "keeps the history and the best weights of 2 epochs" in line and "same command" in line
-        for line in done.stderr.splitlines()
+        "2 epochs are kept" in line and "octfast train --resume runs/a" in line for line in done.stderr.splitlines()
     )
 
 
