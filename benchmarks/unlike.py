@@ -44,6 +44,8 @@ def main() -> None:
     args = parse()
     about = common.machine()
     common.say(common.describe_machine(about))
+    for name in set(METHODS) - set(args.methods.split(",")):
+        del METHODS[name]
     with common.work_folder(args.work) as work:
         sets = {name: read(source, args, work) for name, source in (("A", args.data), ("B", args.other))}
         pictures = {**{f"{t}_{n}": turned(s, t, work, args) for n, s in sets.items() for t in TURNED}}
@@ -414,6 +416,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--judged", type=int, default=5, help="of the folds, so many are held out in turn")
+    parser.add_argument("--methods", default=",".join(METHODS), help="of the distances, those to compare")
     parser.add_argument("--made", type=int, default=100, help="pictures of each kind that are drawn")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--precision", default="auto")
