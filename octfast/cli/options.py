@@ -11,7 +11,10 @@ _MOVED = "Where the run's own scans are now, if it was copied from elsewhere."
 
 Run = Annotated[Path | None, Argument(help="Run folder; by default the newest, runs/latest.")]
 Bundle = Annotated[Path, Argument(help="Folder of a trained model, or a run folder.")]
-Data = Annotated[Path, Argument(help="Folder of scans, a CSV, TSV or parquet table, or a MedMNIST .npz file.")]
+Data = Annotated[
+    Path,
+    Argument(help="Folder of scans or volumes, a CSV, TSV or parquet table, a .txt list, or a MedMNIST .npz file."),
+]
 
 Split = Annotated[str, Option(help="valid, test or train.")]
 Moved = Annotated[Path | None, Option("--moved", help=_MOVED)]
@@ -23,7 +26,10 @@ LabelColumn = Annotated[str | None, Option(help="Column with the classes.")]
 PatientColumn = Annotated[str | None, Option(help="Column with the patients.")]
 SplitColumn = Annotated[str | None, Option(help="Column with train, valid or test.")]
 PatientFrom = Annotated[
-    str | None, Option(help="Where the patient stands: folder, folder:2 (the one above), name, a pattern or a column.")
+    str | None,
+    Option(
+        help="Where the patient stands: folder, folder:2 (the one above), name, a pattern, a column, or tag (volumes)."
+    ),
 ]
 LabelFrom = Annotated[
     str | None, Option(help="Where the class stands: folder, folder:2 (the one above), a pattern or a column.")

@@ -19,7 +19,7 @@ from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.names import read_from
 from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES, write_csv
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES, frames_in, kind_of, looks_like_frames
+from octfast.data.volumes.kinds import eye_of, frames_in, is_volume, looks_like_frames
 from octfast.data.volumes.pseudonym import key_file, load_key, pseudonym
 from octfast.data.volumes.store import Store, Stored
 from octfast.errors import DataError, UsageError
@@ -214,19 +214,6 @@ def _in_folder(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def is_volume(path: Path) -> bool:
-    """Whether a file is a volume: by its ending, or by its first bytes."""
-    suffix = path.suffix.lower()
-    if suffix in VOLUME_SUFFIXES:
-        return True
-    if suffix in IMAGE_SUFFIXES - {".tif", ".tiff"}:
-        return False
-    try:
-        return kind_of(path) not in ("picture", "")
-    except (OSError, DataError):
-        return False
-
-
 def _in_table(file: Path, columns: Mapping[str, str | None], patient_from: str | None, label_from: str | None):
     table = load_table(file)
     names = [str(c) for c in table.columns]
@@ -255,12 +242,6 @@ def _in_table(file: Path, columns: Mapping[str, str | None], patient_from: str |
 def _in_list(file: Path) -> list[Path]:
     lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     return [Path(p) for p in resolve_paths([line.strip() for line in lines if line.strip()], file)]
-
-
-def eye_of(word: str) -> str:
-    """R or L of what people write for an eye, as OD, right or links; else ""."""
-    word = word.strip().casefold()
-    return "R" if word in ("r", "od", "right", "re") else "L" if word in ("l", "os", "left", "le") else ""
 
 
 def _by_rules(own: list[Found], base: Path, patient_from: str | None, label_from: str | None) -> None:

@@ -23,10 +23,12 @@ from octfast.data.readers.load import as_names
 from octfast.data.readers.names import patients_from_names
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.readers.table import common_folder
+from octfast.data.readers.volumes import why_unreadable
 from octfast.data.scans import class_names, describe_scans
 from octfast.data.splits import leaks
 from octfast.data.splits.files import apply_splits
 from octfast.data.splits.hold_out import assign_validation
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
@@ -203,6 +205,9 @@ def check_file(path: str | Path) -> tuple[str, tuple[str, ...]]:
     -------
     (why it cannot be read, or ""; modes that are read with a change, and checks of `octfast.data.look.unusual`).
     """
+    if Path(path).suffix.lower() in VOLUME_SUFFIXES or Path(path).is_dir():
+        # Those that can be read are pictures by now.
+        return why_unreadable(path) or "not a picture", ()
     try:
         picture = decode(path, small=True)
     except Unreadable as e:

@@ -20,6 +20,8 @@ IMAGE_SUFFIXES = frozenset(
         *(".bmp", ".dib", ".gif", ".webp", ".avif", ".pgm", ".ppm", ".pbm", ".pnm", ".tga"),
     }
 )
+# The note in a folder of phantoms.
+SYNTHETIC = "SYNTHETIC.txt"
 SPLITS = ("train", "valid", "test")
 SPLIT_WORDS = {
     "train": "train",

@@ -127,7 +127,7 @@ def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataF
     }
     info = bundle_info(learn, training=training, synthetic=synthetic)
     save_bundle(run.path / "model", learn.model, info)
-    title = "synthetic phantoms" if synthetic else Path(about["data"]["root"]).name
+    title = "synthetic phantoms" if synthetic else Path(about["data"]["source"] or about["data"]["root"]).name
     history = run.history
     if history["valid_loss"].notna().any():
         files = Files(about["format"], about["dpi"])

@@ -182,6 +182,9 @@ def _validation(scans: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _names(scans: pd.DataFrame) -> Iterator[Finding]:
+    if "volume" in scans:
+        # B-scans of volumes are numbered in each.
+        scans = scans[scans["volume"].fillna("") == ""]
     names = pd.Series([Path(p).name.casefold() for p in scans["path"]], index=scans.index)
     folders = scans.assign(name=names, folder=scans["split"] + "/" + scans["label"])
     several = folders.groupby("name")["folder"].nunique()

@@ -20,6 +20,8 @@ from PIL import Image
 
 from octfast.data.phantom.anatomy import draw_eye, draw_lesions
 from octfast.data.phantom.render import draw_slice
+from octfast.data.scans import SYNTHETIC
+from octfast.data.volumes.store import is_made_of_phantoms
 from octfast.errors import DataError
 from octfast.files import cache_root, is_taken, usable_cores
 
@@ -31,7 +33,7 @@ CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 VERSION = 1
 # The quantisation tables of OCT2017 are those of this quality.
 QUALITY = 75
-NOTE = "SYNTHETIC.txt"
+NOTE = SYNTHETIC
 
 
 def make_phantom(label: str, patient: int, image: int = 1, *, seed: int = 0) -> np.ndarray:
@@ -165,11 +167,13 @@ def default_phantoms(
 
 
 def is_synthetic(scans: pd.DataFrame) -> bool:
-    """Whether the scans lie in a folder of phantoms, by its SYNTHETIC.txt."""
+    """Whether the scans lie in a folder of phantoms, by its SYNTHETIC.txt, or were made of phantom volumes."""
     try:
         common = Path(os.path.commonpath([Path(p).parent for p in scans["path"]]))
     except ValueError:
         return False
+    if is_made_of_phantoms({Path(p).parent for p in scans["path"]}):
+        return True
     # All of one class of one split lie two folders below the note.
     return any((folder / NOTE).is_file() for folder in (common, *common.parents[:2]))
 

@@ -20,7 +20,7 @@ from octfast.data.readers.names import (
     split_of,
     splits_of,
 )
-from octfast.data.readers.walk import Folder, LeftOut, is_picture, walk
+from octfast.data.readers.walk import Folder, LeftOut, is_scan, walk
 from octfast.errors import DataError
 
 _ASK = "give the one meant, or say it: --label-from folder takes the folder that a scan lies in, folder:2 the one above"
@@ -61,7 +61,7 @@ class Layout:
         self._others: dict[str, int] = {}
         self._deep: dict[str, int] = {}
         for folder in reversed(list(self._given.all())):
-            own = [f for f in folder.files if is_picture(f)]
+            own = [f for f in folder.files if is_scan(f)]
             self._others[folder.path] = len(folder.files) - len(own)
             self._own[folder.path] = own
             self._deep[folder.path] = len(own) + sum(self._deep[f.path] for f in folder.folders)

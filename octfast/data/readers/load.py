@@ -15,6 +15,7 @@ from octfast.files import refuse_address
 log = logging.getLogger("octfast")
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq"})
+LIST_SUFFIX = ".txt"
 WORKBOOKS = frozenset({".xlsx", ".xls", ".xlsm", ".ods"})
 # Not "None": among the grades of a disease it is a class.
 _MISSING = ["", "NA", "N/A", "#N/A", "NaN", "nan", "<NA>", "null", "NULL"]
@@ -25,7 +26,7 @@ def load_table(file: str | Path, exact: bool = False) -> pd.DataFrame:
 
     Parameters
     ----------
-    file : .csv (comma, semicolon, tab or bar; UTF-8, UTF-16 or Windows-1252), .tsv or .parquet.
+    file : .csv (comma, semicolon, tab or bar; UTF-8, UTF-16 or Windows-1252), .tsv or .parquet; or .txt, a path a line.
     exact : take every value of text as it stands, as octfast wrote it: "NA" and spaces too; only "" is missing.
 
     Raises
@@ -36,6 +37,8 @@ def load_table(file: str | Path, exact: bool = False) -> pd.DataFrame:
     file = Path(file)
     if not file.is_file():
         raise DataError(f"no such table: {file}", "give a CSV, TSV or parquet file")
+    if file.suffix.lower() == LIST_SUFFIX:
+        return _list(file)
     if file.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(f"not a table: {file}", f"tables end in {', '.join(sorted(TABLE_SUFFIXES))}")
     try:
@@ -159,6 +162,16 @@ def _text(file: Path, exact: bool) -> pd.DataFrame:
         raise ValueError("its rows have more values than there are columns")
     table.columns = [str(c).strip() for c in table.columns]
     return table
+
+
+def _list(file: Path) -> pd.DataFrame:
+    try:
+        lines = [line.strip() for line in file.read_text(encoding=_encoding(file)).splitlines()]
+    except (OSError, ValueError) as e:
+        raise DataError(f"cannot read {file}: {e}", "save it as plain text, a path a line") from None
+    if not any(lines):
+        raise DataError(f"{file} has no lines", "it needs a path a line")
+    return pd.DataFrame({"path": [line for line in lines if line]})
 
 
 def _parquet(file: Path) -> pd.DataFrame:

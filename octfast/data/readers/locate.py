@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from octfast.data.readers.walk import LeftOut, is_picture_name, walk
+from octfast.data.readers.walk import LeftOut, is_scan_name, walk
 
 log = logging.getLogger("octfast")
 
@@ -32,6 +32,8 @@ def resolve_paths(paths: Iterable[str], file: Path) -> list[str]:
         found = next((path for path in resolved if _is_file(path)), None)
         if found is None and (found := below.find(ways[-1])):
             guessed.append((text, found))
+        # A folder may be a volume; a file of its name goes before it.
+        found = found or next((path for path in resolved if text.strip() and _is_folder(path)), None)
         return found or (text if PureWindowsPath(text).drive else resolved[-1])
 
     out = [resolve(str(path)) for path in paths]
@@ -66,7 +68,7 @@ class _Below:
 
     @cached_property
     def _pictures(self) -> list[str]:
-        return [p for f in walk(self._base, LeftOut()).all() for p in f.files if is_picture_name(p)]
+        return [p for f in walk(self._base, LeftOut()).all() for p in f.files if is_scan_name(p)]
 
     def _by(self, key: Callable[[Path], str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -95,6 +97,13 @@ def _is_file(path: str) -> bool:
     try:
         return Path(path).is_file()
     except (OSError, ValueError):  # a name too long, or with a null in it
+        return False
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
         return False
 
 

@@ -11,17 +11,22 @@ import pandas as pd
 from octfast.data.readers.columns import candidates, looks_like_scans, names_patients
 from octfast.data.readers.folder import look_through, read_layout
 from octfast.data.readers.layout import Layout
-from octfast.data.readers.load import TABLE_SUFFIXES, WORKBOOKS, as_names, load_table, refuse_workbook
+from octfast.data.readers.load import LIST_SUFFIX, TABLE_SUFFIXES, WORKBOOKS, as_names, load_table, refuse_workbook
 from octfast.data.readers.medmnist import read_medmnist
 from octfast.data.readers.names import class_key, patient_in_name
 from octfast.data.readers.table import common_folder, read_table
+from octfast.data.readers.volumes import TAG, names_volumes, with_volumes
 from octfast.data.scans import IMAGE_SUFFIXES
+from octfast.data.volumes.kinds import is_volume
+from octfast.data.volumes.store import ABOUT
 from octfast.errors import DataError, UsageError
 from octfast.files import refuse_address
 
 log = logging.getLogger("octfast")
 
-_KINDS = "give a folder of scans, a CSV, TSV or parquet table of them, or a MedMNIST .npz file"
+_KINDS = (
+    "give a folder of scans or volumes, a CSV, TSV or parquet table or a .txt list of them, or a MedMNIST .npz file"
+)
 
 
 def read_data(
@@ -40,19 +45,21 @@ def read_data(
 
     Parameters
     ----------
-    source : a folder that `read_scans` understands; a .csv, .tsv or .parquet table (see `read_table`); a MedMNIST .npz
-        file (see `read_medmnist`); or a folder that holds one of these.
+    source : a folder that `read_scans` understands; a .csv, .tsv or .parquet table (see `read_table`); a .txt list of
+        paths, whose classes are the folders that they lie in; a MedMNIST .npz file (see `read_medmnist`); or a folder
+        that holds one of these. In folders, tables and lists, volumes may stand in the place of pictures, see
+        `octfast.data.readers.volumes.with_volumes`.
     path_column, label_column, patient_column, split_column : columns of a table; None guesses them.
     patient_from, label_from : where the patient or the class stands: `folder` (that the file lies in), `folder:2` (the
-        one above), a pattern for the path, or a column of a table; for the patient also `name` (CLASS-PATIENT-IMAGE).
-        None goes by the layout and the columns.
-    cache : where a MedMNIST file is unpacked; None takes OCTFAST_CACHE, else the user's cache folder.
+        one above), a pattern for the path, or a column of a table; for the patient also `name` (CLASS-PATIENT-IMAGE)
+        and `tag` (the file of a volume). None goes by the layout, the columns, and files of volumes.
+    cache : where a MedMNIST file and volumes are unpacked; None takes OCTFAST_CACHE, else the user's cache folder.
     trainable : whether to refuse what cannot be trained on: test scans or one class alone.
 
     Returns
     -------
     A row a scan, sorted by path: `path` (absolute), `label`, `patient`, `split` (train, valid, test), then a table's
-    further columns.
+    further columns; and where there are volumes, those that `octfast.data.readers.volumes.with_volumes` adds.
 
     Raises
     ------
@@ -64,23 +71,28 @@ def read_data(
     source = Path(source).expanduser()
     if not source.exists():
         raise DataError(f"no such file or folder: {source}", _near(source) or _KINDS)
-    origin = {"patient_from": patient_from, "label_from": label_from}
+    origin = {"patient_from": None if patient_from == TAG else patient_from, "label_from": label_from}
     layout = look_through(source) if source.is_dir() else None
     kind = _choose(layout, source, any(named.values())) if layout else source
     suffix = kind.suffix.lower()
-    if kind.is_file() and suffix in TABLE_SUFFIXES:
+    if kind.is_file() and suffix in (*TABLE_SUFFIXES, LIST_SUFFIX):
         columns = {f"{role}_column": name for role, name in named.items()}
+        if suffix == LIST_SUFFIX and not label_from:
+            origin["label_from"] = "folder"
         scans = read_table(kind, **columns, **origin, trainable=trainable)
         if layout:
             _say_unnamed(layout, scans, kind)
-        return scans
+        by_name = bool(patient_column or patient_from) or names_patients(kind)
+        base = kind.absolute().parent.resolve()
+        return with_volumes(scans, base, named_patients=by_name, patient_from=patient_from, cache=cache)
     role = next((role for role, name in named.items() if name is not None), None)
     if role is not None:
         raise UsageError(f"--{role}-column {named[role]}: {kind} is not a table", "leave it out, or give the table")
     if layout and kind.is_dir():
         scans = read_layout(layout, **origin, trainable=trainable)
         _say_tables(layout, source)
-        return scans
+        by_rule = patient_from is not None
+        return with_volumes(scans, layout.root, named_patients=by_rule, patient_from=patient_from, cache=cache)
     if suffix in WORKBOOKS:
         refuse_workbook(kind)
     if suffix == ".npz":
@@ -88,6 +100,8 @@ def read_data(
     if suffix in (".zip", ".gz", ".tar", ".tgz", ".7z", ".rar"):
         raise DataError(f"{kind} is an archive", "unpack it and give the folder")
     what = "one picture, not a data set" if suffix in IMAGE_SUFFIXES else "of no kind that octfast reads"
+    if is_volume(kind):
+        raise DataError(f"{kind} is one volume, not a data set", "octfast predict asks a model about it")
     raise DataError(f"{kind} is {what}", _KINDS)
 
 
@@ -104,6 +118,10 @@ def data_folder(source: str | Path, scans: pd.DataFrame) -> Path:
         root = look_through(source).root
         if all(Path(p).is_relative_to(root) for p in scans["path"]):
             return root
+    made = next((Path(p) for p in scans["path"] if (Path(p).parent / ABOUT).is_file()), None)
+    if made is not None and not made.is_relative_to(source.absolute()):
+        # Of volumes, the folder of the cache that has a folder a file.
+        return made.parents[1]
     return common_folder(scans, source)
 
 
@@ -123,7 +141,7 @@ def _choose(layout: Layout, folder: Path, columns_named: bool) -> Path:
             return tables[0]
         log.info("the folders of %s give the same classes as %s: the folders are read", layout.root, names)
         return folder
-    if len(files) == 1 and not classes:
+    if len(files) == 1 and (not classes or (tables and _of_volumes(tables[0]))):
         log.info("reading %s", files[0])
         return files[0]
     shown = ", ".join(p.name for p in files[:6]) + (f" and {len(files) - 6} more" if len(files) > 6 else "")
@@ -131,6 +149,16 @@ def _choose(layout: Layout, folder: Path, columns_named: bool) -> Path:
     raise DataError(
         f"{layout.root} could be read in more than one way: {shown}{also}", f"name the one meant: {files[0]}"
     )
+
+
+def _of_volumes(table: Path) -> bool:
+    """Whether a table names volumes, or pictures that were made of them, as far as its first rows tell."""
+    try:
+        raw = load_table(table)
+    except DataError:
+        return False
+    column = candidates("path", [str(c) for c in raw.columns])[0]
+    return names_volumes([str(table.parent / p) for p in as_names(raw[column].head(20)).dropna()])
 
 
 def _classes(layout: Layout) -> set[str]:
@@ -172,7 +200,9 @@ def _say_tables(layout: Layout, folder: Path) -> None:
 
 def _say_unnamed(layout: Layout, scans: pd.DataFrame, file: Path) -> None:
     named = set(scans["path"])
-    rest = [p for p in layout.pictures() if p not in named]
+    made = [p for p in layout.pictures() if p not in named and str(Path(p).parent) not in named]
+    # Beside the B-scans of an extracted volume lies the picture of its fundus.
+    rest = [p for p in made if not (p.endswith("-slo.png") and (Path(p).parent / ABOUT).is_file())]
     if rest:
         log.warning(
             "left out: %d pictures below %s in no row of %s; the first: %a", len(rest), layout.root, file.name, rest[0]

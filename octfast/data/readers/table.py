@@ -121,7 +121,7 @@ def _without_gaps(scans: pd.DataFrame, file: Path) -> pd.DataFrame:
 
 
 def _without_missing_files(scans: pd.DataFrame, file: Path) -> pd.DataFrame:
-    lost = scans.loc[[not Path(p).is_file() for p in scans["path"]], "path"]
+    lost = scans.loc[[not Path(p).exists() for p in scans["path"]], "path"]
     if len(lost) == len(scans):
         foreign = PureWindowsPath(lost.iloc[0]).drive and os.name != "nt"
         raise DataError(

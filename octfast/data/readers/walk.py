@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from octfast.data.scans import IMAGE_SUFFIXES
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of_bytes
 from octfast.errors import DataError
 
 log = logging.getLogger("octfast")
@@ -18,7 +19,8 @@ log = logging.getLogger("octfast")
 _SYSTEM = frozenset(
     {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
 )
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+# Beside those of `kind_of_bytes`.
+_MAGIC = (b"\0\0\0\x0cjP  ",)
 # Never worth a look at their first bytes.
 _TEXT = frozenset({".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".npz", ".npy", ".db", ".ini", ".parquet"})
 
@@ -147,18 +149,23 @@ def is_picture_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
 
 
-def is_picture(path: str) -> bool:
-    """Whether a file is a picture by its ending, or by its first bytes where the ending says nothing."""
-    if is_picture_name(path):
+def is_scan_name(name: str) -> bool:
+    """Whether a name ends as those of pictures or of volumes do."""
+    return is_picture_name(name) or os.path.splitext(name)[1].lower() in VOLUME_SUFFIXES  # noqa: PTH122
+
+
+def is_scan(path: str) -> bool:
+    """Whether a file is a picture or a volume by its ending, or by its first bytes where the ending says nothing."""
+    if is_scan_name(path):
         return True
     if os.path.splitext(path)[1].lower() in _TEXT:  # noqa: PTH122
         return False
     try:
         with open(path, "rb") as f:  # noqa: PTH123
-            head = f.read(16)
+            head = f.read(132)
     except OSError:
         return False
-    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return head.startswith(_MAGIC) or bool(kind_of_bytes(head))
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from octfast.data.decode import MAX_PAGES, open_regular
 from octfast.data.scans import IMAGE_SUFFIXES
+from octfast.errors import DataError
 
 VOLUME_SUFFIXES = {
     ".dcm": "dicom",
@@ -50,6 +51,25 @@ def kind_of(path: str | Path) -> str:
     if found == "topcon":
         return "fds" if suffix == ".fds" else "fda"
     return found or VOLUME_SUFFIXES.get(suffix, "") or ("picture" if suffix in IMAGE_SUFFIXES else "")
+
+
+def is_volume(path: str | Path) -> bool:
+    """Whether a file is a volume: by its ending, or by its first bytes."""
+    suffix = Path(path).suffix.lower()
+    if suffix in VOLUME_SUFFIXES:
+        return True
+    if suffix in IMAGE_SUFFIXES - {".tif", ".tiff"}:
+        return False
+    try:
+        return kind_of(path) not in ("picture", "")
+    except (OSError, DataError):
+        return False
+
+
+def eye_of(word: str) -> str:
+    """R or L of what people write for an eye, as OD or left; else ""."""
+    word = word.strip().casefold()
+    return "R" if word in ("r", "od", "right", "re") else "L" if word in ("l", "os", "left", "le") else ""
 
 
 def frames_in(folder: str | Path) -> list[Path]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from typing import Any
 
 from PIL import Image
 
+from octfast.data.scans import SYNTHETIC
 from octfast.data.volumes.about import About
 from octfast.data.volumes.kinds import kind_of
 from octfast.data.volumes.pseudonym import content_of, pseudonym
@@ -27,6 +28,8 @@ from octfast.files import cache_root, usable_cores, write_text
 # Raised whenever other files would be written, as the folders of the cache are named after it.
 VERSION = 1
 ABOUT = "volume.json"
+# What is younger may be written by another process.
+_BEING_MADE = timedelta(days=1)
 _FIELDS = ("eye", "maker", "device", "axial_um", "lateral_um", "between_um")
 
 
@@ -142,7 +145,9 @@ class Store:
             said = [volume for volume in said if volume["frames"]]
             if not said:
                 return DataError(f"{path} holds no B-scans", "leave it out")
-            write_text(draft / ABOUT, json.dumps({"octfast": VERSION, "volumes": said}, indent=1))
+            synthetic = any((above / SYNTHETIC).is_file() for above in path.absolute().parents[:3])
+            about = {"octfast": VERSION, "synthetic": synthetic, "volumes": said}
+            write_text(draft / ABOUT, json.dumps(about, indent=1))
             if read_stored(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 with suppress(OSError):  # another process was faster
@@ -186,6 +191,14 @@ def read_stored(folder: Path) -> list[Stored] | None:
         return None
 
 
+def is_made_of_phantoms(folders: Iterable[Path]) -> bool:
+    """Whether all of these are folders of pictures that were made of phantom volumes."""
+    try:
+        return all(json.loads((folder / ABOUT).read_text(encoding="utf-8"))["synthetic"] is True for folder in folders)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def volume_cache(cache: str | Path | None = None) -> Path:
     """Where the cache keeps volumes."""
     return cache_root(cache).absolute() / "volumes" / f"v{VERSION}"
@@ -207,8 +220,11 @@ class Kept:
     used: datetime
 
 
-def list_kept(cache: str | Path | None = None) -> list[Kept]:
-    """What the cache holds of volumes, the last used first; unfinished folders too."""
+def list_kept(cache: str | Path | None = None, *, older_than: timedelta | None = None) -> list[Kept]:
+    """What the cache holds of volumes, the last used first; unfinished folders too.
+
+    older_than : only what was last used so long ago.
+    """
     found = []
     root = volume_cache(cache).parent
     for folder in root.glob("v*/*"):
@@ -217,16 +233,18 @@ def list_kept(cache: str | Path | None = None) -> list[Kept]:
                 size = sum(p.lstat().st_size for p in folder.iterdir())
                 about = folder / ABOUT
                 used = (about if about.is_file() else folder).stat().st_mtime
-                found.append(Kept(folder, size, datetime.fromtimestamp(used, timezone.utc)))
+                when = datetime.fromtimestamp(used, timezone.utc)
+                if folder.name.startswith(".") and datetime.now(timezone.utc) - when < _BEING_MADE:
+                    continue
+                if older_than is None or datetime.now(timezone.utc) - when >= older_than:
+                    found.append(Kept(folder, size, when))
     return sorted(found, key=lambda kept: kept.used, reverse=True)
 
 
 def clear_kept(cache: str | Path | None = None, *, older_than: timedelta | None = None) -> tuple[int, int]:
     """Remove what the cache holds of volumes, and give (the number of folders, their bytes)."""
     number = freed = 0
-    for kept in list_kept(cache):
-        if older_than is not None and datetime.now(timezone.utc) - kept.used < older_than:
-            continue
+    for kept in list_kept(cache, older_than=older_than):
         shutil.rmtree(kept.path, ignore_errors=True)
         if not kept.path.exists():
             number, freed = number + 1, freed + kept.bytes

@@ -10,7 +10,7 @@ from octfast.data.audit.audit import audit
 from octfast.data.explore import explore
 from octfast.data.prepare import prepare
 from octfast.data.readers.read import read_data
-from octfast.data.readers.walk import LeftOut, is_picture, walk
+from octfast.data.readers.walk import LeftOut, is_scan, walk
 from octfast.errors import DataError
 from tests.data.test_scans import touch
 
@@ -114,8 +114,8 @@ def test_a_deep_tree_needs_no_deep_stack(tmp_path):
 def test_pictures_without_an_ending_are_known_by_their_first_bytes(tmp_path):
     for name, head in (("a", b"\xff\xd8\xff\xe0"), ("b.scan", b"II*\0"), ("c", b"RIFF....WEBPVP8 ")):
         (tmp_path / name).write_bytes(head)
-        assert is_picture(str(tmp_path / name))
+        assert is_scan(str(tmp_path / name))
     (tmp_path / "d.txt").write_bytes(b"\xff\xd8\xff\xe0")
     (tmp_path / "e").write_bytes(b"nothing")
-    assert not is_picture(str(tmp_path / "d.txt")) and not is_picture(str(tmp_path / "e"))
-    assert not is_picture(str(tmp_path / "none"))
+    assert not is_scan(str(tmp_path / "d.txt")) and not is_scan(str(tmp_path / "e"))
+    assert not is_scan(str(tmp_path / "none"))

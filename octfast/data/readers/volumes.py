@@ -1,0 +1,241 @@
+"""Volumes in a data set: each becomes rows of the Scans table, a row a B-scan, on pictures that are made once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from octfast.console import track
+from octfast.data.readers.names import class_key
+from octfast.data.scans import IMAGE_SUFFIXES
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES, eye_of, frames_in, is_volume, kind_of, looks_like_frames
+from octfast.data.volumes.pseudonym import load_key
+from octfast.data.volumes.reader import VolumeReader
+from octfast.data.volumes.store import ABOUT, Store, Stored, mark_used, volume_cache
+from octfast.errors import DataError, UsageError
+
+log = logging.getLogger("octfast")
+
+# What a volume adds to the Scans table.
+COLUMNS = ("volume", "eye", "frame", "position_mm", "label_level")
+TAG = "tag"
+
+
+def with_volumes(
+    scans: pd.DataFrame,
+    base: Path,
+    *,
+    named_patients: bool,
+    patient_from: str | None = None,
+    cache: str | Path | None = None,
+) -> pd.DataFrame:
+    """A Scans table in which files of volumes, and folders of their B-scans, have given way to a row a B-scan.
+
+    Files are made into PNG once and kept in the cache by their content, under pseudonyms; the pictures in a folder of
+    8-bit ones are read where they lie. Where there is no volume the table is given back as it is.
+
+    Parameters
+    ----------
+    scans : of paths to pictures, to files of volumes, and to folders of the B-scans of one volume.
+    base : the folder of the data.
+    named_patients : whether a column or a rule names the patients; else a file's own patient goes before what names of
+        files say.
+    patient_from : the rule, of which "tag" takes the file's own patient whatever a table says.
+    cache : where the cache is; None takes OCTFAST_CACHE, else the user's cache folder.
+
+    Returns
+    -------
+    With `volume` (a table's own name for it, or a pseudonym, or of a folder its path), `eye` (R, L or ""), `frame`
+    (from 0), `position_mm` (or NaN), and `label_level`, which is "volume" where the label is that of the whole volume.
+
+    Raises
+    ------
+    UsageError : the patient is to be taken from volumes, and there are none.
+    DataError : the key or the cache cannot be used.
+    """
+    scans = _gathered(scans, base)
+    kinds = {path: _what(Path(path)) for path in scans["path"]}
+    files = [
+        Path(path) for path, kind in kinds.items() if kind == "file" or (kind == "folder" and _is_deep(Path(path)))
+    ]
+    if not any(kinds.values()):
+        if patient_from == TAG:
+            raise UsageError("--patient-from tag: there are no volumes", "pictures name no patient within")
+        return scans
+    stored = _stored(files, cache) if files else {}
+    names = _names(scans, [path for path, kind in kinds.items() if kind])
+    rows: list[dict[str, Any]] = []
+    said: Counter[str] = Counter()
+    for row in scans.to_dict("records"):
+        path = Path(row["path"])
+        found = stored.get(path, [])
+        if not kinds[row["path"]] or isinstance(found, DataError):
+            # What cannot be read keeps its row, and is left out with all files that cannot be.
+            rows.append({**row, "label_level": ""})
+        elif path in stored:
+            for volume in found:
+                name = names.get(row["path"]) or volume.name
+                if names.get(row["path"]) and len(found) > 1:
+                    name = f"{name}-{found.index(volume)}"
+                own = named_patients and patient_from != TAG and not _is_own(row["patient"], path)
+                rows += _rows(row, volume, name, own, patient_from == TAG, said)
+        else:
+            name = names.get(row["path"]) or _relative(path, base)
+            rows += _in_place(row, path, name, said)
+    for what, n in said.most_common():
+        log.warning("%d volumes %s", n, what)
+    out = pd.DataFrame(rows)
+    lead = ["path", "label", "patient", "split"]
+    for column in ("volume", "eye"):
+        out[column] = out[column].where(out[column].notna(), "") if column in out else ""
+    more = [c for c in out.columns if c not in lead and c not in COLUMNS]
+    out["position_mm"] = pd.to_numeric(out["position_mm"])
+    out = out[[*lead, *COLUMNS, *more]].sort_values("path", ignore_index=True)
+    whole = out[out["volume"] != ""]
+    log.info(
+        "%d volumes are read as %d B-scans, each with the label of its volume, which may show in some of them alone",
+        *(whole["volume"].nunique(), len(whole)),
+    )
+    return out
+
+
+def why_unreadable(path: str | Path) -> str:
+    """Why a volume cannot be read; "" if it can be."""
+    try:
+        with VolumeReader() as reader:
+            kind = "folder" if Path(path).is_dir() else kind_of(path)
+            for _ in reader.read(path, kind):
+                pass
+    except DataError as e:
+        return e.message.replace(str(path), "it")
+    except OSError as e:
+        return e.strerror or str(e)
+    return ""
+
+
+def names_volumes(paths: list[str]) -> bool:
+    """Whether paths of a table are those of volumes, or of pictures that were made of volumes."""
+    return any(
+        p.is_dir() or p.suffix.lower() in VOLUME_SUFFIXES or (p.parent / ABOUT).is_file() for p in map(Path, paths[:20])
+    )
+
+
+def _what(path: Path) -> str:
+    """ "file" or "folder" of a volume, "" of a picture."""
+    if path.suffix.lower() in IMAGE_SUFFIXES - {".tif", ".tiff"}:
+        return ""
+    return "folder" if path.is_dir() else "file" if is_volume(path) else ""
+
+
+def _gathered(scans: pd.DataFrame, base: Path) -> pd.DataFrame:
+    """The table with a row for each folder of numbered pictures that lies in the folder of a class."""
+    parents = scans["path"].map(lambda p: str(Path(p).parent))
+    rows, gone = [], []
+    for parent, own in scans.groupby(parents, sort=False):
+        folder = Path(str(parent))
+        labels = {class_key(str(label)) for label in own["label"]}
+        if len(labels) != 1 or class_key(folder.name) in labels or folder == base or (folder / ABOUT).is_file():
+            continue
+        files = frames_in(folder)
+        if {str(f) for f in files} != set(own["path"]) or own["split"].nunique() > 1 or not looks_like_frames(files):
+            continue
+        patients = set(own["patient"])
+        first = own.iloc[0].to_dict()
+        rows.append({**first, "path": str(folder), "patient": next(iter(patients)) if len(patients) == 1 else ""})
+        gone += own.index.tolist()
+    # One lone folder is as likely a class.
+    if len(rows) < 2 or "volume" in scans:
+        return scans
+    log.info(
+        "%d folders of 25 to 200 numbered pictures are taken for volumes, a folder a volume; the first: %s",
+        *(len(rows), _relative(Path(rows[0]["path"]), base)),
+    )
+    return pd.concat([scans.drop(index=gone), pd.DataFrame(rows)], ignore_index=True)
+
+
+def _is_deep(folder: Path) -> bool:
+    """Whether the pictures in a folder have more than 8 bits, so that all must be spread alike."""
+    files = frames_in(folder)
+    try:
+        with Image.open(files[0]) as image:
+            return image.mode.startswith(("I", "F"))
+    except Exception:  # there is none, or it is damaged, which reading it as a volume says
+        return True
+
+
+def _stored(files: list[Path], cache: str | Path | None) -> dict[Path, list[Stored] | DataError]:
+    root = volume_cache(cache)
+    store = Store(root, load_key())
+    found: dict[Path, list[Stored] | DataError] = {}
+    with track("reading volumes", len(files), "files") as update:
+        for path, volumes in store.volumes(files):
+            found[path] = volumes
+            update(len(found), len(files))
+    whole = [volumes[0] for volumes in found.values() if not isinstance(volumes, DataError)]
+    mark_used([volume.frames[0][0].parent for volume in whole])
+    log.info("pictures of %d files of volumes, under pseudonyms: %s", len(whole), root)
+    return found
+
+
+def _names(scans: pd.DataFrame, paths: list[str]) -> Mapping[str, str]:
+    """The names that a table gives its volumes, where each has one of its own."""
+    if "volume" not in scans:
+        return {}
+    own = scans[scans["path"].isin(paths)].set_index("path")["volume"]
+    given = own[own.notna() & (own.astype(str).str.strip() != "")].astype(str)
+    return given.to_dict() if given.is_unique else {}
+
+
+def _rows(
+    row: dict[str, Any], volume: Stored, name: str, own_patient: bool, tag: bool, said: Counter[str]
+) -> list[dict[str, Any]]:
+    patient = str(row["patient"])
+    if not own_patient:
+        guessed = "" if tag or _is_own(patient, Path(row["path"])) else patient
+        patient = volume.patient or guessed or name
+        if patient == name:
+            said["say no patient; each is taken for a patient of its own, --patient-from says otherwise"] += 1
+    eye = eye_of(str(row.get("eye") or ""))
+    if eye and volume.eye and eye != volume.eye:
+        said["have another eye in their file than the table says; the file's is taken"] += 1
+    device = row.get("device") or " ".join(filter(None, (volume.maker, volume.device)))
+    same = {
+        **row,
+        "patient": patient,
+        "volume": name,
+        "eye": volume.eye or eye,
+        **({"device": device} if device else {}),
+    }
+    level = "volume" if len(volume.frames) > 1 else ""
+    return [
+        {**same, "path": str(path), "frame": frame, "position_mm": mm, "label_level": level}
+        for path, frame, mm in volume.frames
+    ]
+
+
+def _in_place(row: dict[str, Any], folder: Path, name: str, said: Counter[str]) -> list[dict[str, Any]]:
+    patient = str(row["patient"])
+    if not patient:
+        patient = name
+        said["say no patient; each is taken for a patient of its own, --patient-from says otherwise"] += 1
+    same = {**row, "patient": patient, "volume": name, "eye": eye_of(str(row.get("eye") or ""))}
+    return [
+        {**same, "path": str(path), "frame": n, "position_mm": None, "label_level": "volume"}
+        for n, path in enumerate(frames_in(folder))
+    ]
+
+
+def _is_own(patient: object, path: Path) -> bool:
+    """Whether a patient is the file itself, as where nothing names one."""
+    text = str(patient)
+    return not text or (path.is_file() and text.endswith(path.suffix) and path.as_posix().endswith(text))
+
+
+def _relative(path: Path, base: Path) -> str:
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else path.name
