@@ -195,6 +195,15 @@ def test_the_command_says_how_many(run, strange, octfast):
     assert "NaN" not in Path("a.csv").read_text()
 
 
+def test_the_report_and_the_card_say_what_is_not_noticed(run, octfast):
+    ended = octfast("report", run.path, "--resamples", 100, "--top-losses", 1, "--no-heatmaps")
+    assert ended.code == 0, ended.err
+    for name in ("report.html", "MODEL_CARD.md"):
+        text = (run.path / name).read_text(encoding="utf-8")
+        assert "A disease that the model has not seen is mostly not noticed" in " ".join(text.split())
+        assert "given one of the classes" not in text
+
+
 def test_evaluate_says_how_much_is_unlike(run, strange, octfast):
     test = run.scans[run.scans["split"] == "test"].head(8)
     rows = [(p, c) for p, c in zip(test["path"], test["label"], strict=True)] + [(str(s), "CNV") for s in strange]
