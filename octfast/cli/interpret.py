@@ -33,6 +33,12 @@ def interpret(
             help="A run of a cross-validation, or a folder of them; repeatable. Finds label errors out of fold."
         ),
     ] = None,
+    similar: Annotated[
+        bool,
+        typer.Option(
+            "--similar", help="Also draw the top losses beside the scans of other patients that are most like them."
+        ),
+    ] = False,
     format: options.FigureFormat = "png",
     dpi: options.Dpi = 120,
     data: options.DataMoved = None,
@@ -43,7 +49,8 @@ def interpret(
     Writes into figures/ of the run folder: top_losses.png, hardest_wrong.png, easiest_right.png, missed_urgent.png,
     confusion_matrix.png, confusion_matrix_normalised.png and montage.png, but none without scans; and beside it
     predictions-<split>.csv, missed-urgent.csv and with --label-errors label-errors.csv (with the split in their names
-    where it is not valid). The model runs at most once over the split, and once a scan for its heat map.
+    where it is not valid), and with --similar figures/similar.png and similar.csv. The model runs at most once over the
+    split, and once a scan for its heat map.
 
     Heat maps show what raised the score of the predicted class. They are not evidence of disease location.
 
@@ -73,6 +80,7 @@ def interpret(
         urgent=split_names(urgent),
         label_errors=label_errors,
         folds=folds or (),
+        similar=similar,
         files=Files(format, dpi),
     )
     if as_json:

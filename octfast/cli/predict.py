@@ -70,7 +70,8 @@ def predict(
     is the sum over the urgent classes, referred whether it reaches the operating point of octfast calibrate, or without
     one whether the predicted class is urgent. A scan that is unlike anything the model was trained on is marked
     unlike_training and gets no class, but with --answer-anyway; a disease that it has not seen is mostly not noticed
-    (docs/unlike.md). Nothing of a patient is taken from a volume but which eye it is.
+    (docs/unlike.md). One darker, more clipped, cut off or blurred than the training scans gets a remark and keeps its
+    class. Nothing of a patient is taken from a volume but which eye it is.
 
     Without --out, a terminal shows a table and a pipe gets CSV; --format asks for rows in both. Nothing is overwritten
     but with --force. Exit code 0: all was read; 1: something was not, and the rest is written.

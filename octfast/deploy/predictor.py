@@ -20,6 +20,7 @@ from octfast.model.decide import Rule, decide, rule_of
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
 from octfast.model.prefetch import Picture, decode_picture, display_name
+from octfast.model.quality import QualityNote
 from octfast.model.unlike import Unlike, with_distance
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Answer:
 
     `distance` is that to the training scans, above 1 where it is unlike them; None where the model does not know.
     `remarks` says what was changed in the picture on reading it and what is doubtful about it, a sentence each; see
-    `octfast.data.look.unusual`.
+    `octfast.data.look.unusual`. `quality` are those of them that say in what it is worse than the training scans.
     """
 
     picture: Any
@@ -46,6 +47,10 @@ class Answer:
     error: DataError | None = None
     remarks: tuple[str, ...] = ()
     distance: float | None = None
+
+    @property
+    def quality(self) -> tuple[str, ...]:
+        return tuple(str(note) for note in self.remarks if isinstance(note, QualityNote))
 
 
 def load(
@@ -158,6 +163,11 @@ class Predictor:
                 hint = "the bundle is damaged, or half precision is too little for it: try fp32"
                 yield Answer(picture, error=DataError(f"the model gives no numbers for {display_name(picture)}", hint))
 
+    @property
+    def tells_quality(self) -> bool:
+        """Whether it knows how dark, clipped, cut off or blurred its training scans were."""
+        return self.info.calibration.get("quality") is not None
+
     def rule(
         self, urgent: Sequence[str] | None = None, abstain_below: float | None = None, answer_anyway: bool = False
     ) -> Rule:
@@ -208,7 +218,8 @@ class Predictor:
 
         Returns
         -------
-        `path` (empty for a picture that is no file), then the columns of `answer_columns`.
+        `path` (empty for a picture that is no file), then the columns of `answer_columns`, then `quality` where the
+        model knows that of its training scans: in what the scan is worse, else empty.
 
         Raises
         ------
@@ -220,7 +231,7 @@ class Predictor:
             raise UsageError(f"k is {k}: it must lie between 1 and the {len(self.classes)} classes")
         if errors not in ("raise", "keep"):
             raise UsageError(f"errors is {errors!r}", 'one of "raise", "keep"')
-        paths, rows, messages, distances = [], [], [], []
+        paths, rows, messages, distances, quality = [], [], [], [], []
         for answer in self.stream(pictures, bs):
             if answer.error is not None and errors == "raise":
                 raise answer.error
@@ -229,8 +240,11 @@ class Predictor:
             rows.append(np.full(len(self.classes), np.nan) if row is None else row)
             messages.append("" if answer.error is None else answer.error.message)
             distances.append(np.nan if answer.distance is None else answer.distance)
+            quality.append("; ".join(answer.quality))
         p = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
         columns = {"path": paths, **answer_columns(p, rule, k or 1, np.array(distances))}
+        if self.tells_quality:
+            columns["quality"] = quality
         if errors == "keep":
             columns["error"] = messages
         return as_table(columns)

@@ -1,6 +1,6 @@
 """A name becomes a network of body and head, kept on disk as a bundle, run forward, and its answers decided.
 
-From outside: `arch`, `heads`, `engine`, `networks`, `prefetch`, `forward`, `temperature`, `decide`, `summary`,
-`bundle.build`, `bundle.info`, `bundle.read`, `bundle.write`, `bundle.show`, `bundle.state`, `bundle.distance`,
-`unlike`, `weights.load`, `weights.untrained`.
+From outside: `arch`, `heads`, `engine`, `networks`, `prefetch`, `quality`, `forward`, `temperature`, `decide`,
+`summary`, `bundle.build`, `bundle.info`, `bundle.read`, `bundle.write`, `bundle.show`, `bundle.state`,
+`bundle.distance`, `unlike`, `weights.load`, `weights.untrained`.
 """

@@ -14,6 +14,7 @@ from octfast.errors import DataError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
 from octfast.model.prefetch import Picture, decoded_batches
+from octfast.model.quality import measure, quality_notes
 from octfast.model.unlike import Unlike, with_distance
 
 if TYPE_CHECKING:
@@ -38,18 +39,29 @@ def run_pictures(
     Yields
     ------
     Each picture in the order given, with its logits, float32 of shape (classes,) on the CPU, or with the reason why it
-    cannot be read; and what is unusual about it, in words.
+    cannot be read; and what is unusual about it, in words, `QualityNote`s among them where the model has limits.
     """
     bs = max(1, min(bs, BATCH_PIXELS // info.size**2))
     # One thread keeps ahead of a CPU; a GPU outruns several.
     workers = min(16, torch.get_num_threads()) if engine.device.type == "cuda" else 1
+    limits = (info.calibration.get("quality") or {}).get("limits", {})
     for batch in decoded_batches(pictures, info.size, bs, workers, info.fit):
         greys = [read.grey for read in batch if not isinstance(read.grey, DataError)]
         out = engine(normalise(np.stack(greys), info.mean, info.std)) if greys else torch.empty(0)
         assert isinstance(out, Tensor)
         logits = iter(out.cpu())
         for picture, grey, remarks in batch:
-            yield picture, grey if isinstance(grey, DataError) else next(logits), remarks
+            if isinstance(grey, DataError):
+                yield picture, grey, remarks
+            else:
+                yield picture, next(logits), (*remarks, *(quality_notes(grey, limits) if limits else ()))
+
+
+def measured(info: BundleInfo, pictures: Sequence[Picture]) -> Iterator[dict[str, float] | DataError]:
+    """The quality of pictures as the network is shown them, see `octfast.model.quality.measure`; in their order."""
+    for batch in decoded_batches(list(pictures), info.size, 16, fit=info.fit):
+        for read in batch:
+            yield read.grey if isinstance(read.grey, DataError) else measure(read.grey)
 
 
 def predict_scans(

@@ -34,6 +34,7 @@ from octfast.train.frozen import FrozenLearner
 from octfast.train.learner import bundle_info
 from octfast.train.leave_out import with_readable
 from octfast.train.plots import plot_history
+from octfast.train.quality import keep_quality
 
 log = logging.getLogger("octfast")
 
@@ -63,6 +64,7 @@ def leave_results(
     )
     info = calibrate_bundle(run.bundle, held_out)
     info = keep_distance(run, trainee, learn, prepared.scans, info, precision)
+    info = keep_quality(run, prepared.scans, info)
     held_out = rescale(held_out, info.classes, info.temperature)
     for split, table in held_out.groupby("split"):
         _save_predictions(run, table.reset_index(drop=True), str(split))

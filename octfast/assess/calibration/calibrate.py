@@ -136,8 +136,8 @@ def calibrate_run(
         notes.append("No operating point of urgent referral: no class is urgent; name some with --urgent.")
     threshold = conformal_threshold(valid, coverage)
     found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
-    if "unlike" in info.calibration:
-        found["unlike"] = info.calibration["unlike"]
+    # What was fixed on the scans themselves, whatever the probabilities are.
+    found |= {key: info.calibration[key] for key in ("unlike", "quality") if key in info.calibration}
     info = update_info(run.bundle, temperature=temperature, calibration=found)
     tables = {"folds" if folds else "valid": raw, **_test_table(run, notes)}
     return replace(_measured(run, tables, info, notes, files or Files()), basis=basis)

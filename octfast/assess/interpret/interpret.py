@@ -12,11 +12,14 @@ import pandas as pd
 
 from octfast.assess.interpret.heatmap import check_method
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
+from octfast.assess.interpret.neighbours import plot_neighbours
 from octfast.assess.interpret.rows import MOST_CLASSES
 from octfast.assess.predictions import out_of_fold
+from octfast.assess.similar import similar as similar_scans
 from octfast.console import track
+from octfast.data.corrections import relative
 from octfast.data.scans import save_scans, write_csv
-from octfast.errors import UsageError
+from octfast.errors import OctfastError, UsageError
 from octfast.figure import Figure, Files
 from octfast.model.bundle.read import read_info
 from octfast.model.decide import urgent_classes
@@ -25,6 +28,9 @@ from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
+
+# Scans beside each of the largest losses.
+NEAR = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Findings:
     label_errors : scans whose label is suspected, or None where it was not asked; `label_errors_from` says on which
         predictions.
     files : what was written, and `figures` the plots among them by name.
+    near : the scans most like those of `top`, see `octfast.assess.similar.similar`; None where it was not asked or
+        there are none.
     notes : what could not be done, and why.
     """
 
@@ -58,6 +66,7 @@ class Findings:
     files: list[Path]
     figures: dict[str, Path]
     synthetic: bool
+    near: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +85,7 @@ class Findings:
             "missed_urgent": None if missed is None else missed.to_dict("records"),
             "label_errors": None if suspects is None else suspects.to_dict("records"),
             "label_errors_from": self.label_errors_from,
+            "similar": None if self.near is None else self.near.to_dict("records"),
             "files": [str(f) for f in self.files],
             "notes": self.notes,
         }
@@ -92,6 +102,7 @@ def interpret_run(
     urgent: Sequence[str] | None = None,
     label_errors: bool = False,
     folds: Sequence[Run | str | Path] = (),
+    similar: bool = False,
     files: Files | None = None,
 ) -> Findings:
     """Find where a run's model goes wrong in a split, and draw it into the run folder.
@@ -109,6 +120,7 @@ def interpret_run(
     label_errors : whether to list the scans whose label is suspected, by the predictions of this split.
     folds : runs of a cross-validation (or folders of them), whose out-of-fold predictions then tell the suspected
         labels instead.
+    similar : whether to draw the scans of the largest losses beside those of other patients that are most like them.
     files : how to write the figures; None writes PNG.
 
     Raises
@@ -162,12 +174,20 @@ def interpret_run(
             title = f"Confusion, share of each labelled class, {split}"
             keep("confusion_matrix_normalised", interp.plot_confusion_matrix(True, title, note=note, place=None))
     keep("montage", interp.plot_montage(title=f"Montage of the classes, {said}", note=note, place=None))
+    near = _near(run, top, notes) if similar and len(top) else None
+    if near is not None:
+        keep("similar", plot_neighbours(top, near, f"Scans like those of the {first.replace('_', ' ')}, {split}", note))
     written = [*figures.values(), *(f for f in [run.predictions_file(split)] if f.exists())]
     if len(interp.classes) > MOST_CLASSES:
         written.append(run.path / f"confusion-matrix{suffix}.csv")
         write_csv(interp.confusion().reset_index(), written[-1])
     if missed is not None:
         written.append(_save(missed, run, f"missed-urgent{suffix}.csv"))
+    if near is not None:
+        written.append(run.path / f"similar{suffix}.csv")
+        write_csv(
+            near.assign(**{c: [relative(p, run.root) for p in near[c]] for c in ("path", "neighbour")}), written[-1]
+        )
     if suspects is not None:
         written.append(_save(suspects.assign(predictions=basis), run, f"label-errors{suffix}.csv"))
     return Findings(
@@ -185,6 +205,7 @@ def interpret_run(
         files=written,
         figures=figures,
         synthetic=synthetic,
+        near=near,
         notes=notes,
     )
 
@@ -208,6 +229,16 @@ def _compute_heat_maps(
         notes.append(f"no heat maps of {len(scans) - len(maps)} scans, which cannot be read now")
         log.warning("%s", notes[-1])
     return True
+
+
+def _near(run: Run, scans: pd.DataFrame, notes: list[str]) -> pd.DataFrame | None:
+    """The scans most like these, of other patients; None, and a note that says why, where they cannot be found."""
+    try:
+        return similar_scans(run, scans["path"].tolist(), NEAR)
+    except OctfastError as e:
+        notes.append(f"no similar scans: {e.message}")
+        log.warning("%s", notes[-1])
+        return None
 
 
 def _suspects(

@@ -155,7 +155,8 @@ class Answers:
             "width": grey.width,
             "height": grey.height,
             "seen": list(box_of(grey.width, grey.height, self.predictor.info.fit)),
-            "remarks": [words for _, words in unusual(read)],
+            "remarks": [*(words for _, words in unusual(read)), *said.quality],
+            "quality": list(said.quality),
             "notice": LONG_NOTICE,
         }
         withheld = d.withheld is not None and bool(d.withheld[0])

@@ -78,8 +78,9 @@ class Table:
     Attributes
     ----------
     columns : in order: `path`; `volume`, `frame` (both from 0) and `eye` (R or L) of a B-scan in a volume; those of
-        `octfast.deploy.predictor.answer_columns`; `heat_map`; `remarks` (what was changed in a picture on reading
-        it, and what is doubtful about it); `error`.
+        `octfast.deploy.predictor.answer_columns`; `heat_map`; `quality` (in what it is worse than the
+        training scans, where the model knows that; in the remarks too); `remarks` (what was changed in a picture on
+        reading it, and what is doubtful about it); `error`.
     rule : by which the model answers.
 
     Raises
@@ -101,13 +102,16 @@ class Table:
         )
         answer = answer_columns(np.zeros((0, n)), self.rule, k or 1, np.zeros(0))
         heat_map = ["heat_map"] if self.wanted.heat_maps else []
-        self.columns = ["path", "volume", "frame", "eye", *answer, *heat_map, "remarks", "error"]
+        quality = ["quality"] if self.predictor.tells_quality else []
+        self.columns = ["path", "volume", "frame", "eye", *answer, *heat_map, *quality, "remarks", "error"]
 
     def row(self, origin: _Origin, answer: Answer) -> Row:
         """The row of an answer."""
         values: dict[str, Any] = dict.fromkeys(self.columns)
         values |= {"path": origin.path, "volume": origin.volume, "frame": origin.frame, "eye": origin.eye}
         values["remarks"] = "; ".join(answer.remarks)
+        if self.predictor.tells_quality:
+            values["quality"] = "; ".join(answer.quality)
         values["error"] = "" if answer.error is None else answer.error.message
         if answer.probabilities is not None:
             far = np.array([np.nan if answer.distance is None else answer.distance])

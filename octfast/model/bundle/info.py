@@ -11,6 +11,7 @@ from typing import Any
 from octfast.data.fit import FITS
 from octfast.errors import BundleError
 from octfast.model.bundle.strict import HINT, MEND, is_number, parse_json
+from octfast.model.quality import MEASURES
 
 FORMAT = "octfast-bundle"
 # Of what is written: a bundle that an older octfast would answer wrongly with has the newer, which that one refuses.
@@ -175,6 +176,13 @@ def _wrong_calibration(calibration: Mapping[str, Any], classes: tuple[str, ...])
         # What is rounded down may lie a little below 0. Above 1 nobody would ever be referred.
         if part is not None and not -1e-6 <= part["threshold"] <= 1:
             return f"the threshold of {key} is not a probability"
+    quality = calibration.get("quality")
+    if quality is not None:
+        limits = quality.get("limits") if isinstance(quality, dict) else None
+        if not isinstance(limits, dict) or set(limits) != set(MEASURES):
+            return f"quality has no limits of {', '.join(MEASURES)}"
+        if not all(is_number(v) and v > 0 for v in limits.values()):
+            return "a limit of quality is not a number above 0"
     operating = calibration.get("operating")
     if operating is not None:
         urgent = operating.get("urgent")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -232,3 +233,24 @@ def test_pictures_of_many_classes_show_the_most_confused_and_a_table_has_all(tmp
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
     assert len(chosen) == 20 and wrong[chosen].min() >= wrong.drop(chosen).max()
     assert len(found.confusion) == 120
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_the_top_losses_stand_beside_scans_like_them(own_run, split):
+    found = interpret_run(own_run, split, k=3, heatmaps=False, similar=True)
+    assert found.near is not None and list(found.near["path"].unique()) == list(found.top["path"])
+    patient = own_run.scans.set_index("path")["patient"]
+    tested = set(own_run.scans.loc[own_run.scans["split"] == "test", "path"])
+    assert not set(found.near["neighbour"]) & tested
+    assert all(patient[r.path] != patient[r.neighbour] for r in found.near.itertuples())
+    end = "" if split == "valid" else "-test"
+    assert (own_run.figures / f"similar{end}.png").is_file() and found.figures["similar"] in found.files
+    kept = pd.read_csv(own_run.path / f"similar{end}.csv")
+    assert len(kept) == len(found.near) == 12 and not kept["neighbour"].map(lambda p: Path(p).is_absolute()).any()
+
+
+def test_what_no_similar_scans_can_be_found_of_says_why(own_run):
+    config = own_run.config | {"head": "fastai"}
+    own_run.write_json("config.json", config)
+    found = interpret_run(open_run(own_run.path), k=2, heatmaps=False, similar=True)
+    assert found.near is None and any("no similar scans" in note for note in found.notes)
