@@ -149,7 +149,7 @@ class Predictor:
         """
         if bs < 1:
             raise UsageError(f"bs is {bs}: at least one picture a batch is needed")
-        for picture, logits, remarks in run_pictures(self.engine, self.info, pictures, bs):
+        for picture, logits, remarks in run_pictures(self.engine, self.info, pictures, bs, quality=True):
             if isinstance(logits, DataError):
                 yield Answer(picture, error=logits)
                 continue

@@ -14,7 +14,7 @@ from octfast.errors import DataError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
 from octfast.model.prefetch import Picture, decoded_batches
-from octfast.model.quality import measure, quality_notes
+from octfast.model.quality import measure
 from octfast.model.unlike import Unlike, with_distance
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ BATCH_PIXELS = 16 * 512 * 512
 
 
 def run_pictures(
-    engine: Engine, info: BundleInfo, pictures: Iterable[Picture | DataError] | Picture, bs: int = 16
+    engine: Engine,
+    info: BundleInfo,
+    pictures: Iterable[Picture | DataError] | Picture,
+    bs: int = 16,
+    *,
+    quality: bool = False,
 ) -> Iterator[tuple[Any, Tensor | DataError, tuple[str, ...]]]:
     """The one way from pictures to logits: decoded ahead, preprocessed as in training, run batch by batch.
 
@@ -35,26 +40,24 @@ def run_pictures(
     info : gives the preprocessing.
     pictures : see `octfast.model.prefetch.decoded_batches`; may never end.
     bs : pictures a batch; fewer are taken where they are larger than 512 x 512.
+    quality : whether to measure that of each picture, where the model has limits; it takes some milliseconds.
 
     Yields
     ------
     Each picture in the order given, with its logits, float32 of shape (classes,) on the CPU, or with the reason why it
-    cannot be read; and what is unusual about it, in words, `QualityNote`s among them where the model has limits.
+    cannot be read; and what is unusual about it, in words, `QualityNote`s of `octfast.model.quality` among them.
     """
     bs = max(1, min(bs, BATCH_PIXELS // info.size**2))
     # One thread keeps ahead of a CPU; a GPU outruns several.
     workers = min(16, torch.get_num_threads()) if engine.device.type == "cuda" else 1
-    limits = (info.calibration.get("quality") or {}).get("limits", {})
-    for batch in decoded_batches(pictures, info.size, bs, workers, info.fit):
+    limits = (info.calibration.get("quality") or {}).get("limits") if quality else None
+    for batch in decoded_batches(pictures, info.size, bs, workers, info.fit, limits):
         greys = [read.grey for read in batch if not isinstance(read.grey, DataError)]
         out = engine(normalise(np.stack(greys), info.mean, info.std)) if greys else torch.empty(0)
         assert isinstance(out, Tensor)
         logits = iter(out.cpu())
         for picture, grey, remarks in batch:
-            if isinstance(grey, DataError):
-                yield picture, grey, remarks
-            else:
-                yield picture, next(logits), (*remarks, *(quality_notes(grey, limits) if limits else ()))
+            yield picture, grey if isinstance(grey, DataError) else next(logits), remarks
 
 
 def measured(info: BundleInfo, pictures: Sequence[Picture]) -> Iterator[dict[str, float] | DataError]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from octfast.data.decode import Decoded, decode
 from octfast.data.look import unusual
 from octfast.data.preprocess import resize
 from octfast.errors import DataError
+from octfast.model.quality import quality_notes
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 # How long a batch waits for more pictures from a source that is slower than the model, in seconds.
@@ -35,7 +37,12 @@ class Read(NamedTuple):
 
 
 def decoded_batches(
-    pictures: Iterable[Picture | DataError] | Picture, size: int, bs: int, workers: int = 1, fit: str = "squeeze"
+    pictures: Iterable[Picture | DataError] | Picture,
+    size: int,
+    bs: int,
+    workers: int = 1,
+    fit: str = "squeeze",
+    limits: Mapping[str, float] | None = None,
 ) -> Iterator[list[Read]]:
     """Batches of pictures, decoded and brought to size x size.
 
@@ -48,12 +55,14 @@ def decoded_batches(
     pictures : read in another thread; may never end.
     workers : threads that decode.
     fit : how they become squares, see `octfast.data.preprocess.resize`.
+    limits : of their quality, which then is among the remarks, see `octfast.model.quality.quality_notes`.
     """
     source = _as_iterable(pictures)
     max_wait = None if isinstance(source, list | tuple) else MAX_WAIT
     found: queue.Queue[tuple[Any, Future] | BaseException | None] = queue.Queue(maxsize=2 * bs)
     stop = threading.Event()
-    threading.Thread(target=_feed, args=(source, size, fit, workers, found, stop), daemon=True).start()
+    read = partial(_read, size=size, fit=fit, limits=limits)
+    threading.Thread(target=_feed, args=(source, read, workers, found, stop), daemon=True).start()
     try:
         while True:
             batch, end = _collect(found, bs, max_wait)
@@ -117,8 +126,7 @@ def _as_iterable(pictures: Iterable[Picture | DataError] | Picture) -> Iterable[
 
 def _feed(
     pictures: Iterable[Picture | DataError],
-    size: int,
-    fit: str,
+    read: Callable[[Picture | DataError], tuple[np.ndarray | DataError, tuple[str, ...]]],
     workers: int,
     found: queue.Queue,
     stop: threading.Event,
@@ -127,20 +135,25 @@ def _feed(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for picture in pictures:
-                if not _put(found, (picture, pool.submit(_read, picture, size, fit)), stop):
+                if not _put(found, (picture, pool.submit(read, picture)), stop):
                     return
         except BaseException as e:
             end = e
         _put(found, end, stop)
 
 
-def _read(picture: Picture | DataError, size: int, fit: str) -> tuple[np.ndarray | DataError, tuple[str, ...]]:
+def _read(
+    picture: Picture | DataError, size: int, fit: str, limits: Mapping[str, float] | None
+) -> tuple[np.ndarray | DataError, tuple[str, ...]]:
     if isinstance(picture, DataError):
         return picture, ()
     try:
         found = _decoded(picture)
         small = np.asarray(resize(found.grey, size, fit))
-        return small, tuple(words for _, words in unusual(found, small))
+        return small, (
+            *(words for _, words in unusual(found, small)),
+            *(quality_notes(small, limits) if limits else ()),
+        )
     except DataError as e:
         return e, ()
 

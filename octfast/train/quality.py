@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pandas as pd
 
+from octfast.console import track
 from octfast.errors import DataError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.write import update_info
@@ -43,7 +44,11 @@ def keep_quality(run: Run, scans: pd.DataFrame, info: BundleInfo) -> BundleInfo:
     drawn = table.sample(frac=1, random_state=0)
     turn = drawn.groupby("patient").cumcount()
     drawn = drawn.loc[turn.sort_values(kind="stable").index[:MOST_SCANS]]
-    found = list(measured(info, drawn["path"].tolist()))
+    found = []
+    with track("measuring what scans look like", len(drawn)) as update:
+        for each in measured(info, drawn["path"].tolist()):
+            found.append(each)
+            update(len(found), len(drawn))
     good = [i for i, each in enumerate(found) if not isinstance(each, DataError)]
     whose = drawn["patient"].astype(str).to_numpy()[good].tolist()
     limits = {
