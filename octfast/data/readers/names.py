@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from octfast.data.scans import SPLIT_WORDS
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
@@ -177,7 +178,8 @@ def patients_from_names(scans: pd.DataFrame, root: Path, folders: Sequence[str] 
         if not patient and folders is not None and folders[i]:
             patient, by_folder = folders[i], by_folder + 1
         if not patient:
-            guessed += 1
+            # Of volumes, which may name their patients within, that is said once they are read.
+            guessed += path.suffix.lower() not in VOLUME_SUFFIXES
             # A set may number all of its scans in this way, so the original must be there.
             path = originals.get(path.with_name(original_stem(path.stem)), path)
             patient = path.relative_to(root).as_posix()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from octfast.console import track
 from octfast.data.readers.names import class_key
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, eye_of, frames_in, is_volume, kind_of, looks_like_frames
-from octfast.data.volumes.pseudonym import load_key
+from octfast.data.volumes.pseudonym import load_key, pseudonym
 from octfast.data.volumes.reader import VolumeReader
 from octfast.data.volumes.store import ABOUT, Store, Stored, mark_used, volume_cache
 from octfast.errors import DataError, UsageError
@@ -70,6 +70,10 @@ def with_volumes(
         return scans
     stored = _stored(files, cache) if files else {}
     names = _names(scans, [path for path, kind in kinds.items() if kind])
+    often = Counter(names.values())
+    places: Counter[str] = Counter()
+    explicit = named_patients and patient_from != TAG
+    same = _Patients(scans["patient"] if explicit and files else ())
     rows: list[dict[str, Any]] = []
     said: Counter[str] = Counter()
     for row in scans.to_dict("records"):
@@ -79,17 +83,31 @@ def with_volumes(
             # What cannot be read keeps its row, and is left out with all files that cannot be.
             rows.append({**row, "label_level": ""})
         elif path in stored:
-            for volume in found:
-                name = names.get(row["path"]) or volume.name
-                if names.get(row["path"]) and len(found) > 1:
-                    name = f"{name}-{found.index(volume)}"
-                own = named_patients and patient_from != TAG and not _is_own(row["patient"], path)
-                rows += _rows(row, volume, name, own, patient_from == TAG, said)
+            own = explicit and not _is_own(row["patient"], path)
+            for which, volume in enumerate(found):
+                name = names.get(row["path"], "")
+                one = len(found) == len(volume.frames) == 1
+                if often[name] > 1 and not one:
+                    said["share a name in the table with others, and get names of their own"] += 1
+                    name = ""
+                elif name and which:
+                    name = f"{name}-{which}"
+                made = _rows(row, volume, name or volume.name, own, patient_from == TAG, same, said)
+                if name and often[name] > 1:
+                    # A file a B-scan, of which the table says that they are one volume.
+                    made[0] |= {"frame": places[name], "label_level": "volume"}
+                    places[name] += 1
+                rows += made
         else:
             name = names.get(row["path"]) or _relative(path, base)
             rows += _in_place(row, path, name, said)
     for what, n in said.most_common():
         log.warning("%d volumes %s", n, what)
+    if several := same.several():
+        log.warning(
+            "%d patients are one by their files and several by the table or rule, so one may stand in two splits",
+            several,
+        )
     out = pd.DataFrame(rows)
     lead = ["path", "label", "patient", "split"]
     for column in ("volume", "eye"):
@@ -98,7 +116,8 @@ def with_volumes(
     out["position_mm"] = pd.to_numeric(out["position_mm"])
     out = out[[*lead, *COLUMNS, *more]].sort_values("path", ignore_index=True)
     whole = out[out["volume"] != ""]
-    log.info(
+    # A warning, as these are kept in the run.
+    log.warning(
         "%d volumes are read as %d B-scans, each with the label of its volume, which may show in some of them alone",
         *(whole["volume"].nunique(), len(whole)),
     )
@@ -184,37 +203,57 @@ def _stored(files: list[Path], cache: str | Path | None) -> dict[Path, list[Stor
 
 
 def _names(scans: pd.DataFrame, paths: list[str]) -> Mapping[str, str]:
-    """The names that a table gives its volumes, where each has one of its own."""
+    """The names that a table gives its volumes."""
     if "volume" not in scans:
         return {}
     own = scans[scans["path"].isin(paths)].set_index("path")["volume"]
-    given = own[own.notna() & (own.astype(str).str.strip() != "")].astype(str)
-    return given.to_dict() if given.is_unique else {}
+    return own[own.notna() & (own.astype(str).str.strip() != "")].astype(str).to_dict()
+
+
+class _Patients:
+    """Which names of a table and which pseudonyms of files are one patient."""
+
+    def __init__(self, named: Iterable[object]):
+        self._names: dict[str, str] = {}
+        self._by_file: dict[str, set[str]] = {}
+        if len(texts := {str(name) for name in named}):
+            key = load_key()
+            self._names = {pseudonym(key, "patient", name): name for name in texts}
+
+    def of(self, pseudonym_in_file: str) -> str:
+        """The table's name for the patient whose number a file holds, if it has one; else the pseudonym."""
+        return self._names.get(pseudonym_in_file, pseudonym_in_file)
+
+    def note(self, pseudonym_in_file: str, patient: str) -> None:
+        """Keep which patient a file's own was said to be."""
+        if pseudonym_in_file:
+            self._by_file.setdefault(pseudonym_in_file, set()).add(patient)
+
+    def several(self) -> int:
+        """How many patients of files were said to be several."""
+        return sum(len(patients) > 1 for patients in self._by_file.values())
 
 
 def _rows(
-    row: dict[str, Any], volume: Stored, name: str, own_patient: bool, tag: bool, said: Counter[str]
+    row: dict[str, Any], volume: Stored, name: str, own_patient: bool, tag: bool, same: _Patients, said: Counter[str]
 ) -> list[dict[str, Any]]:
     patient = str(row["patient"])
     if not own_patient:
         guessed = "" if tag or _is_own(patient, Path(row["path"])) else patient
-        patient = volume.patient or guessed or name
+        patient = same.of(volume.patient) or guessed or name
         if patient == name:
             said["say no patient; each is taken for a patient of its own, --patient-from says otherwise"] += 1
+    same.note(volume.patient, patient)
     eye = eye_of(str(row.get("eye") or ""))
     if eye and volume.eye and eye != volume.eye:
         said["have another eye in their file than the table says; the file's is taken"] += 1
     device = row.get("device") or " ".join(filter(None, (volume.maker, volume.device)))
-    same = {
-        **row,
-        "patient": patient,
-        "volume": name,
-        "eye": volume.eye or eye,
-        **({"device": device} if device else {}),
-    }
+    known = {**row, "patient": patient, "volume": name, "eye": volume.eye or eye}
+    if device:
+        known["device"] = device
     level = "volume" if len(volume.frames) > 1 else ""
     return [
-        {**same, "path": str(path), "frame": frame, "position_mm": mm, "label_level": level}
+        {**known, "path": str(path), "frame": frame, "position_mm": mm, "label_level": level}
         for path, frame, mm in volume.frames
     ]
 

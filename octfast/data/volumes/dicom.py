@@ -61,7 +61,10 @@ def read_dicom(path: Path, name: str, any_modality: bool = False, tell: bool = F
     eye = _eye(about)
     away: list[float | None] = [None] * int(about.get("NumberOfFrames") or 1)
     if tell:
-        said, away = about_dicom(dcmread(path, stop_before_pixels=True), eye)
+        try:
+            said, away = about_dicom(dcmread(path, stop_before_pixels=True), eye)
+        except Exception:  # pydicom raises anything over a value that cannot be; the pixels may be whole
+            said = About(eye=eye, notes=("its header is damaged, and nothing else of it is taken",))
         yield said
     try:
         ends = _ends(iter_pixels(path), about) if _needs_ends(about) else None

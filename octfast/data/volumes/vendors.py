@@ -41,7 +41,11 @@ def read_vendor(path: Path, kind: str, name: str, tell: bool = False) -> Iterato
     for n, (frames, eye) in enumerate(volumes):
         white = _white(frames)
         if tell:
-            yield _about(path, kind, n, frames, eye)
+            try:
+                said = _about(path, kind, n, frames, eye)
+            except Exception:  # over a header that is cut short or absurd; the pixels may be whole
+                said = About(n, eye=eye if eye in ("R", "L") else "", notes=("its header is damaged",))
+            yield said
         for i in range(len(frames)):
             yield BScan(_grey(np.asarray(frames[i]), white), n, i, eye if eye in ("R", "L") else "")
 

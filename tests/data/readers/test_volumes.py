@@ -105,6 +105,31 @@ def test_a_table_names_volumes_eyes_and_folders_and_the_files_eye_goes_first(tmp
     assert scans.loc["second", "path"].tolist() == [str(folder / f"{n}.png") for n in range(4)]
 
 
+def test_files_of_one_b_scan_each_are_a_volume_where_a_table_says_so(tmp_path):
+    for n in range(3):
+        vol(tmp_path / f"s{n}.vol", "1", seed=n, count=1)
+    vol(tmp_path / "z.vol", "2", seed=9)
+    rows = [(f"s{n}.vol", "CNV", "series") for n in range(3)] + [("z.vol", "NORMAL", "other")]
+    pd.DataFrame(rows, columns=["path", "label", "volume"]).to_csv(tmp_path / "t.csv", index=False)
+    scans = read_data(tmp_path / "t.csv")
+    assert sorted(scans.loc[scans["volume"] == "series", "frame"]) == [0, 1, 2]
+    assert scans["volume"].nunique() == 2 and set(scans["label_level"]) == {"volume"}
+
+
+def test_a_patient_of_a_table_and_of_a_file_are_one_and_contradictions_are_said(tmp_path, said):
+    for n in range(4):
+        vol(tmp_path / f"{n}.vol", "7" if n < 3 else "8", seed=n)
+    rows = [("0.vol", "CNV", "7"), ("1.vol", "NORMAL", ""), ("2.vol", "CNV", "7"), ("3.vol", "NORMAL", "8")]
+    pd.DataFrame(rows, columns=["path", "label", "patient"]).to_csv(tmp_path / "t.csv", index=False)
+    scans = read_data(tmp_path / "t.csv")
+    assert set(scans["patient"]) == {"7", "8"} and len(scans[scans["patient"] == "7"]) == 9
+    assert not any("several by the table" in line for line in said())
+    rows[2] = ("2.vol", "CNV", "9")
+    pd.DataFrame(rows, columns=["path", "label", "patient"]).to_csv(tmp_path / "t.csv", index=False)
+    read_data(tmp_path / "t.csv")
+    assert any("1 patients are one by their files and several by the table" in line for line in said())
+
+
 def test_a_list_of_paths_takes_the_folders_as_classes(clinic, tmp_path):
     paths = [str(p.relative_to(tmp_path)) for p in sorted(clinic.rglob("*.vol"))]
     (tmp_path / "list.txt").write_text("\n".join([*paths, ""]))
