@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
-from octfast.data.decode import Decoded
+from octfast.data.decode import Decoded, decode
+from octfast.errors import DataError
 
 # Standard deviation of the greys of the picture made small; JPEG leaves a single grey at 0.
 _BLANK = 1.5
@@ -13,6 +16,8 @@ _DARK = 30
 _COLOURED, _STRONG = 0.1, 60
 # MedMNIST's scans, the smallest in use, have 28.
 _TINY = 28
+# JPEG's rounding of one picture written twice.
+_ALIKE = 2
 _SIDE = 96
 
 
@@ -59,6 +64,35 @@ def colours(picture: Image.Image) -> list[tuple[str, str]]:
     """Whether a tenth of a picture is coloured."""
     share, _ = chroma(np.asarray(picture.convert("RGB")))
     return [("colour", f"{share:.0%} of the pixels are coloured, read as grey")] if share > _COLOURED else []
+
+
+def refuse_alike(paths: Sequence[str], most: int = 64) -> None:
+    """Refuse pictures that are all alike, from which nothing can be learnt.
+
+    Parameters
+    ----------
+    most : so many are looked at, evenly over all, and no more once two of them differ.
+
+    Raises
+    ------
+    DataError : all that were looked at are the same picture, within two of 255 greys.
+    """
+    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int)]
+    first: np.ndarray | None = None
+    for path in chosen:
+        try:
+            grey = np.asarray(decode(path, small=True).grey.resize((_SIDE, _SIDE)), np.int16)
+        except DataError:  # said elsewhere
+            continue
+        first = grey if first is None else first
+        if np.abs(grey - first).max() > _ALIKE:
+            return
+    if first is not None and len(chosen) > 1:
+        what = f"grey {first.mean():.0f} all over" if first.std() < _BLANK else "the same picture"
+        raise DataError(
+            f"the training scans are all alike: {len(chosen)} of {len(paths)} were looked at, and each is {what}",
+            "nothing can be learnt from these; see what they show: octfast data explore DATA --out figures",
+        )
 
 
 def chroma(rgb: np.ndarray) -> tuple[float, int]:

@@ -74,7 +74,8 @@ def training_state(run: Run, about: dict[str, Any]) -> Iterator[None]:
             about["failure"] = e.message if isinstance(e, OctfastError) else f"{type(e).__name__}: {e}"
         with suppress(OSError):  # the disk may be why it failed
             run.write_json("config.json", about)
-        if about.get("made_by") is None:
+        # Not of a Learner that was trained in Python, nor where the folder has been removed.
+        if about.get("made_by") is None and (run.path / "config.json").exists():
             log.warning("%s %s; go on with: %s", run.path, _kept(run), resume_command(run.path))
         if stopped and not isinstance(e, KeyboardInterrupt | SystemExit):
             raise KeyboardInterrupt from e

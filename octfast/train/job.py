@@ -22,6 +22,7 @@ from fastai.torch_core import default_device
 
 from octfast.console import track
 from octfast.data.loaders import oct_dataloaders
+from octfast.data.look import refuse_alike
 from octfast.data.phantom.draw import default_phantoms
 from octfast.data.prepare import Prepared, log_scans, prepare
 from octfast.data.scans import SPLITS, write_csv
