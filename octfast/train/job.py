@@ -208,6 +208,7 @@ def prepared_scans(config: TrainConfig) -> Prepared:
         cache=config.cache,
         **config.columns,
     )
+    refuse_alike(list(prepared.scans.loc[prepared.scans["split"] == "train", "path"]))
     log_scans(prepared.scans)
     say_shapes(prepared.scans, config.fit)
     say_rare(prepared.scans)
@@ -275,6 +276,11 @@ def _fit(learn: Learner, config: TrainConfig, run: Run, kept: Callable[[], None]
         try:
             return _fit_once(learn, config, run, bs, past, kept)
         except (RuntimeError, MemoryError) as e:
+            if "DataLoader worker" in str(e):
+                raise OctfastError(
+                    "a process that decodes scans was ended from outside, perhaps as memory was short",
+                    "go on with one process: the command above, and --workers 0",
+                ) from e
             if not _out_of_memory(e):
                 raise
             if torch.device(learn.dls.device).type != "cuda" or bs < 4:

@@ -24,6 +24,9 @@ from octfast.train.past import Past, past_scans, recorded_config, still_there, t
 
 log = logging.getLogger("octfast")
 
+# Options that change nothing of the result.
+_FREE = ("out", "cache", "workers")
+
 
 def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
     """Go on with a training that was killed, stopped or failed, as `octfast train --resume` does.
@@ -34,7 +37,7 @@ def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
     Parameters
     ----------
     run : its folder; None takes the newest unfinished one in runs/.
-    fields : options of TrainConfig, which must be those that the training began with.
+    fields : options of TrainConfig, which must be those that the training began with, but for `cache` and `workers`.
 
     Raises
     ------
@@ -52,6 +55,7 @@ def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
     about = found.config
     config = recorded_config(about, str(path / "config.json"))
     _refuse_others(config, fields, path)
+    config = replace(config, **{name: value for name, value in fields.items() if name in _FREE})
     check_names(config)
     with held(found):
         tidy(found)
@@ -139,13 +143,15 @@ def _finished(run: Run, path: Path) -> Run:
 def _refuse_others(config: TrainConfig, fields: Mapping[str, Any], path: Path) -> None:
     """Refuse an option that the training did not begin with."""
     for name, value in fields.items():
+        if name in _FREE:
+            continue
         was = getattr(config, name)
         about = TrainConfig.__dataclass_fields__[name].metadata
         if about.get("path") and value is not None and was is not None:
             same = Path(value).expanduser().absolute() == Path(was).absolute()
         else:
             same = value == was or (name == "weights" and Path(value).absolute() == Path(was).absolute())
-        if name != "out" and not same:
+        if not same:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(
                 f"{flag} {value}: the training of {path} began with {was if was is not None else 'its default'}",
@@ -154,9 +160,8 @@ def _refuse_others(config: TrainConfig, fields: Mapping[str, Any], path: Path) -
 
 
 def _make_again(config: TrainConfig, scans: pd.DataFrame) -> None:
-    """Draw phantoms or unpack a MedMNIST file again where the cache has lost what was made of them."""
-    made = config.data is None or config.data.endswith(".npz")
-    if made and not Path(str(scans["path"].iloc[0])).exists():
+    """Read the data anew where no scan is there: the cache may have lost phantoms, or pictures that were unpacked."""
+    if not any(Path(p).exists() for p in scans["path"].head(16)):
         prepared_scans(config)
 
 

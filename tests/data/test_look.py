@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from octfast.data.decode import decode
-from octfast.data.look import chroma, unusual
+from octfast.data.look import chroma, refuse_alike, unusual
 from octfast.data.phantom.draw import make_phantom
+from octfast.errors import DataError
 from tests.pictures import scan
 
 
@@ -40,3 +41,18 @@ def test_chroma_counts_pixels_whose_channels_lie_apart():
     picture = np.zeros((10, 10, 3), np.uint8)
     picture[0, :, 0] = 200
     assert chroma(picture) == (0.1, 10)
+
+
+def test_pictures_that_are_all_alike_are_refused(tmp_path):
+    paths = [str(tmp_path / f"{i}.jpeg") for i in range(80)]
+    for path in paths:
+        Image.new("L", (60, 50), 128).save(path)
+    with pytest.raises(DataError, match=r"all alike: 64 of 80 were looked at, and each is grey 128 all over"):
+        refuse_alike(paths)
+    Image.fromarray(make_phantom("CNV", 1)).save(paths[-1])
+    refuse_alike(paths)
+    for path in paths:
+        Image.fromarray(make_phantom("CNV", 1)).save(path, quality=90 if path < paths[40] else 91)
+    with pytest.raises(DataError, match="each is the same picture"):
+        refuse_alike(paths)
+    refuse_alike(paths[:1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,15 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import octfast.train.checkpoint as checkpoint
 import octfast.train.crossval as crossval
 import octfast.train.outcome as outcome
 import octfast.train.store.files as store_files
-from octfast.errors import BundleError, DataError, UsageError
+from octfast.errors import BundleError, DataError, OctfastError, UsageError
 from octfast.model.bundle.state import is_live, resume_command, state_of
 from octfast.run.folder import latest_run, open_run
-from octfast.train.callbacks import History, SaveBest
+from octfast.train.callbacks import History, SaveBest, TrainBar
 from octfast.train.job import train_classifier
 from octfast.train.resume import newest_unfinished, repeat_training, resume_training
 from tests.conftest import quick
@@ -215,6 +217,45 @@ def test_a_training_is_made_again_byte_for_byte_and_what_differs_is_said(own_pha
     notes = " ".join(note.text for note in again.notes)
     assert "instead of 1.0" in notes and "--epochs 1 instead of 3" in notes
     assert f"1 are missing, such as train/CNV/{gone.name}" in notes
+
+
+def test_a_process_that_decodes_and_is_killed_ends_the_training_in_words(phantoms, monkeypatch):
+    real = TrainBar.after_batch
+
+    def kill_in_the_second_epoch(bar):
+        real(bar)
+        for child in multiprocessing.active_children() if bar.learn.epoch == 1 else ():
+            child.kill()
+
+    fields = quick(phantoms, views=0, epochs=2)
+    expected = train_classifier(**fields, out="runs/whole")
+    monkeypatch.setattr(TrainBar, "after_batch", kill_in_the_second_epoch)
+    with pytest.raises(OctfastError, match="a process that decodes scans was ended"):
+        train_classifier(**{**fields, "workers": 1}, out="runs/r")
+    monkeypatch.setattr(TrainBar, "after_batch", real)
+    assert state_of("runs/r") == "failed"
+    assert left_by(resume_training("runs/r", workers=0).path) == left_by(expected.path)
+
+
+def test_pictures_that_are_all_alike_are_refused_before_anything_is_made(own_phantoms):
+    for file in own_phantoms.rglob("*.jpeg"):
+        Image.new("L", (64, 64), 100).save(file)
+    with pytest.raises(DataError, match="are all alike"):
+        train_classifier(**quick(own_phantoms, out="r"))
+    assert not Path("r").exists()
+
+
+def test_a_run_folder_that_is_removed_ends_the_training_and_names_no_way_on(phantoms, monkeypatch, said):
+    real = History.keep
+
+    def remove(history, row):
+        real(history, row)
+        shutil.rmtree("runs/r")
+
+    monkeypatch.setattr(History, "keep", remove)
+    with pytest.raises(FileNotFoundError):
+        train_classifier(**quick(phantoms, views=0, out="runs/r"))
+    assert not Path("runs/r").exists() and not any("--resume" in line for line in said())
 
 
 def begin(words: list[object]) -> subprocess.Popen:
