@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from octfast.errors import BundleError
+from octfast.data.units import unit_columns
+from octfast.errors import BundleError, UsageError
+from octfast.model.bundle.info import BundleInfo
 from octfast.model.temperature import table_temperature
 
 log = logging.getLogger("octfast")
@@ -51,6 +53,22 @@ def check_table(table: pd.DataFrame, scans: pd.DataFrame | None, classes: Sequen
             )
     if scans is not None:
         _compare(table, scans, file)
+
+
+def check_level(table: pd.DataFrame, info: BundleInfo, file: Path) -> None:
+    """
+    Raises
+    ------
+    BundleError : the table is not of what the model answers for: of scans, or a row a volume, an eye or a patient.
+    """
+    if info.level == "scan":
+        return
+    try:
+        keys = unit_columns(list(table.columns), info.level)
+    except UsageError:
+        keys = []
+    if not keys or "scans" not in table or table.duplicated(keys).any():
+        raise BundleError(f"{file} is not a table of {info.level}s, for which the model answers", _AGAIN)
 
 
 def _numbers(table: pd.DataFrame, classes: Sequence[str]) -> list[tuple[np.ndarray, str]]:

@@ -27,6 +27,7 @@ from octfast.assess.metrics.subgroups import units
 from octfast.assess.predictions import run_predictions
 from octfast.errors import DataError, UsageError
 from octfast.model.decide import urgent_classes
+from octfast.model.units import level_note, unit_names
 from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
@@ -106,9 +107,11 @@ def compare_runs(
     names = _names([r.path if isinstance(r, Run) else r for r in opened])
     tables, classes, points, notes = {}, {}, {}, []
     aims: dict[str, float | None] = {}
+    levels: dict[str, str] = {}
     for name, run in zip(names, opened, strict=True):
         if isinstance(run, Run):
             tables[name], info = run_predictions(run, split)
+            levels[name] = info.level
             classes[name] = list(info.classes)
             point, said = operating_point(info, run, urgent, sensitivity)
             points[name] = None if point is None else point.threshold
@@ -116,6 +119,7 @@ def compare_runs(
             notes += [f"{name}: {note}" for note in said]
         else:
             tables[name], metrics = read_evaluation(run)
+            levels[name] = metrics["source"].get("level", "scan")
             classes[name] = list(metrics["classes"])
             points[name], said = _kept_point(metrics, urgent, sensitivity)
             aims[name] = None if points[name] is None else (metrics.get("operating") or {}).get("wanted")
@@ -124,13 +128,22 @@ def compare_runs(
     if len(set(known.values())) > 1:
         told = ", ".join(f"{name} {aim:g}" for name, aim in known.items())
         notes.append(f"The operating points are for different sensitivities ({told}): --sensitivity fixes one for all.")
-    first = classes[names[0]]
+    first, of = classes[names[0]], levels[names[0]]
+    if other := next((name for name in names if levels[name] != of), None):
+        raise DataError(
+            f"{names[0]} answers for a {of} and {other} for a {levels[other]}: their figures count different things",
+            "compare models of one level; octfast evaluate gives the figures of patients, eyes and volumes of each",
+        )
     for name in names[1:]:
         if set(classes[name]) != set(first):
             raise DataError(
                 f"{names[0]} and {name} are of different classes: {', '.join(first)}; {', '.join(classes[name])}",
                 "only models of the same classes can be compared",
             )
+    if of != "scan":
+        # A row's path is that of the scan that counted most, which is another one for another model.
+        tables = {name: table.assign(path=unit_names(table, of)) for name, table in tables.items()}
+        notes += [level_note(tables[names[0]], of)]
     if not set.intersection(*(set(t["path"]) for t in tables.values())):
         # The scans may have lain in another folder each time.
         for name, run in zip(names, opened, strict=True):

@@ -26,12 +26,14 @@ from octfast.assess.predictions import held_out_predictions, readable_scans, run
 from octfast.console import track
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
+from octfast.data.units import with_one_label
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
 from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.decide import urgent_classes
 from octfast.model.forward import headline, predict_scans
+from octfast.model.units import level_note, predict_units
 from octfast.notices import UNSEEN, Note
 from octfast.run.folder import FOLD, Run, open_run
 from octfast.run.privacy import within
@@ -72,6 +74,7 @@ def evaluate_run(
         log.info("split: %s%s", split, "" if split == "test" else ", as there are no test scans")
     table, info = run_predictions(run, split)
     point, notes = operating_point(info, run, urgent, sensitivity)
+    notes[:0] = filter(None, [level_note(table, info.level)])
     if split == "valid" and point:
         notes.append("The operating point was fixed on these very scans.")
     if split == "train":
@@ -135,18 +138,26 @@ def evaluate_data(
     scans, more = _known(scans, info, known_only)
     notes += [*said, *more]
     scans, left_out = readable_scans(scans)
+    if info.level != "scan":
+        scans, mixed = with_one_label(scans, info.level)
+        left_out = pd.concat([left_out, mixed], ignore_index=True)
     if len(left_out):
-        notes.append(f"Left out, as they cannot be read: {len(left_out):,} files, listed in left-out.csv.")
+        mixed_too = f" or their {info.level} has several labels" if info.level != "scan" else ""
+        why = f"as they cannot be read{mixed_too}"
+        notes.append(f"Left out, {why}: {len(left_out):,} files, listed in left-out.csv.")
     if run is not None:
         notes += _seen_before(scans, run)
-    network, info = load_bundle(bundle)
+    network, info = load_bundle(bundle, units=True)
     if precision is None:
         precision = run.config.get("precision", "auto") if run else "auto"
+    each = None
     with track("predicting", len(scans)) as update:
-        table = predict_scans(
-            network, info, scans, precision=precision, progress=update, unlike=load_distance(bundle, info)
-        )
-    notes += _unlike_notes(table)
+        given: dict[str, Any] = {"precision": precision, "progress": update, "unlike": load_distance(bundle, info)}
+        if info.level == "scan":
+            table = predict_scans(network, info, scans, **given)
+        else:
+            table, each = predict_units(network, info, scans, **given)
+    notes += [*filter(None, [level_note(table, info.level)]), *_unlike_notes(table, info.level)]
     result = _evaluate(table, info, point, urgent, asked)
     name = run.path.name if run else bundle.resolve().name
     source = _source(info, split, run=name, data=Path(data).resolve().name)
@@ -154,6 +165,8 @@ def evaluate_data(
     try:
         out.mkdir(parents=True, exist_ok=True)
         save_scans(table, out / f"predictions-{split}.csv", root)
+        if each is not None:
+            save_scans(each, out / f"predictions-{split}-scans.csv", root)
         if len(left_out):
             save_scans(left_out, out / "left-out.csv", root)
         # Apart from the metrics, which are passed on.
@@ -283,14 +296,13 @@ def _with_notes(found: Evaluation, notes: Sequence[str], source: dict[str, Any])
     return replace(found, remarks=[*(Note("", text) for text in notes), *found.remarks], source=source)
 
 
-def _unlike_notes(table: pd.DataFrame) -> list[str]:
-    """How much of the scans is unlike the training scans, and the figures without it, said in the log too."""
+def _unlike_notes(table: pd.DataFrame, level: str = "scan") -> list[str]:
+    """How much of the scans or units is unlike the training scans, and the figures without it; the log says so too."""
     if "distance" not in table:
         return []
     far = table["distance"] > 1
-    share = (
-        f"{far.sum():,} of {len(table):,} scans ({far.mean():.1%}), of {table.loc[far, 'patient'].nunique():,} patients"
-    )
+    patients = table.loc[far, "patient"].nunique()
+    share = f"{far.sum():,} of {len(table):,} {level}s ({far.mean():.1%}), of {patients:,} patients"
     note = f"Unlike anything the model was trained on: {share}."
     if far.any():
         with_, without = headline(table), headline(table[~far]) if not far.all() else None
@@ -308,6 +320,7 @@ def _source(info: BundleInfo, split: str, **further: str) -> dict[str, Any]:
         "split": split,
         **further,
         "arch": info.arch,
+        **({} if info.level == "scan" else {"level": info.level}),
         "temperature": info.temperature,
         "synthetic": info.synthetic,
     }

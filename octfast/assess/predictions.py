@@ -7,18 +7,21 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from octfast.assess.checks import check_table
+from octfast.assess.checks import check_level, check_table
 from octfast.console import track
 from octfast.data.prepare import check_file
-from octfast.errors import DataError, UsageError
+from octfast.data.scans import load_scans, save_scans
+from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale
+from octfast.model.units import predict_units
 from octfast.run.folder import FOLD, Run, open_run
 
 log = logging.getLogger("octfast")
@@ -50,7 +53,8 @@ def run_predictions(
     table = run.predictions(split)
     if table is not None:
         file = run.predictions_file(split)
-        check_table(table, _scans_of(run, split), info.classes, file)
+        check_table(table, _scans_of(run, split, table if info.level != "scan" else None), info.classes, file)
+        check_level(table, info, file)
         return rescale(table, info.classes, temperature or info.temperature), info
     scans = run.scans
     part = scans[scans["split"] == split].reset_index(drop=True)
@@ -63,21 +67,26 @@ def run_predictions(
             f"{split} scans, so that its own answers for them would look too good",
             "copy the file from where the run was made, train again, or look at --split test",
         )
-    model, info = load_bundle(run.bundle)
+    model, info = load_bundle(run.bundle, units=True)
 
-    def predict(scans: pd.DataFrame) -> pd.DataFrame:
+    def predict(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         with track(f"predicting {split}", len(scans)) as update:
-            return predict_scans(model, info, scans, precision=run.config.get("precision", "auto"), progress=update)
+            given: dict[str, Any] = {"precision": run.config.get("precision", "auto"), "progress": update}
+            if info.level == "scan":
+                return predict_scans(model, info, scans, **given), None
+            return predict_units(model, info, scans, **given)
 
     try:
-        table = predict(part)
+        table, each = predict(part)
         run.save_predictions(table, split)
+        if each is not None:
+            save_scans(each, run.scan_answers_file(split), run.root)
     except DataError:
         fewer, left_out = readable_scans(part)
         if left_out.empty:
             raise
         # Without some scans it is no table of the split, which a later question is to find whole.
-        table = predict(fewer)
+        table, _ = predict(fewer)
         log.warning("%d of %d %s scans are left out; the predictions are not kept", len(left_out), len(part), split)
     except OSError as e:
         log.warning("the predictions could not be kept for the next time: %s: %s", e.filename, e.strerror)
@@ -107,13 +116,34 @@ def readable_scans(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return scans[~bad].reset_index(drop=True), left_out
 
 
-def _scans_of(run: Run, split: str) -> pd.DataFrame | None:
-    """The run's scans of a split, or None, and a word, where its table of scans is lost."""
+def scan_answers(run: Run, split: str) -> pd.DataFrame:
+    """How each scan of a split counted, of a run that answers for units: `attention` and `alone_<class>` a scan.
+
+    Raises
+    ------
+    OctfastError : see `run_predictions`; or the table is missing.
+    """
+    run_predictions(run, split)
+    file = run.scan_answers_file(split)
+    table = load_scans(file, run.root)
+    if "attention" not in table or not pd.api.types.is_numeric_dtype(table["attention"]):
+        raise BundleError(f"{file} does not say how scans counted", "train again, or give another run")
+    return table
+
+
+def _scans_of(run: Run, split: str, units: pd.DataFrame | None = None) -> pd.DataFrame | None:
+    """The run's scans of a split, or None, and a word, where its table of scans is lost.
+
+    Parameters
+    ----------
+    units : a table of units, of which the scans are given that stand for them.
+    """
     if not (run.path / "scans.csv").exists():
         log.warning("%s has no scans.csv: whether predictions are of its scans cannot be checked", run.path.name)
         return None
     scans = run.scans
-    return scans[scans["split"] == split]
+    scans = scans[scans["split"] == split]
+    return scans if units is None else scans[scans["path"].isin(units["path"])]
 
 
 def held_out_predictions(run: Run, temperature: float | None = None) -> tuple[pd.DataFrame, BundleInfo]:

@@ -11,7 +11,7 @@ import typer
 from octfast.cli import options
 
 if TYPE_CHECKING:
-    from octfast.deploy.predict.predict import Prediction
+    from octfast.deploy.predict.prediction import Prediction
     from octfast.deploy.predict.rows import Row
 
 _SHOWN = 100
@@ -72,6 +72,10 @@ def predict(
     unlike_training and gets no class, but with --answer-anyway; a disease that it has not seen is mostly not noticed
     (docs/unlike.md). One darker, more clipped, cut off or blurred than the training scans gets a remark and keeps its
     class. Nothing of a patient is taken from a volume but which eye it is.
+
+    A model that was trained for volumes, eyes or patients answers for these alone: --out FILE gets how each scan
+    counted, and FILE-volumes, -eyes or -patients beside it has the answers. The pictures of a folder are one of them,
+    or those of a table with the columns patient, eye and volume that agree in these.
 
     Without --out, a terminal shows a table and a pipe gets CSV; --format asks for rows in both. Nothing is overwritten
     but with --force. Exit code 0: all was read; 1: something was not, and the rest is written.
@@ -198,6 +202,9 @@ def _end(
 def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
     from octfast.console import print_table
 
+    if found.level != "scan":
+        _units(found)
+        return
     if kept:
         names = ["path", "predicted", "probability"]
         names += [n for n in ("abstained", "urgent_score", "referred", "unlike_training") if n in found.columns]
@@ -222,6 +229,28 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
             print(f"... and {len(found.volumes) - _SHOWN:,} more")
 
 
+def _units(found: Prediction) -> None:
+    from octfast.console import print_table
+
+    names = ["path", "name", "eye", "frames", "unread", "predicted", "probability"]
+    names += [n for n in ("abstained", "urgent_score", "referred", "unlike_training") if n in found.volume_columns]
+    rows = [
+        [*("" if row[n] is None else _word(row[n]) for n in names), _most(row), row["error"] or row["remarks"]]
+        for row in found.volumes[:_SHOWN]
+    ]
+    print_table(f"{found.level.capitalize()}s", [*names, "counted most", "error or remarks"], rows)
+    if len(found.volumes) > _SHOWN:
+        print(f"... and {len(found.volumes) - _SHOWN:,} more; --out FILE writes them all")
+
+
+def _most(unit: dict[str, Any]) -> str:
+    """Which scan counted most, and how much."""
+    if unit["most"] is None:
+        return ""
+    which = Path(unit["most"]).name if unit["most_frame"] is None else f"B-scan {unit['most_frame']}"
+    return f"{which} ({unit['most_attention']:.0%})"
+
+
 def _place(row: dict[str, Any]) -> str:
     if row["frame"] is None:
         return row["path"]
@@ -240,7 +269,8 @@ def _counts(volume: dict[str, Any], classes: tuple[str, ...]) -> str:
 def _sentence(found: Prediction) -> str:
     parts = [f"{found.scans:,} scan{'' if found.scans == 1 else 's'} read"]
     if found.volumes:
-        parts.append(f"{len(found.volumes):,} volume{'' if len(found.volumes) == 1 else 's'}")
+        noun = "volume" if found.level == "scan" else found.level
+        parts.append(f"{len(found.volumes):,} {noun}{'' if len(found.volumes) == 1 else 's'}")
     if found.referred is not None:
         parts.append(f"{found.referred:,} to refer")
     if found.abstained is not None:

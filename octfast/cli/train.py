@@ -25,6 +25,9 @@ def train(ctx: typer.Context, as_json: bool, resume: bool, config: Path | None, 
     A training that was cut off goes on with --resume and its run folder in the place of DATA; the options are those
     that it began with.
 
+    With --level volume, eye or patient the model learns one answer for all scans of each of these, from labels that are
+    theirs; see docs/units.md.
+
     Examples:
 
       octfast train --epochs 10
@@ -61,6 +64,10 @@ def train(ctx: typer.Context, as_json: bool, resume: bool, config: Path | None, 
     title = f"{about['arch']}, weights of epoch {about['chosen']['best_epoch']} of {len(run.history)}"
     columns = ("split", "scans", "patients", "right", "accuracy", "loss")
     print_table(title, columns, [[split, *(r[c] for c in columns[1:])] for split, r in results.items()])
+    if about.get("level") not in (None, "scan"):
+        print(
+            f"The model answers for whole {about['level']}s: where the table says scans, {about['level']}s are counted."
+        )
     if about["data"]["synthetic"]:
         print(SYNTHETIC_NOTE)
     print(f"Run folder: {run.path}")

@@ -19,8 +19,10 @@ from octfast.model.bundle.read import find_bundle, load_bundle
 from octfast.model.decide import Rule, decide, rule_of
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
+from octfast.model.pooling import pool
 from octfast.model.prefetch import Picture, decode_picture, display_name
 from octfast.model.quality import QualityNote
+from octfast.model.units import scan_view, weighted_medians
 from octfast.model.unlike import Unlike, with_distance
 
 if TYPE_CHECKING:
@@ -77,9 +79,27 @@ def load(
     UsageError : an unknown precision or device, or two that do not go together.
     """
     on = _device(device)
-    model, info = load_bundle(find_bundle(bundle), weights=weights)
+    model, info = load_bundle(find_bundle(bundle), weights=weights, units=True)
     unlike = load_distance(find_bundle(bundle), info)
     return Predictor(model, info, precision=precision, device=on, unlike=unlike)
+
+
+@dataclass(frozen=True)
+class UnitAnswer:
+    """What the model says of a unit, all scans of which were given.
+
+    Attributes
+    ----------
+    probabilities : float64 of shape (classes,); None where no scan could be read.
+    scans : an `Answer` a scan, in the order given; its probabilities are what the scan says alone, and no answer.
+    attention : how much each scan counts, of shape (scans,), summing to 1; 0 for those that could not be read.
+    distance : the median distance of the scans to the training scans, weighed by attention; see `Answer`.
+    """
+
+    probabilities: np.ndarray | None
+    scans: list[Answer]
+    attention: np.ndarray
+    distance: float | None = None
 
 
 class Predictor:
@@ -146,22 +166,78 @@ class Predictor:
         ----------
         pictures : may be a generator that never ends; it is read in another thread.
         bs : pictures a batch, fewer for scans larger than 512 x 512.
+
+        Raises
+        ------
+        UsageError : the model answers for whole volumes, eyes or patients, see `answer_unit`.
         """
         if bs < 1:
             raise UsageError(f"bs is {bs}: at least one picture a batch is needed")
-        for picture, logits, remarks in run_pictures(self.engine, self.info, pictures, bs, quality=True):
-            if isinstance(logits, DataError):
-                yield Answer(picture, error=logits)
+        if self.info.level != "scan":
+            level = self.info.level
+            raise UsageError(
+                f"this model answers for a whole {level}, and not for single scans",
+                f"give all scans of a {level} at once: predictor.answer_unit(scans); or octfast predict",
+            )
+        for picture, outputs, remarks in run_pictures(self.engine, self.info, pictures, bs, quality=True):
+            if isinstance(outputs, DataError):
+                yield Answer(picture, error=outputs)
                 continue
-            distance = float(logits[-1]) if self.unlike is not None else None
-            logits = logits[: len(self.classes)]
-            # In double precision, so that the classes sum to one as closely as in the Predictions tables.
-            row = torch.softmax(logits.double() / self.info.temperature, 0).numpy()
-            if np.isfinite(row).all() and (distance is None or np.isfinite(distance)):
-                yield Answer(picture, row, remarks=remarks, distance=distance)
-            else:
-                hint = "the bundle is damaged, or half precision is too little for it: try fp32"
-                yield Answer(picture, error=DataError(f"the model gives no numbers for {display_name(picture)}", hint))
+            yield self._answer(picture, outputs, remarks)
+
+    def answer_unit(self, pictures: Iterable[Picture] | Picture, bs: int = 16) -> UnitAnswer:
+        """Answer for a volume, an eye or a patient, whichever the model was trained for, from all of its scans.
+
+        Parameters
+        ----------
+        pictures : as of `stream`; an array of shape (N, H, W) is N scans. Those that cannot be read are left out of
+            account.
+
+        Raises
+        ------
+        UsageError : the model answers for single scans.
+        """
+        if self.info.level == "scan":
+            raise UsageError("this model answers for single scans", "predictor.predict(scans)")
+        found = list(self.stream_scans(pictures, bs))
+        return self.pooled([answer for answer, _ in found], [outputs for _, outputs in found])
+
+    def stream_scans(
+        self, pictures: Iterable[Picture] | Picture, bs: int = 16
+    ) -> Iterator[tuple[Answer, torch.Tensor | None]]:
+        """What each scan says by itself, and what `pooled` makes the answer for a unit of; None where it is unread."""
+        for picture, outputs, remarks in run_pictures(self.engine, self.info, pictures, bs, quality=True):
+            if isinstance(outputs, DataError):
+                yield Answer(picture, error=outputs), None
+                continue
+            answer = self._answer(picture, outputs, remarks)
+            yield answer, outputs[: self.info.outputs].double() if answer.error is None else None
+
+    def pooled(self, scans: list[Answer], outputs: list[torch.Tensor | None]) -> UnitAnswer:
+        """The answer for a unit from what `stream_scans` gave of all of its scans."""
+        attention = np.zeros(len(scans))
+        read = np.array([row is not None for row in outputs], dtype=bool)
+        rows = [row for row in outputs if row is not None]
+        if not rows:
+            return UnitAnswer(None, scans, attention)
+        logits, weights = pool(torch.stack(rows), torch.zeros(len(rows), dtype=torch.long), 1)
+        attention[read] = weights.numpy()
+        distance = None
+        if self.unlike is not None:
+            distances = np.array([scan.distance for scan in scans if scan.error is None], dtype=float)
+            distance = float(weighted_medians(distances, weights.numpy(), np.zeros(len(rows), dtype=int), 1)[0])
+        return UnitAnswer(torch.softmax(logits[0] / self.info.temperature, 0).numpy(), scans, attention, distance)
+
+    def _answer(self, picture: Any, outputs: torch.Tensor, remarks: tuple[str, ...]) -> Answer:
+        """What a scan says by itself."""
+        distance = float(outputs[-1]) if self.unlike is not None else None
+        logits = outputs[: len(self.classes)]
+        # In double precision, so that the classes sum to one as closely as in the Predictions tables.
+        row = torch.softmax(logits.double() / self.info.temperature, 0).numpy()
+        if bool(torch.isfinite(outputs).all()):
+            return Answer(picture, row, remarks=remarks, distance=distance)
+        hint = "the bundle is damaged, or half precision is too little for it: try fp32"
+        return Answer(picture, error=DataError(f"the model gives no numbers for {display_name(picture)}", hint))
 
     @property
     def tells_quality(self) -> bool:
@@ -260,7 +336,7 @@ class Predictor:
 
         grey = decode_picture(picture)
         with _one_heat_map:
-            return heat_map(self.model, self.info, grey, target=target, method=method)
+            return heat_map(*scan_view(self.model, self.info), grey, target=target, method=method)
 
     def to_learner(self, dls: DataLoaders | None = None) -> Learner:
         """A fastai Learner of the same model, whose `predict` and `get_preds` give the same probabilities.
@@ -275,6 +351,11 @@ class Predictor:
         """
         from octfast.deploy.learner import make_learner
 
+        if self.info.level != "scan":
+            raise UsageError(
+                f"this model answers for a whole {self.info.level}, and a fastai Learner for single scans",
+                "predictor.answer_unit(scans)",
+            )
         with _one_heat_map:
             return make_learner(self.model, self.info, dls)
 

@@ -98,19 +98,43 @@ def predict_scans(
     ------
     DataError : a file cannot be decoded.
     """
+    outputs, distances = run_scans(
+        model, info, scans, bs=bs, precision=precision, device=device, progress=progress, unlike=unlike
+    )
+    table = predictions_table(scans, outputs, info.classes, info.temperature)
+    return table if distances is None else table.assign(distance=distances)
+
+
+def run_scans(
+    model: nn.Sequential,
+    info: BundleInfo,
+    scans: pd.DataFrame,
+    *,
+    bs: int = 16,
+    precision: str = "auto",
+    device: str | torch.device | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    unlike: Unlike | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the head gives of each scan; see `predict_scans` for the parameters and what is raised.
+
+    Returns
+    -------
+    (logits, float32 of shape (n, classes), or one column more where the model answers for units; the distances to the
+    training scans, of shape (n,), or None without `unlike`).
+    """
     tail = with_distance(model[1], unlike)
     engine = Engine(model[0], "auto" if precision == "int8" else precision, device, tail=tail)
     rows: list[Tensor] = []
-    for _, logits, _ in run_pictures(engine, info, list(scans["path"]), bs):
-        if isinstance(logits, DataError):
-            raise logits
-        rows.append(logits)
+    for _, outputs, _ in run_pictures(engine, info, list(scans["path"]), bs):
+        if isinstance(outputs, DataError):
+            raise outputs
+        rows.append(outputs)
         if progress:
             progress(len(rows), len(scans))
-    n = len(info.classes)
+    n = info.outputs
     stacked = (torch.stack(rows) if rows else torch.zeros(0, n + (unlike is not None))).numpy()
-    table = predictions_table(scans, stacked[:, :n], info.classes, info.temperature)
-    return table if unlike is None else table.assign(distance=stacked[:, n].astype(float))
+    return stacked[:, :n], None if unlike is None else stacked[:, n].astype(float)
 
 
 def predictions_table(

@@ -106,6 +106,10 @@ class Run:
     def predictions_file(self, split: str) -> Path:
         return self.path / f"predictions-{split}.csv"
 
+    def scan_answers_file(self, split: str) -> Path:
+        """Where it stands how each scan counted, of a model that answers for volumes, eyes or patients."""
+        return self.path / f"predictions-{split}-scans.csv"
+
     def predictions(self, split: str) -> pd.DataFrame | None:
         """The Predictions table of a split, or None where none has been made."""
         file = self.predictions_file(split)

@@ -17,6 +17,7 @@ AUGMENT = ("none", "light", "default", "strong")
 LOSSES = ("cross_entropy", "focal")
 # Of `octfast.figure`, which imports matplotlib.
 FORMATS = ("png", "svg", "pdf")
+LEVELS = ("scan", "volume", "eye", "patient")
 
 
 def _option(default: Any, help: str, **about: Any) -> Any:
@@ -94,6 +95,10 @@ class TrainConfig:
     )
     drop_leaks: bool = _option(False, "Leave out scans whose patient or identical file is in test.")
     allow_leaks: bool = _option(False, "Train although some patients are in two splits.")
+    level: str | None = _option(
+        *(None, "What a label is of, and has one answer: scan, volume, eye or patient; by default chosen, and said."),
+        choices=LEVELS,
+    )
     corrections: str | None = _option(None, "Labels that octfast review put right: its corrections.csv.", path=True)
     also: str | None = _option(
         *(None, "Further labelled scans for training: labels.csv of octfast review --pool, a table or a folder."),
@@ -151,8 +156,22 @@ class TrainConfig:
                 f"leave it out; or: octfast data split DATA --folds {self.folds} --out splits.csv, then octfast train "
                 "--splits splits.csv --fold 0, --fold 1 and so on, then octfast interpret --folds RUN --folds RUN",
             )
+        if self.level not in (None, "scan") and self.against_units:
+            raise UsageError(f"--level {self.level} does not go with {self.against_units}", "leave one of them out")
         if self.fold is not None and self.splits is None:
             raise UsageError(f"--fold {self.fold}: of which folds?", "add --splits splits.csv, from octfast data split")
+
+    @property
+    def against_units(self) -> str:
+        """What a model that answers for several scans together cannot be trained with, and why; empty if nothing."""
+        wrong = [
+            (self.unfreeze != "head", f"--unfreeze {self.unfreeze}", "units are learned from what is stored of scans"),
+            (self.views == 0, "--views 0", "units are learned from what is stored of scans"),
+            (self.folds == 0, "--folds 0", "units are judged by the heads of folds"),
+            (self.balance == "sample", "--balance sample", "units are not drawn by weight"),
+            (self.head in ("fastai", "article"), f"--head {self.head}", "its features are not those of one layer"),
+        ]
+        return next((f"{option}: {why}" for is_wrong, option, why in wrong if is_wrong), "")
 
     @property
     def columns(self) -> dict[str, Any]:

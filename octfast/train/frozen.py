@@ -22,9 +22,11 @@ from fastai.torch_core import trainable_params
 from torch import Tensor, nn
 
 from octfast.console import track
+from octfast.data.units import Units
 from octfast.errors import UsageError
 from octfast.model.engine import Engine, half_where_fast, make_engine, one_thread
 from octfast.train.alone import OneProcess
+from octfast.train.bags import BagHeads, BagLoader
 from octfast.train.callbacks import EpochLog
 from octfast.train.folds import FoldHeads, FoldLoader
 from octfast.train.folds import accuracy as fold_accuracy
@@ -49,6 +51,8 @@ def frozen_learner(
     workers: int | None = None,
     bs: int | None = None,
     folds: np.ndarray | None = None,
+    units: Units | None = None,
+    units_a_batch: int = 4,
 ) -> FrozenLearner:
     """A Learner that trains the part of another that is not frozen, on stored activations of the frozen part.
 
@@ -76,6 +80,9 @@ def frozen_learner(
     folds : the fold, from 0, of each training scan, then of each validation scan. With them the head learns from all
         of these scans, beside it a copy a fold from those outside of the fold; validation loss and accuracy are
         those of each scan by the copy that it is held out from. Only for a head alone, with cross entropy.
+    units : of the training scans, then of the validation scans: the head, a `BagHead`, learns one answer for all scans
+        of a unit. Needs folds.
+    units_a_batch : batch size, in units.
 
     Returns
     -------
@@ -137,16 +144,9 @@ def frozen_learner(
     if folds is not None:
         if _drawn(dls):
             raise UsageError("folds need every scan once an epoch", "leave folds out, or dl_type and wgts")
-        heads = FoldHeads(part[0], part[1:], int(folds.max()) + 1).to(device)
-        both = torch.cat(targets)
-        learning = (
-            _loaders(
-                learn,
-                FoldLoader(Rows(stores), both, folds, True, bs=bs, shuffle=True, drop_last=True, device=device),
-                FoldLoader(Rows(stores), both, folds, False, bs=max(bs, 256), device=device),
-            ),
-            heads,
-        )
+        kind = FoldHeads if units is None else BagHeads
+        heads = kind(part[0], part[1:], int(folds.max()) + 1).to(device)
+        learning = (_fold_loaders(learn, Rows(stores), torch.cat(targets), folds, units, bs, units_a_batch), heads)
     past = learn._grab_cbs(EpochLog)
     fast = FrozenLearner(
         learn,
@@ -170,7 +170,7 @@ def frozen_learner(
         cbs=[NextView(), BnFreeze(), EpochLog(past[0].rows if past else None)],
     )
     fast.stores, fast.engine = (stores[0], stores[1]), cast(Engine, runner)  # OpenVINO's has the same attributes
-    fast.folds = folds
+    fast.folds, fast.units = folds, units
     if pays_mixed_precision(suffix, device):
         fast.add_cbs([ChannelsLast(), MixedPrecision()])
     elif device.type == "cpu":
@@ -317,6 +317,25 @@ def _loaders(learn: Learner, *loaders: StoreLoader) -> StoredLoaders:
     made = StoredLoaders(*loaders, path=learn.path, device=loaders[0].device)
     made.whole, made.vocab, made.c = learn, learn.dls.vocab, len(learn.dls.vocab)
     return made
+
+
+def _fold_loaders(
+    learn: Learner, rows: Rows, targets: Tensor, folds: np.ndarray, units: Units | None, bs: int, units_a_batch: int
+) -> StoredLoaders:
+    """Loaders of scans, or of units, for heads of folds."""
+    device = torch.device(learn.dls.device or "cpu")
+    if units is None:
+        return _loaders(
+            learn,
+            FoldLoader(rows, targets, folds, True, bs=bs, shuffle=True, drop_last=True, device=device),
+            FoldLoader(rows, targets, folds, False, bs=max(bs, 256), device=device),
+        )
+    of = (rows, units, targets[units.first], folds[units.first])
+    return _loaders(
+        learn,
+        BagLoader(*of, True, bs=units_a_batch, shuffle=True, drop_last=True, device=device),
+        BagLoader(*of, False, bs=16, device=device),
+    )
 
 
 def _drawn(dls: DataLoaders) -> dict[str, Any]:

@@ -28,24 +28,27 @@ from octfast.data.prepare import Prepared, log_scans, prepare
 from octfast.data.scans import SPLITS, write_csv
 from octfast.data.shapes import say_shapes
 from octfast.data.splits.hold_out import validation_share
-from octfast.errors import OctfastError, WeightsError
+from octfast.data.units import units_of
+from octfast.errors import DataError, OctfastError, WeightsError
 from octfast.figure import Files
 from octfast.model.arch import find_arch
 from octfast.model.bundle.state import RUNNING
 from octfast.model.engine import check_engine
 from octfast.model.heads import check_head, set_dropout
+from octfast.model.pooling import scan_head
 from octfast.run.folder import Run, new_run, set_latest
 from octfast.run.log import run_log
 from octfast.run.origin import fingerprint
 from octfast.run.state import held, training_state
 from octfast.train import checkpoint
+from octfast.train.at_level import at_level, bags_of
 from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.crossval import Recipe, cross_validate
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
-from octfast.train.learner import oct_learner, unfreeze_to
+from octfast.train.learner import answer_for, oct_learner, unfreeze_to
 from octfast.train.leave_out import with_readable
 from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
 from octfast.train.past import Past, begun_with, forget_epochs
@@ -97,7 +100,7 @@ def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_fo
             if past.new:
                 # A training that is killed from here on is known for what it is, and its options.
                 run.write_json("config.json", {**begun_with(config), "state": RUNNING})
-            prepared = past.prepared or prepared_scans(config)
+            prepared, config = at_level(past.prepared or prepared_scans(config), config)
             (learn, about), prepared = with_readable(lambda p: _begun(p, config), prepared, SPLITS)
             past.check(about, prepared)
         about |= {"resumed": past.resumed, "notes": notes} if past.resumed else {"notes": notes}
@@ -122,7 +125,7 @@ def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, 
         num_workers=config.workers,
     )
     learn = new_learner(dls, config)
-    start_balanced(learn.model[1], _class_weights(learn, config))
+    start_balanced(scan_head(learn.model[1]), _class_weights(learn, config))
     return learn, _described(config, prepared, learn)
 
 
@@ -232,14 +235,17 @@ def new_learner(dls: DataLoaders, config: TrainConfig) -> Learner:
             raise
         log.warning("%s; on phantoms an untrained body will do", e.message)
         learn = oct_learner(dls, weights="none", **kwargs)
+    if config.level not in (None, "scan"):
+        answer_for(learn, str(config.level))
     if config.dropout is not None:
         set_dropout(learn.model[1], config.dropout)
     return learn
 
 
 def _class_weights(learn: Learner, config: TrainConfig) -> torch.Tensor:
-    """By the training scans of each class, in the order of their index."""
-    labels = pd.DataFrame(learn.dls.train.items)["label"].value_counts()
+    """By the training scans, or units, of each class, in the order of their index."""
+    table = pd.DataFrame(learn.dls.train.items)
+    labels = (table if learn.oct.level == "scan" else units_of(table, learn.oct.level).table)["label"].value_counts()
     return class_weights([int(labels.get(name, 0)) for name in learn.dls.vocab], config.balance)
 
 
@@ -320,7 +326,8 @@ def _fit_once(
     folds = _folds(learn, config)
     block = config.unfreeze == "block5"
     if config.views and not whole:
-        trainee = fast = frozen_learner(learn, views=config.views, folds=None if block else folds, **stored)
+        of_folds = {"folds": None if block else folds, **bags_of(learn)}
+        trainee = fast = frozen_learner(learn, views=config.views, **of_folds, **stored)
         precision = fast.engine.precision
     weights = _class_weights(learn, config)
     balanced = partial(balance_callbacks, weights, config.balance, config.loss)
@@ -406,7 +413,13 @@ def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:
     scans = pd.concat([pd.DataFrame(dl.items) for dl in (learn.dls.train, learn.dls.valid)], ignore_index=True)
     folds = draw_folds(scans, config.chosen_folds, config.seed)
     if folds is not None:
-        log.info("%d folds by patient: validation loss and accuracy are of all scans, out of fold", folds.max() + 1)
+        what = f"{learn.oct.level}s"
+        log.info("%d folds by patient: validation loss and accuracy are of all %s, out of fold", folds.max() + 1, what)
+    elif learn.oct.level != "scan":
+        raise DataError(
+            f"--level {learn.oct.level}: without folds by patient there is nothing to judge it by",
+            "give two patients of every class or more, or learn from each scan alone: --level scan",
+        )
     return folds
 
 

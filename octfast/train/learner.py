@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner fit_one_cycle and lr_find)
@@ -29,6 +29,7 @@ from octfast.model.arch import Arch, body_groups, check_patches, drop_classifier
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import half_where_fast
 from octfast.model.heads import body_and_head, check_head
+from octfast.model.pooling import bag_head
 from octfast.model.weights.load import WeightsReport, load_weights
 from octfast.model.weights.untrained import calibrate_batch_norm
 from octfast.train.alone import OneProcess
@@ -46,11 +47,13 @@ class OctParts:
     arch : the network that the body was cut from.
     head : the head's name, see `octfast.model.heads`.
     weights : where the body's weights came from, and which of them.
+    level : what has one answer, one of `octfast.data.units.LEVELS`.
     """
 
     arch: Arch
     head: str
     weights: WeightsReport
+    level: str = "scan"
 
 
 class NLLLossFlat(BaseLoss):
@@ -185,10 +188,29 @@ def unfreeze_to(learn: Learner, what: str) -> Learner:
     return learn
 
 
+def answer_for(learn: Learner, level: str) -> Learner:
+    """Let a new Learner's head answer for all scans of a unit together, by attention over them.
+
+    Such a head is trained by `frozen_learner` with `units`, and gives a number a scan more than there are classes.
+
+    Raises
+    ------
+    UsageError : the head is none on pooled features.
+    """
+    head = bag_head(learn.model[1], learn.oct.head)
+    learn.model[1] = head.to(next(learn.model.parameters()).device)
+    learn.oct = replace(learn.oct, level=level)
+    # It was made of the parameters of before.
+    learn.opt = None
+    learn.freeze()
+    return learn
+
+
 def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool = False) -> BundleInfo:
     """What a bundle says of this Learner's model."""
     norm = _normalisation(learn.dls)
     parts: OctParts = learn.oct
+    pooling = None if parts.level == "scan" else {"kind": "attention", "hidden": learn.model[1].hidden}
     return BundleInfo(
         arch=parts.arch.name,
         head=parts.head,
@@ -201,6 +223,8 @@ def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool
         weights={k: v for k, v in parts.weights.to_dict().items() if k != "path"},
         training=training or {},
         synthetic=synthetic,
+        level=parts.level,
+        pooling=pooling,
     )
 
 

@@ -20,12 +20,14 @@ from octfast.console import track
 from octfast.data.phantom.draw import is_synthetic
 from octfast.data.prepare import Prepared
 from octfast.data.scans import describe_scans, save_scans
+from octfast.data.units import units_of
 from octfast.errors import DataError
 from octfast.figure import Files
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.write import save_bundle
 from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.temperature import calibrate_bundle, rescale
+from octfast.model.units import predict_units, unit_tables
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import FOLD, REMINDER, Run
 from octfast.run.origin import fingerprint, git_state, versions
@@ -66,6 +68,8 @@ def leave_results(
     info = keep_distance(run, trainee, learn, prepared.scans, info, precision)
     info = keep_quality(run, prepared.scans, info)
     held_out = rescale(held_out, info.classes, info.temperature)
+    if info.level != "scan":
+        _save_scan_answers(run, _held_out_units(trainee, prepared.scans, info)[1])
     for split, table in held_out.groupby("split"):
         _save_predictions(run, table.reset_index(drop=True), str(split))
     if FOLD in held_out:
@@ -145,6 +149,8 @@ def _predict(learn: Learner, scans: pd.DataFrame, info: BundleInfo, precision: s
 
 def _held_out(trainee: Learner, learn: Learner, scans: pd.DataFrame, info: BundleInfo, precision: str) -> pd.DataFrame:
     """The Predictions table of validation, or of training and validation by the heads of their folds."""
+    if info.level != "scan":
+        return _held_out_units(trainee, scans, info)[0]
     valid = scans[scans["split"] == "valid"]
     if not isinstance(trainee, FrozenLearner):
         return _predict(learn, valid, info, precision)
@@ -157,12 +163,27 @@ def _held_out(trainee: Learner, learn: Learner, scans: pd.DataFrame, info: Bundl
     return predictions_table(both, trainee.out_of_fold(), info.classes)
 
 
+def _held_out_units(trainee: Learner, scans: pd.DataFrame, info: BundleInfo) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The Predictions table of training and validation units by the heads of their folds, and that of their scans."""
+    assert isinstance(trainee, FrozenLearner) and trainee.units is not None
+    both = pd.concat([scans[scans["split"] == s] for s in ("train", "valid")], ignore_index=True)
+    both = both.assign(**{FOLD: trainee.folds})
+    units = units_of(both, info.level, keep=[FOLD])
+    return unit_tables(both, units, trainee.out_of_fold(), info.classes, info.temperature)
+
+
 def _predict_test(run: Run, learn: Learner, given: Prepared, info: BundleInfo, precision: str) -> Prepared:
     """Predict the test scans; gives what is left of all scans."""
 
     def predict(prepared: Prepared) -> pd.DataFrame:
-        scans = prepared.scans
-        return _predict(learn, scans[scans["split"] == "test"], info, precision)
+        scans = prepared.scans[prepared.scans["split"] == "test"].reset_index(drop=True)
+        if info.level == "scan":
+            return _predict(learn, scans, info, precision)
+        with track("predicting test", len(scans)) as update:
+            given: dict[str, Any] = {"precision": precision, "device": learn.dls.device, "progress": update}
+            table, each = predict_units(learn.model, info, scans, **given)
+        _save_scan_answers(run, each)
+        return table
 
     try:
         table, prepared = with_readable(predict, given, ("test",))
@@ -176,6 +197,12 @@ def _predict_test(run: Run, learn: Learner, given: Prepared, info: BundleInfo, p
 def _save_predictions(run: Run, table: pd.DataFrame, split: str) -> None:
     run.save_predictions(table, split)
     run.write_json(f"metrics-{split}.json", headline(table))
+
+
+def _save_scan_answers(run: Run, each: pd.DataFrame) -> None:
+    """Write how each scan of a unit counted, a file a split."""
+    for split, rows in each.groupby("split"):
+        save_scans(rows.reset_index(drop=True), run.scan_answers_file(str(split)), run.root)
 
 
 def _remind(learn: Learner, info: BundleInfo) -> None:

@@ -18,11 +18,13 @@ from fastcore.foundation import L
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from octfast.data.units import Units
 from octfast.errors import UsageError
 from octfast.files import whole_file
 from octfast.model.engine import Engine
 from octfast.train.folds import FoldHeads, FoldLoader
 from octfast.train.store.loader import StoreLoader
+from octfast.train.store.rows import Rows
 from octfast.train.store.store import FeatureStore
 
 AGAIN = "call frozen_learner(learn) again"
@@ -56,6 +58,7 @@ class FrozenLearner(Learner):
     engine : that ran the frozen part.
     folds : of the training scans, then the validation scans, where heads of a cross-validation are trained too.
     judged : what `out_of_fold` gives where a training a fold gave it, see `octfast.train.crossval`.
+    units : of the same scans, where the head answers for all scans of a unit together.
     pace : a context in which the part computes fast.
     """
 
@@ -64,6 +67,7 @@ class FrozenLearner(Learner):
     loss_func: Any
     folds: np.ndarray | None = None
     judged: np.ndarray | None = None
+    units: Units | None = None
     pace: Callable[[], AbstractContextManager] = nullcontext
     _on: tuple[DataLoaders, nn.Module] | None = None
     _closed = False
@@ -258,11 +262,18 @@ class FrozenLearner(Learner):
         return self
 
     def out_of_fold(self) -> np.ndarray:
-        """Logits of the training, then the validation scans by the head of their fold, of shape (n, classes)."""
+        """Logits of the training, then the validation scans by the head of their fold, of shape (n, classes).
+
+        Where the head answers for units, of each scan its logits and its score, of shape (n, classes + 1).
+        """
         if self.folds is None:
             raise UsageError("no folds were trained", "frozen_learner(learn, folds=...)")
         if self.judged is not None:
             return self.judged
+        if self.units is not None:
+            with self._features(self._learning):
+                heads: Any = self._learning[1]
+                return heads.of_scans(Rows(self.stores), self.folds)
         with self.no_bar(), self.no_logging(), self._features(self._learning):
             outputs, _ = super().get_preds(act=noop)
         return outputs[torch.arange(len(outputs)), torch.tensor(self.folds)].float().cpu().numpy()

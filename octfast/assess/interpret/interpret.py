@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import pandas as pd
 
 from octfast.assess.interpret.heatmap import check_method
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
+from octfast.assess.interpret.missed_units import MOST_UNITS, frames_of, plot_units
 from octfast.assess.interpret.neighbours import plot_neighbours
 from octfast.assess.interpret.rows import MOST_CLASSES
-from octfast.assess.predictions import out_of_fold
+from octfast.assess.predictions import out_of_fold, scan_answers
 from octfast.assess.similar import similar as similar_scans
 from octfast.console import track
 from octfast.data.corrections import relative
@@ -24,6 +25,7 @@ from octfast.figure import Figure, Files
 from octfast.model.bundle.read import read_info
 from octfast.model.decide import urgent_classes
 from octfast.model.forward import headline
+from octfast.model.units import level_note
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run
 
@@ -132,7 +134,8 @@ def interpret_run(
         check_method(method)
     run = run if isinstance(run, Run) else open_run(run)
     interp = ClassificationInterpretation.from_run(run, split)
-    table, synthetic = interp.table, read_info(run.bundle).synthetic
+    info = read_info(run.bundle)
+    table, synthetic = interp.table, info.synthetic
     named = urgent_classes(interp.classes, urgent)
     missed = interp.missed_urgent(named) if named else None
     suspects, basis = _suspects(interp, split, label_errors, folds)
@@ -177,7 +180,11 @@ def interpret_run(
     near = _near(run, top, notes) if similar and len(top) else None
     if near is not None:
         keep("similar", plot_neighbours(top, near, f"Scans like those of the {first.replace('_', ' ')}, {split}", note))
-    written = [*figures.values(), *(f for f in [run.predictions_file(split)] if f.exists())]
+    more = []
+    if info.level != "scan":
+        more = _missed_units(run, split, interp, info.level, named, missed, heat and method, note, keep, suffix)
+        notes.append(level_note(table, info.level))
+    written = [*figures.values(), *more, *(f for f in [run.predictions_file(split)] if f.exists())]
     if len(interp.classes) > MOST_CLASSES:
         written.append(run.path / f"confusion-matrix{suffix}.csv")
         write_csv(interp.confusion().reset_index(), written[-1])
@@ -239,6 +246,35 @@ def _near(run: Run, scans: pd.DataFrame, notes: list[str]) -> pd.DataFrame | Non
         notes.append(f"no similar scans: {e.message}")
         log.warning("%s", notes[-1])
         return None
+
+
+def _missed_units(
+    run: Run,
+    split: str,
+    interp: ClassificationInterpretation,
+    level: str,
+    urgent: tuple[str, ...],
+    missed: pd.DataFrame | None,
+    method: str | bool,
+    note: str,
+    keep: Callable[[str, Figure], None],
+    suffix: str,
+) -> list[Path]:
+    """Draw the urgent units that were missed, or without urgent classes the wrong ones, and list what counted there."""
+    each = scan_answers(run, split)
+    units = missed if missed is not None else interp.hardest_wrong(len(interp.table))
+    frames = frames_of(units, each, level)
+    heat = None
+    if method and len(units):
+        maps = interp.heat_maps(str(method))
+        drawn = frames_of(units.head(MOST_UNITS), each, level)
+        with track("heat maps", len(drawn)) as update:
+            maps.compute(drawn["path"], drawn["label"], update)
+        heat = maps.get
+    what = f"urgent {level}s ({', '.join(urgent)}) taken for another class" if urgent else f"wrong {level}s"
+    title = f"{len(units)} {what}, {split}{_shown(units, MOST_UNITS)}"
+    keep("missed_units", plot_units(units, each, level, title, note, asked=urgent, heat=heat))
+    return [_save(frames, run, f"missed-units{suffix}.csv")]
 
 
 def _suspects(

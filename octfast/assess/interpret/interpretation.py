@@ -26,6 +26,7 @@ from octfast.figure import pyplot_place
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predictions_table
+from octfast.model.units import scan_view
 from octfast.run.folder import Run, open_run
 
 
@@ -93,7 +94,7 @@ class ClassificationInterpretation(_FastaiInterpretation):
         """
         run = run if isinstance(run, Run) else open_run(run)
         table, info = run_predictions(run, split)
-        return cls(table, info.classes, lambda: load_bundle(run.bundle), info.fit)
+        return cls(table, info.classes, lambda: scan_view(*load_bundle(run.bundle, units=True)), info.fit)
 
     def __getitem__(self, idxs) -> pd.DataFrame:
         """Rows of the Predictions table."""

@@ -22,7 +22,7 @@ from octfast.data.preprocess import decode_grey
 from octfast.errors import DataError, UsageError
 from octfast.figure import Figure, Files, short
 from octfast.files import refuse_address
-from octfast.model.bundle.read import load_bundle
+from octfast.model.bundle.read import load_bundle, read_info, refuse_units
 from octfast.model.forward import predict_scans
 from octfast.notices import NOTICE, SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run
@@ -210,6 +210,7 @@ def class_accuracy(table: pd.DataFrame, classes: Sequence[str], k: int = 2) -> p
 def _named(run: Run, scan: str) -> tuple[pd.Series, str | None, Any]:
     """The row of a scan in the run's predictions by its path or file name; else a row made by running the model."""
     refuse_address(scan, "download it and give the picture")
+    refuse_units(read_info(run.bundle), run.path.name)
     path = Path(scan).expanduser()
     scans = run.scans
     mine = scans[scans["path"] == str(path.absolute())]

@@ -21,6 +21,7 @@ from octfast.data.preprocess import decode_grey
 from octfast.errors import OctfastError
 from octfast.figure import Figure
 from octfast.model.bundle.read import load_bundle
+from octfast.model.units import scan_view
 from octfast.notices import CAUTION
 from octfast.run.folder import Run
 from octfast.run.privacy import within, without_places
@@ -103,7 +104,7 @@ class HeatPictures:
             return
         try:
             if self._maps is None:
-                self._maps = HeatMaps(*load_bundle(self.run.bundle), self.method)
+                self._maps = HeatMaps(*scan_view(*load_bundle(self.run.bundle, units=True)), self.method)
             with track("heat maps", len(rows)) as update:
                 self._maps.compute(list(rows["path"]), list(rows["predicted"]), update)
         except OctfastError as e:

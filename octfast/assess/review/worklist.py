@@ -13,6 +13,7 @@ from octfast.assess.interpret.rows import missed_urgent, top_losses, with_p_actu
 from octfast.assess.predictions import held_out_predictions
 from octfast.assess.review.kept import audit_findings
 from octfast.errors import DataError, UsageError
+from octfast.model.bundle.read import read_info, refuse_units
 from octfast.model.decide import urgent_classes
 from octfast.run.folder import FOLD, Run
 
@@ -90,6 +91,7 @@ def second_list(run: Run, paths: Sequence[str]) -> pd.DataFrame:
 
 def _judged(run: Run) -> tuple[pd.DataFrame, list[str]]:
     """The Predictions of the scans that were judged without their patient, with `p_actual` and `suggested`."""
+    refuse_units(read_info(run.bundle), run.path.name)
     table, info = held_out_predictions(run)
     if FOLD not in table:
         log.warning("%s was not cross-validated: only its validation scans are looked through", run.path.name)

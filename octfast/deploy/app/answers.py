@@ -19,6 +19,7 @@ from octfast.data.volumes.kinds import kind_of_bytes
 from octfast.deploy.predictor import Predictor
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.read import refuse_units
 from octfast.model.decide import decide, unlike_words
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE, UNSEEN
 
@@ -70,6 +71,7 @@ class Answers:
     Raises
     ------
     UsageError : urgent names a class that the model has not, or abstain_below is no probability.
+    BundleError : the model answers for whole volumes, eyes or patients.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Answers:
         abstain_below: float | None = None,
         answer_anyway: bool = False,
     ):
+        refuse_units(predictor.info, predictor.info.arch)
         self.predictor = predictor
         self.limits = limits or Limits()
         self.rule = predictor.rule(urgent, abstain_below, answer_anyway)

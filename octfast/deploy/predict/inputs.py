@@ -6,8 +6,8 @@ import glob
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +23,10 @@ from octfast.files import refuse_address
 log = logging.getLogger("octfast")
 
 
+# Columns of a table by which its scans are told to be of one volume, eye or patient.
+_OF = ("patient", "eye", "volume")
+
+
 @dataclass(frozen=True)
 class Item:
     """One file to read, or the reason why there is none.
@@ -33,11 +37,13 @@ class Item:
         spreadsheet would take for a formula (it begins with = + - or @) gets a ./ before it, and names the same file.
     problem : why it cannot be read, where that is known already; else empty.
     hint : what to do then.
+    of : what a table says of it beside: its `patient`, `eye` and `volume`, where there are such columns.
     """
 
     path: str
     problem: str = ""
     hint: str = ""
+    of: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.path.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
@@ -178,6 +184,8 @@ def _table(file: Path, path_column: str | None) -> Iterator[Item]:
     if columns[0] != "path":
         log.info("%s: paths from the column %s", file.name, columns[0])
     cells = list(as_names(table[columns[0]]))
+    of = {role: next(iter(candidates("patient", names) if role == "patient" else [role]), role) for role in _OF}
+    said = {role: list(as_names(table[column])) for role, column in of.items() if column in names}
     ways = [file.parent / at_home(name) if name else file for name in cells]
     lost = [name for name, path in zip(cells, ways, strict=True) if name and _trouble(path)]
     elsewhere = dict(zip(lost, resolve_paths(lost, file), strict=True))
@@ -187,7 +195,8 @@ def _table(file: Path, path_column: str | None) -> Iterator[Item]:
             continue
         if name in elsewhere and not _trouble(found := Path(elsewhere[name])):
             path = found
-        yield Item(str(path), *_trouble(path, f"its path is relative to the folder of {file.name}"))
+        problem, hint = _trouble(path, f"its path is relative to the folder of {file.name}") or ("", "")
+        yield Item(str(path), problem, hint, {role: column[n - 2] or "" for role, column in said.items()})
 
 
 def _trouble(path: Path, hint: str = "") -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,7 +14,9 @@ from octfast.console import track
 from octfast.data.fit import seen_in_words
 from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
+from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
 from octfast.deploy.predict.outputs import check_out, check_pictures, volumes_file
+from octfast.deploy.predict.prediction import Prediction
 from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted, stream_rows
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
@@ -29,53 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger("octfast")
-
-
-@dataclass
-class Prediction:
-    """What a prediction came to.
-
-    Attributes
-    ----------
-    columns : of the table.
-    classes : of the model.
-    scans : rows with an answer.
-    failed : rows with an error.
-    remarked : rows with remarks.
-    abstained, referred : rows so marked; None where the model cannot abstain, or has no urgent classes.
-    unlike : rows that are unlike the training scans; None where the model does not know.
-    volumes : a row a volume, the urgent first; see `VolumeTable`.
-    files : what was written.
-    synthetic : whether the model was trained on phantoms.
-    whole : whether `out` was whole already, so that resuming had nothing to do.
-    """
-
-    columns: list[str]
-    classes: tuple[str, ...]
-    synthetic: bool = False
-    whole: bool = False
-    scans: int = 0
-    failed: int = 0
-    remarked: int = 0
-    abstained: int | None = None
-    referred: int | None = None
-    unlike: int | None = None
-    volumes: list[dict[str, Any]] = field(default_factory=list)
-    volume_columns: list[str] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)
-
-    def add(self, row: Row) -> None:
-        """Count a row."""
-        failed = bool(row.values["error"])
-        self.failed += failed
-        self.scans += not failed
-        self.remarked += bool(row.values.get("remarks"))
-        if "abstained" in row.values:
-            self.abstained = (self.abstained or 0) + bool(row.values["abstained"])
-        if "referred" in row.values:
-            self.referred = (self.referred or 0) + bool(row.values["referred"])
-        if "unlike_training" in row.values:
-            self.unlike = (self.unlike or 0) + bool(row.values["unlike_training"])
 
 
 def predict(
@@ -128,7 +82,8 @@ def predict(
     Returns
     -------
     A row a scan, in the order of the inputs; columns as `Table` in `rows` has them. A file that cannot be
-    read is a row with its `error`, and empty otherwise.
+    read is a row with its `error`, and empty otherwise. Of a model that answers for volumes, eyes or patients a row
+    a unit, as `UnitTables` in `units` has them; `out` holds the scans, and the units beside it.
 
     Raises
     ------
@@ -158,6 +113,9 @@ def predict(
         volume_memory=volume_memory,
         any_modality=any_modality,
     )
+    if found.level != "scan":
+        units = as_table({name: [unit[name] for unit in found.volumes] for name in found.volume_columns})
+        return units.astype({"volume": "Int64", "most_frame": "Int64"})
     table = as_table({name: [row[name] for row in rows] for name in found.columns})
     return table.astype({"volume": "Int64", "frame": "Int64"})
 
@@ -203,6 +161,14 @@ def run_prediction(
             raise DataError(f"nothing to predict in {', '.join(names) or 'no input'}", "give scans, or folders of them")
         items = iter(listed)
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle, precision, device, weights)
+    memory = int((volume_memory or MAX_MEMORY / (1 << 30)) * (1 << 30))
+    if (level := predictor.info.level) != "scan":
+        refuse_for_units(level, heatmaps=heatmaps, montage=montage, resume=resume)
+        found = Prediction([], predictor.classes, predictor.info.synthetic)
+        with VolumeReader(memory=memory, any_modality=any_modality) as reader:
+            of_units: dict[str, Any] = {"wanted": wanted, "out": to, "kind": kind, "force": force, "bs": bs}
+            predict_for_units(predictor, found, items, on_row, reader=reader, **of_units)
+        return found
     if heatmaps is not None:
         from octfast.deploy.predict.pictures import check_heat_maps
 
@@ -215,7 +181,6 @@ def run_prediction(
         found.whole = True
         return found
     with ExitStack() as stack:
-        memory = int((volume_memory or MAX_MEMORY / (1 << 30)) * (1 << 30))
         reader = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
         journal = _journal(to, bundle, table, names, recursive)
         if journal is not None:

@@ -59,7 +59,7 @@ class Row:
 
 
 @dataclass
-class _Origin:
+class Origin:
     """Where a picture comes from: which input, and of a volume which B-scan; `last` of its input or not."""
 
     item: int
@@ -105,7 +105,7 @@ class Table:
         quality = ["quality"] if self.predictor.tells_quality else []
         self.columns = ["path", "volume", "frame", "eye", *answer, *heat_map, *quality, "remarks", "error"]
 
-    def row(self, origin: _Origin, answer: Answer) -> Row:
+    def row(self, origin: Origin, answer: Answer) -> Row:
         """The row of an answer."""
         values: dict[str, Any] = dict.fromkeys(self.columns)
         values |= {"path": origin.path, "volume": origin.volume, "frame": origin.frame, "eye": origin.eye}
@@ -136,11 +136,11 @@ def stream_rows(
     reader : of volumes; the caller closes it.
     bs : pictures a batch.
     """
-    origins: deque[_Origin] = deque()
+    origins: deque[Origin] = deque()
 
     def pictures() -> Iterator[Any]:
         for n, item in items:
-            for origin, picture in _pictures_of(n, item, reader):
+            for origin, picture in pictures_of(n, item, reader):
                 # Before the picture is handed on, so that its answer finds it.
                 origins.append(origin)
                 yield picture
@@ -149,22 +149,22 @@ def stream_rows(
         yield table.row(origins.popleft(), answer)
 
 
-def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Origin, Any]]:
+def pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[Origin, Any]]:
     """What an input holds, each with its origin; where something is wrong, the error is the last of them."""
     if item.problem:
-        yield _Origin(n, item.path), DataError(item.problem, item.hint)
+        yield Origin(n, item.path), DataError(item.problem, item.hint)
         return
     try:
         kind = kind_of(item.path)
     except DataError as e:
-        yield _Origin(n, item.path), e
+        yield Origin(n, item.path), e
         return
     except (OSError, ValueError) as e:
         reason = "no such file" if isinstance(e, FileNotFoundError) else getattr(e, "strerror", None) or str(e)
-        yield _Origin(n, item.path), DataError(f"cannot read {item.path}: {reason}")
+        yield Origin(n, item.path), DataError(f"cannot read {item.path}: {reason}")
         return
     if kind in ("picture", ""):
-        yield _Origin(n, item.path), item.path
+        yield Origin(n, item.path), item.path
         return
     held = None
     try:
@@ -172,16 +172,16 @@ def _pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[_Or
         for scan in reader.read(item.path, kind):
             if held is not None:
                 yield held
-            held = _Origin(n, item.path, False, True, scan.volume, scan.frame, scan.eye), scan.pixels
+            held = Origin(n, item.path, False, True, scan.volume, scan.frame, scan.eye), scan.pixels
     except DataError as e:
         if held is not None:
             yield held
         if e.hint:
             log.warning("%s: %s", e.message, e.hint)
-        yield _Origin(n, item.path, of_volume=True), e
+        yield Origin(n, item.path, of_volume=True), e
         return
     if held is None:
-        yield _Origin(n, item.path, of_volume=True), DataError(f"{item.path} holds no B-scans")
+        yield Origin(n, item.path, of_volume=True), DataError(f"{item.path} holds no B-scans")
     else:
         held[0].last = True
         yield held

@@ -12,6 +12,7 @@ from octfast.errors import BundleError
 from octfast.model.arch import find_arch, make_network
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.heads import body_and_head
+from octfast.model.pooling import bag_head
 
 
 def empty_network(info: BundleInfo) -> nn.Sequential:
@@ -50,7 +51,8 @@ def filled(model: nn.Sequential, info: BundleInfo, state: Mapping[str, Tensor]) 
 
 def _network(info: BundleInfo) -> nn.Sequential:
     arch = find_arch(info.arch)
-    return nn.Sequential(*body_and_head(make_network(arch, info.size), arch, info.head, len(info.classes)))
+    body, head = body_and_head(make_network(arch, info.size), arch, info.head, len(info.classes))
+    return nn.Sequential(body, head if info.pooling is None else bag_head(head, info.head, info.pooling["hidden"]))
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

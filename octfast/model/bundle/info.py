@@ -9,19 +9,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from octfast.data.fit import FITS
+from octfast.data.units import LEVELS
 from octfast.errors import BundleError
 from octfast.model.bundle.strict import HINT, MEND, is_number, parse_json
 from octfast.model.quality import MEASURES
 
 FORMAT = "octfast-bundle"
 # Of what is written: a bundle that an older octfast would answer wrongly with has the newer, which that one refuses.
-VERSION, NEWEST = 2, 3
+VERSION, NEWEST = 2, 4
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "octfast.json"
 UNLIKE_FILE = "unlike.safetensors"
 TENSORS = ("float32", "float16")
 _NEEDED = {"arch", "head", "classes", "size", "mean", "std"}
-_SINCE = {2: {"calibration", "tensors", "base"}, 3: {"fit"}}
+_SINCE = {2: {"calibration", "tensors", "base"}, 3: {"fit"}, 4: {"level", "pooling"}}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class BundleInfo:
         the library that publishes them, or "file" for a file of the user's, `sha256` of the tensors that were left out
         (`octfast.model.bundle.stock.digest`).
     fit : how a scan of any shape becomes a square, one of `octfast.data.fit.FITS`.
+    level : what has one answer, one of `octfast.data.units.LEVELS`.
+    pooling : how the scans of a unit become its answer, see `octfast.model.pooling`: `kind` is "attention", `hidden`
+        the numbers that it is computed from; None at the level of scans.
     """
 
     arch: str
@@ -60,6 +64,8 @@ class BundleInfo:
     tensors: str = "float32"
     base: dict[str, Any] | None = None
     fit: str = "squeeze"
+    level: str = "scan"
+    pooling: dict[str, Any] | None = None
 
     def __post_init__(self):
         named = isinstance(self.arch, str) and isinstance(self.head, str)
@@ -85,6 +91,8 @@ class BundleInfo:
             (self.tensors not in TENSORS, f"tensors is not one of {', '.join(TENSORS)}"),
             (self.fit not in FITS, f"fit is not one of {', '.join(FITS)}"),
             (not _is_base(self.base), "base does not name stock weights by their SHA-256"),
+            (self.level not in LEVELS, f"level is not one of {', '.join(LEVELS)}"),
+            (self.level in LEVELS and not _is_pooling(self.pooling, self.level), "pooling does not go with level"),
         ]
         for wrong, what in problems:
             if wrong:
@@ -92,6 +100,11 @@ class BundleInfo:
         what = _wrong_calibration(self.calibration, self.classes)
         if what:
             raise _FieldError(f"calibration: {what}")
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the head gives of a scan: a logit a class, and of units how much the scan counts."""
+        return len(self.classes) + (self.level != "scan")
 
 
 class _FieldError(BundleError):
@@ -105,9 +118,9 @@ class _FieldError(BundleError):
 def info_text(info: BundleInfo) -> str:
     """octfast.json, after a reading: what is written can be read."""
     fields = asdict(info)
-    if info.fit == "squeeze":
-        del fields["fit"]
-    about = {"format": FORMAT, "version": VERSION if info.fit == "squeeze" else NEWEST, **fields}
+    version = NEWEST if info.level != "scan" else 3 if info.fit != "squeeze" else VERSION
+    later = {key for since, keys in _SINCE.items() if since > version for key in keys}
+    about = {"format": FORMAT, "version": version, **{k: v for k, v in fields.items() if k not in later}}
     try:
         text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False, default=lambda v: v.item()) + "\n"
         data = text.encode("utf-8")
@@ -132,7 +145,7 @@ def parse_info(data: bytes, name: str) -> BundleInfo:
         )
     later = (keys for since, keys in _SINCE.items() if since > version)
     known = set(BundleInfo.__dataclass_fields__).difference(*later)
-    needed = _NEEDED | (_SINCE[3] if version >= 3 else set())
+    needed = _NEEDED.union(*(keys for since, keys in _SINCE.items() if 3 <= since <= version))
     if set(raw) - known or needed - set(raw):
         strange = ", ".join(repr(k[:80])[1:-1] for k in sorted(set(raw) - known | needed - set(raw))[:5])
         raise BundleError(f"{name}: unknown or missing: {strange}", MEND)
@@ -164,6 +177,18 @@ def _is_base(base: Any) -> bool:
         and base["source"] in ("torchvision", "timm", "file")
         and isinstance(base["sha256"], str)
         and re.fullmatch("[0-9a-f]{64}", base["sha256"]) is not None
+    )
+
+
+def _is_pooling(pooling: Any, level: str) -> bool:
+    if level == "scan":
+        return pooling is None
+    return (
+        isinstance(pooling, dict)
+        and set(pooling) == {"kind", "hidden"}
+        and pooling["kind"] == "attention"
+        and type(pooling["hidden"]) is int
+        and 1 <= pooling["hidden"] <= 4096
     )
 
 

@@ -66,7 +66,9 @@ def read_info(folder: str | Path) -> BundleInfo:
     return parse_info(data, str(file))
 
 
-def load_bundle(folder: str | Path, *, weights: str | Path | None = None) -> tuple[nn.Sequential, BundleInfo]:
+def load_bundle(
+    folder: str | Path, *, weights: str | Path | None = None, units: bool = False
+) -> tuple[nn.Sequential, BundleInfo]:
     """Build the model that a bundle names and load its tensors; nothing in the bundle is executed, nothing fetched.
 
     The network is first built without memory for its tensors, and the header of model.safetensors compared with it, so
@@ -75,6 +77,8 @@ def load_bundle(folder: str | Path, *, weights: str | Path | None = None) -> tup
     Parameters
     ----------
     weights : for a slim bundle, the file of its stock weights; None looks where torch and timm keep theirs.
+    units : whether a model that answers for whole volumes, eyes or patients will do; its head gives a number a scan
+        more than there are classes, see `octfast.model.pooling`.
 
     Returns
     -------
@@ -82,14 +86,16 @@ def load_bundle(folder: str | Path, *, weights: str | Path | None = None) -> tup
 
     Raises
     ------
-    BundleError : a file is missing or damaged, the tensors are not those of the architecture, or the stock weights of
-        a slim bundle are not on this machine or are others.
+    BundleError : a file is missing or damaged, the tensors are not those of the architecture, the stock weights of
+        a slim bundle are not on this machine or are others, or the model does not answer for single scans.
     """
     from octfast.model.bundle.build import empty_network, filled
     from octfast.model.bundle.tensor_file import TensorFile
 
     folder = Path(folder)
     info = read_info(folder)
+    if not units:
+        refuse_units(info, folder)
     with TensorFile(folder / MODEL_FILE) as file:
         try:
             model = empty_network(info)
@@ -104,6 +110,20 @@ def load_bundle(folder: str | Path, *, weights: str | Path | None = None) -> tup
 
         state |= stock_tensors(info, left_out, folder, weights)
     return filled(model, info, state), info
+
+
+def refuse_units(info: BundleInfo, name: str | Path) -> None:
+    """Refuse, where single scans are asked about, a model that answers for units; `name` : of the model or its run.
+
+    Raises
+    ------
+    BundleError : the model answers for whole volumes, eyes or patients and not for single scans.
+    """
+    if info.level != "scan":
+        raise BundleError(
+            f"the model of {name} answers for a whole {info.level}, and this asks about single scans",
+            "octfast predict, evaluate, calibrate and interpret take it; for answers about scans train --level scan",
+        )
 
 
 def _check_tensors(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Tensor], info: BundleInfo) -> None:

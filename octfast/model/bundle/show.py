@@ -47,6 +47,8 @@ class Described:
             "scans",
             f"grey, {fit_in_words(info.fit, info.size)}, mean {_numbers(info.mean)}, std {_numbers(info.std)}",
         )
+        if info.pooling is not None:
+            yield "answers for", f"a whole {info.level}, its scans weighed by {info.pooling['kind']}"
         yield "temperature", f"{info.temperature:g}" + (" (not calibrated)" if not info.calibration else "")
         yield from ((f"calibration: {_plain(k)}", _plain(v)) for k, v in info.calibration.items())
         yield "trained on", "synthetic phantoms" if info.synthetic else "the user's scans"

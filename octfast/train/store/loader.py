@@ -33,7 +33,7 @@ class StoreLoader(DataLoader):
         **kwargs: Any,
     ):
         self.pictures = pictures
-        super().__init__(dataset=range(len(store)), num_workers=0, **kwargs)
+        super().__init__(dataset=range(len(targets)), num_workers=0, **kwargs)
         self.store, self.targets, self.view = store, targets, 0
 
     def create_batches(self, samps):

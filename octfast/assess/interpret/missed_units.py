@@ -1,0 +1,125 @@
+"""Volumes, eyes or patients that were taken for something else: which of their scans counted, and what these say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from octfast.assess.interpret.heatmap import overlay
+from octfast.assess.interpret.plots import Heat
+from octfast.data.preprocess import decode_grey
+from octfast.data.units import unit_columns
+from octfast.errors import DataError
+from octfast.figure import Figure, short
+from octfast.model.units import unit_names
+from octfast.notices import CAUTION, NOTICE
+
+FRAMES = 3
+MOST_UNITS = 6
+
+
+def frames_of(units: pd.DataFrame, each: pd.DataFrame, level: str, frames: int = FRAMES) -> pd.DataFrame:
+    """The scans that counted most in some units, a row a scan.
+
+    Parameters
+    ----------
+    units : rows of a Predictions table of units.
+    each : how the scans of these and of others counted, see `octfast.assess.predictions.scan_answers`.
+
+    Returns
+    -------
+    `unit` (its name), the columns of `unit_columns`, `label`, `predicted` and `loss` of the unit; `rank` from 1,
+    `path`, `attention`, `alone_<class>` and `frame`, where it is known, of the scan. In the order of the units.
+    """
+    keys = unit_columns(list(units.columns), level)
+    about = units[[*keys, "label", "predicted", "loss"]].assign(unit=unit_names(units, level), place=range(len(units)))
+    alone = [c for c in each if c.startswith("alone_")]
+    more = [c for c in ("frame",) if c in each]
+    rows = about.merge(each[[*keys, "path", "attention", *alone, *more]], on=keys, how="inner")
+    rows["rank"] = rows.groupby("place")["attention"].rank(method="first", ascending=False).astype(int)
+    rows = rows[rows["rank"] <= frames].sort_values(["place", "rank"])
+    first = ["unit", *keys, "label", "predicted", "loss", "rank", "path", "attention"]
+    return rows[[*first, *alone, *more]].reset_index(drop=True)
+
+
+def plot_units(
+    units: pd.DataFrame,
+    each: pd.DataFrame,
+    level: str,
+    title: str,
+    note: str = "",
+    *,
+    asked: Sequence[str] = (),
+    heat: Heat | None = None,
+) -> Figure:
+    """A line a unit: the scans that counted most, over them what raised the score of its label; and a strip of all.
+
+    The strip has a bar a scan, how much it counts, and a point, what it alone says for the classes asked about.
+
+    Parameters
+    ----------
+    units, each : see `frames_of`; of many units the first six are drawn.
+    asked : classes whose probabilities the points add up; none takes each unit's label.
+    heat : gives the heat map of a path and a class.
+    """
+    units = units.head(MOST_UNITS)
+    shown = frames_of(units, each, level)
+    lines = max(1, len(units))
+    fig = Figure(figsize=(3.1 * FRAMES + 5, 2.9 * lines + 0.9), layout="constrained")
+    axes = np.atleast_2d(fig.subplots(lines, FRAMES + 1, width_ratios=[*[1] * FRAMES, 1.6]))
+    names = unit_names(units, level)
+    for line, (name, row) in enumerate(zip(names, units.to_dict("records"), strict=True)):
+        own = shown[shown["unit"] == name].to_dict("records")
+        for ax, scan in zip(axes[line], [*own, *[None] * (FRAMES - len(own))], strict=False):
+            _scan(ax, scan, str(row["label"]), heat)
+        axes[line][0].set_ylabel(short(name), fontsize=9)
+        of = [*asked] or [str(row["label"])]
+        _strip(axes[line][FRAMES], _in_order(row, each, level), of)
+        head = f"label {short(row['label'])}, taken for {short(row['predicted'])} ({row['probability']:.0%})"
+        axes[line][FRAMES].set_title(head, fontsize=9, loc="left")
+    if not len(units):
+        for ax in axes.ravel():
+            ax.axis("off")
+        axes[0][0].text(0.5, 0.5, "none", transform=axes[0][0].transAxes, ha="center", va="center", fontsize=12)
+    fig.suptitle(title, fontsize=12)
+    said = [f"Over the scans: what raised the score of the label; {CAUTION}."] if heat and len(units) else []
+    fig.supxlabel("\n".join(filter(None, [*said, note, NOTICE])), fontsize=8)
+    return fig
+
+
+def _in_order(unit: dict[Any, Any], each: pd.DataFrame, level: str) -> pd.DataFrame:
+    """The scans of a unit, by frame where that is known, else by path."""
+    keys = unit_columns(list(each.columns), level)
+    own = each[np.logical_and.reduce([each[key] == unit[key] for key in keys])]
+    return own.sort_values([c for c in ("frame", "path") if c in own])
+
+
+def _scan(ax: Any, scan: dict[Any, Any] | None, label: str, heat: Heat | None) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if scan is None:
+        ax.axis("off")
+        return
+    try:
+        grey = decode_grey(scan["path"])
+        drawn = heat(str(scan["path"]), label) if heat else ""
+        ax.imshow(overlay(grey, drawn) if isinstance(drawn, np.ndarray) else grey, cmap="gray")
+    except DataError as e:
+        ax.text(0.5, 0.5, e.message, transform=ax.transAxes, ha="center", va="center", fontsize=7, wrap=True)
+    ax.set_title(f"counts {scan['attention']:.0%}", fontsize=9, loc="left")
+    ax.set_xlabel(Path(str(scan["path"])).name, fontsize=7)
+
+
+def _strip(ax: Any, scans: pd.DataFrame, of: Sequence[str]) -> None:
+    at = np.arange(len(scans))
+    alone = scans[[f"alone_{c}" for c in of]].sum(axis=1)
+    ax.bar(at, scans["attention"], color="#0072B2", label="how much it counts")
+    ax.plot(at, alone, "o", color="#D55E00", markersize=3, label=f"alone: {', '.join(short(c) for c in of)}")
+    ax.set_ylim(0, 1)
+    ax.set_xlabel("scan", fontsize=8)
+    ax.tick_params(labelsize=7)
+    ax.legend(fontsize=7, loc="upper right")

@@ -1,0 +1,52 @@
+"""Missed volumes, eyes and patients: the scans that counted most in each, and a strip of all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from octfast.assess.interpret.missed_units import frames_of, plot_units
+from tests.pictures import scan
+
+LEVEL = "volume"
+
+
+@pytest.fixture
+def tables(tmp_path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two volumes of one patient, of four scans and of two."""
+    rows = []
+    for volume, attention in (("a", [0.1, 0.6, 0.05, 0.25]), ("b", [0.3, 0.7])):
+        for frame, weight in enumerate(attention):
+            path = tmp_path / f"{volume}{frame}.png"
+            Image.fromarray(scan(40, 50, seed=frame)).save(path)
+            # Numbered against the order of the names.
+            rows.append((str(path), "p", volume, 9 - frame, weight, weight / 2, 1 - weight / 2))
+    each = pd.DataFrame(rows, columns=["path", "patient", "volume", "frame", "attention", "alone_CNV", "alone_NORMAL"])
+    units = pd.DataFrame({"patient": "p", "volume": ["b", "a"], "label": "CNV", "predicted": "NORMAL"})
+    return units.assign(probability=0.8, loss=[1.0, 2.0]), each
+
+
+def test_the_scans_that_counted_most_in_the_order_of_the_units(tables):
+    found = frames_of(*tables, LEVEL)
+    assert found["unit"].tolist() == ["p / b", "p / b", "p / a", "p / a", "p / a"]
+    assert found["rank"].tolist() == [1, 2, 1, 2, 3]
+    assert found["attention"].tolist() == [0.7, 0.3, 0.6, 0.25, 0.1]
+    assert found["frame"].tolist() == [8, 9, 8, 6, 9]
+
+
+def test_the_strip_has_every_scan_in_the_order_of_the_frames(tables):
+    fig = plot_units(*tables, LEVEL, "Missed", asked=["CNV"], heat=lambda path, label: np.ones((40, 50), np.float32))
+    strip = fig.axes[7]
+    assert [bar.get_height() for bar in strip.patches] == [0.25, 0.05, 0.6, 0.1]
+    np.testing.assert_allclose(strip.lines[0].get_ydata(), [0.125, 0.025, 0.3, 0.05])
+    assert "label CNV, taken for NORMAL (80%)" in strip.get_title(loc="left")
+    assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["counts 70%", "counts 30%", ""]
+
+
+def test_none_missed_and_a_scan_that_is_gone(tables, tmp_path):
+    units, each = tables
+    assert plot_units(units.head(0), each, LEVEL, "Missed").axes[0].texts[0].get_text() == "none"
+    (tmp_path / "b1.png").unlink()
+    assert "no such file" in plot_units(units, each, LEVEL, "Missed").axes[0].texts[0].get_text()

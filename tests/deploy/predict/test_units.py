@@ -1,0 +1,127 @@
+"""octfast predict with a model that answers for volumes: which scans are one unit, how each counted, and the answer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from octfast.deploy.predict.predict import predict
+from octfast.deploy.predictor import load
+from octfast.errors import BundleError, UsageError
+from octfast.model.arch import find_arch, make_network
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle, update_info
+from octfast.model.heads import body_and_head
+from octfast.model.pooling import bag_head
+from tests.deploy.predict.conftest import CLASSES, OPERATING
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A small untrained model that answers for volumes, its answers and its attention spread."""
+    torch.manual_seed(3)
+    arch = find_arch("test_resnet")
+    body, scan = body_and_head(make_network(arch, 64), arch, "octfast", 4)
+    head = bag_head(scan, "octfast", 16)
+    nn.init.normal_(head.attention.score.weight, std=3)
+    info = BundleInfo("test_resnet", "octfast", CLASSES, 64, (0.5,) * 3, (0.2,) * 3, temperature=0.3)
+    info = BundleInfo(**{**vars(info), "level": "volume", "pooling": {"kind": "attention", "hidden": 16}})
+    return save_bundle(tmp_path_factory.mktemp("bags") / "model", nn.Sequential(body, head), info)
+
+
+@pytest.fixture(scope="module")
+def predictor(bundle):
+    return load(bundle, precision="fp32", device="cpu")
+
+
+def test_the_pictures_of_a_folder_and_the_scans_of_a_volume_are_units(predictor, scans, tmp_path, said):
+    out = tmp_path / "answers.csv"
+    units = predict(predictor, "scans", out=out)
+    each, kept = pd.read_csv(out), pd.read_csv(tmp_path / "answers-volumes.csv")
+    volume = kept[kept["path"].str.endswith(".vol")].iloc[0]
+    folder = kept[kept["path"] == "scans"].iloc[0]
+    assert (volume["frames"], folder["frames"]) == (5, 7)
+    assert units["predicted"].dropna().tolist() == kept["predicted"].dropna().tolist()
+    own = each[each["unit"] == folder["unit"]]
+    assert own["path"].tolist() == [f"scans/{n}.png" for n in range(7)]
+    assert own["attention"].sum() == pytest.approx(1, abs=1e-4)
+    assert folder["most"] == own.loc[own["attention"].idxmax(), "path"]
+    answer = predictor.answer_unit([f"scans/{n}.png" for n in range(7)])
+    np.testing.assert_allclose([folder[f"p_{c}"] for c in CLASSES], answer.probabilities, rtol=1e-4)
+    inside = each[each["path"] == volume["path"]]
+    assert inside["frame"].tolist() == list(range(5)) and inside["attention"].sum() == pytest.approx(1, abs=1e-4)
+    assert any("taken for one volume" in line for line in said())
+    # A scan has no class of its own.
+    assert "predicted" not in each and not any(c.startswith("p_") for c in each)
+
+
+def test_the_order_of_scans_plays_no_part(predictor, scans):
+    paths = [f"scans/{n}.png" for n in range(7)]
+    answer, again = predictor.answer_unit(paths), predictor.answer_unit(paths[::-1])
+    np.testing.assert_allclose(answer.probabilities, again.probabilities, atol=1e-5)
+    np.testing.assert_allclose(answer.attention, again.attention[::-1], atol=1e-5)
+
+
+def test_a_table_says_which_scans_are_of_which_volume(predictor, scans, tmp_path):
+    table = pd.DataFrame({"path": [f"scans/{n}.png" for n in range(6)], "patient": list("ababab"), "volume": 1})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    found = predict(predictor, "table.csv")
+    assert found["patient"].tolist() == ["a", "b"] and found["frames"].tolist() == [3, 3]
+    answer = predictor.answer_unit([f"scans/{n}.png" for n in (0, 2, 4)])
+    np.testing.assert_allclose([found.iloc[0][f"p_{c}"] for c in CLASSES], answer.probabilities, atol=1e-5)
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_answers(predictor, scans):
+    found = predict(predictor, ["scans/0.png", "scans/1.png", "scans/gone.png"])
+    assert len(found) == 1 and (found["frames"][0], found["unread"][0]) == (2, 1)
+    assert found["error"][0] and found["predicted"][0] in CLASSES
+    nothing = predict(predictor, ["scans/gone.png"])
+    assert nothing["frames"][0] == 0 and pd.isna(nothing["predicted"][0]) and nothing["error"][0]
+
+
+def test_the_operating_point_is_that_of_units(bundle, scans, tmp_path):
+    folder = save_bundle(tmp_path / "own", load(bundle).model, load(bundle).info)
+    for threshold, referred in ((0.0, True), (1.0, False)):
+        update_info(folder, calibration={"operating": {**OPERATING, "threshold": threshold}})
+        found = predict(folder, [f"scans/{n}.png" for n in range(3)], precision="fp32")
+        assert found["referred"].tolist() == [referred]
+
+
+@pytest.mark.parametrize("option", ["heatmaps", "montage"])
+def test_what_is_of_single_scans_is_refused(predictor, scans, tmp_path, option):
+    with pytest.raises(UsageError, match="whole volume"):
+        predict(predictor, "scans", **{option: tmp_path / "x.png"})
+
+
+def test_nothing_is_overwritten(predictor, scans, tmp_path):
+    (tmp_path / "a-volumes.csv").write_text("mine")
+    with pytest.raises(UsageError, match="exists"):
+        predict(predictor, "scans", out=tmp_path / "a.csv")
+    assert (tmp_path / "a-volumes.csv").read_text() == "mine" and not (tmp_path / "a.csv").exists()
+
+
+def test_the_command(octfast, bundle, scans):
+    ended = octfast("predict", bundle, scans, "--json", "--precision", "fp32")
+    said = json.loads(ended.out)
+    assert {v["frames"] for v in said["volumes"]} >= {5, 7} and said["scans"] >= 12
+    assert all(0 <= v["most_attention"] <= 1 for v in said["volumes"] if v["most"])
+    shown = octfast("predict", bundle, f"{scans}/5-volume.vol", "--volume-summary")
+    assert shown.out.splitlines()[0].startswith("unit,path") and len(shown.out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("words", [("export",), ("review",)])
+def test_commands_about_single_scans_refuse_it(octfast, bundle, words):
+    ended = octfast(*words, bundle)
+    assert ended.code in (1, 2) and ended.err
+
+
+def test_the_page_refuses_it(bundle):
+    from octfast.deploy.app.answers import Answers
+
+    with pytest.raises(BundleError, match="whole volume"):
+        Answers(load(bundle))
