@@ -136,7 +136,8 @@ def extract(
             f"no volume could be read, of {len(sources)}",
             f"the first: {done.unreadable[0][1]}" if done.unreadable else "give files of volumes",
         )
-    done.scans = pd.DataFrame(rows)
+    # Not in the order of the files' names, which is not to be seen either.
+    done.scans = pd.DataFrame(rows).sort_values("path", ignore_index=True)
     unnamed = done.scans.loc[done.scans["patient"] == done.scans["volume"], "volume"].nunique()
     if unnamed:
         log.warning(

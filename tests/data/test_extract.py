@@ -14,6 +14,7 @@ from PIL import Image
 from octfast.data.extract import extract
 from octfast.data.volumes.pseudonym import load_key, pseudonym
 from octfast.errors import DataError, UsageError
+from tests.conftest import SHARED
 from tests.data.volumes import volume_files as files
 
 
@@ -148,7 +149,8 @@ def test_a_table_gives_labels_and_patients_who_are_pseudonyms_too(tmp_path):
     pd.DataFrame(rows, columns=["path", "label", "patient", "eye"]).to_csv(tmp_path / "v.csv", index=False)
     extract([tmp_path / "v.csv"], tmp_path / "out")
     table = table_of(tmp_path / "out")
-    assert table["label"].tolist() == ["CNV"] * 2 + ["NORMAL"] * 2 and set(table["label_level"]) == {"volume"}
+    assert sorted(table["label"]) == ["CNV"] * 2 + ["NORMAL"] * 2 and set(table["label_level"]) == {"volume"}
+    assert (table.groupby("volume")["label"].nunique() == 1).all()
     # The one that the table names and the one that the file names are the same patient.
     assert table["patient"].nunique() == 1 and table["patient"][0].startswith("p")
     assert set(table["eye"]) == {"R"}
@@ -202,6 +204,19 @@ def test_it_goes_on_where_it_stopped_and_the_unreadable_is_said_but_not_written(
     same = [p for p in before if p.parent != gone.parent]
     assert same and all(before[p] == after[p] for p in same)
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.realdata
+def test_real_spectralis_files_without_their_patients(tmp_path):
+    folder = SHARED / "data" / "vol-spectralis"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data/vol-spectralis")
+    done = extract([folder], tmp_path / "out")
+    assert (done.volumes, len(done.scans), done.scans["patient"].nunique(), done.unreadable) == (5, 14, 3, [])
+    positions = done.scans.groupby("volume")["position_mm"].apply(list).map(len)
+    assert positions.max() == 10 and done.scans["position_mm"].max() == pytest.approx(0.283)
+    held = written(tmp_path / "out").lower()
+    assert b"01234" not in held and b"study-01" not in held and b"spectralis-1" not in held
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):

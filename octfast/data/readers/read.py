@@ -18,7 +18,7 @@ from octfast.data.readers.table import common_folder, read_table
 from octfast.data.readers.volumes import TAG, names_volumes, with_volumes
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.data.volumes.kinds import is_volume
-from octfast.data.volumes.store import ABOUT
+from octfast.data.volumes.store import ABOUT, is_fundus
 from octfast.errors import DataError, UsageError
 from octfast.files import refuse_address
 
@@ -202,7 +202,7 @@ def _say_unnamed(layout: Layout, scans: pd.DataFrame, file: Path) -> None:
     named = set(scans["path"])
     made = [p for p in layout.pictures() if p not in named and str(Path(p).parent) not in named]
     # Beside the B-scans of an extracted volume lies the picture of its fundus.
-    rest = [p for p in made if not (p.endswith("-slo.png") and (Path(p).parent / ABOUT).is_file())]
+    rest = [p for p in made if not is_fundus(Path(p))]
     if rest:
         log.warning(
             "left out: %d pictures below %s in no row of %s; the first: %a", len(rest), layout.root, file.name, rest[0]

@@ -28,6 +28,7 @@ from octfast.files import cache_root, usable_cores, write_text
 # Raised whenever other files would be written, as the folders of the cache are named after it.
 VERSION = 1
 ABOUT = "volume.json"
+_FUNDUS = "-slo.png"
 # What is younger may be written by another process.
 _BEING_MADE = timedelta(days=1)
 _FIELDS = ("eye", "maker", "device", "axial_um", "lateral_um", "between_um")
@@ -136,7 +137,7 @@ class Store:
                     own = name if not found.volume else f"{name}-{found.volume}"
                     said.append(self._said(found, own))
                     if found.slo is not None:
-                        said[-1]["slo"] = f"{found.volume}-slo.png"
+                        said[-1]["slo"] = f"{found.volume}{_FUNDUS}"
                         _save(found.slo, draft / said[-1]["slo"])
                     continue
                 file = f"{found.volume}-{found.frame:03d}.png"
@@ -189,6 +190,11 @@ def read_stored(folder: Path) -> list[Stored] | None:
         return found
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def is_fundus(path: Path) -> bool:
+    """Whether a picture is that of a fundus, made of a volume beside its B-scans."""
+    return path.name.endswith(_FUNDUS) and (path.parent / ABOUT).is_file()
 
 
 def is_made_of_phantoms(folders: Iterable[Path]) -> bool:

@@ -17,6 +17,7 @@ from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of
+from octfast.data.volumes.store import is_fundus
 from octfast.errors import DataError, UsageError
 from octfast.files import refuse_address
 
@@ -131,7 +132,9 @@ def _folder(folder: Path, recursive: bool) -> Iterator[Item]:
     for inner in walk(folder, left_out, recursive).all():
         for path in map(Path, inner.files):
             suffix = path.suffix.lower()
-            if suffix in IMAGE_SUFFIXES or suffix in VOLUME_SUFFIXES or _is_readable(path):
+            if is_fundus(path):
+                other += 1
+            elif suffix in IMAGE_SUFFIXES or suffix in VOLUME_SUFFIXES or _is_readable(path):
                 found += 1
                 yield Item(str(path))
             else:

@@ -38,6 +38,15 @@ def paths(*inputs: object, **options: object) -> list[str]:
     return [i.path for i in found]
 
 
+def test_pictures_of_a_fundus_among_extracted_b_scans_are_passed_over(tmp_path):
+    from octfast.data.extract import extract
+
+    out = tmp_path / "out"
+    extract([files.write_vol(tmp_path / "a.vol", files.frames_of(2))], out)
+    assert len(list(out.rglob("*.png"))) == 3
+    assert [Path(i.path).name for i in find_inputs([out])] == ["0-000.png", "0-001.png"]
+
+
 def test_a_folder_gives_its_pictures_and_volumes_sorted(tree, said):
     expected = ["c.png", "a/IM0001", "a/[1].png", "a/volume.VOL", "a/x.jpeg", "a/deep/y.TIF", "b/10.png", "b/2.png"]
     assert paths(tree) == [str(tree / e) for e in expected]
