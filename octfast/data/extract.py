@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from octfast.data.readers.columns import candidates
 from octfast.data.readers.load import TABLE_SUFFIXES, as_names, load_table
@@ -21,12 +23,13 @@ from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES, write_csv
 from octfast.data.volumes.kinds import eye_of, frames_in, is_volume, looks_like_frames
 from octfast.data.volumes.pseudonym import key_file, load_key, pseudonym
-from octfast.data.volumes.store import Store, Stored
+from octfast.data.volumes.store import DRAFT, Store, Stored
 from octfast.errors import DataError, UsageError
 from octfast.files import is_taken, refuse_address, write_text
 
 log = logging.getLogger("octfast")
 
+LOCK = ".lock"
 TABLE, REPORT = "scans.csv", "extracted.json"
 _SETTINGS = ("keep_names", "any_modality", "key")
 
@@ -107,7 +110,35 @@ def extract(
     secret = load_key(key) if not keep_names else b""
     _check_out(out, secret, keep_names, any_modality, key_file(key).absolute() if not keep_names else None)
     sources = find_volumes(inputs, patient_from=patient_from, label_from=label_from, columns=columns or {})
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"cannot write to {out}: {e.strerror or e}", "give another --out") from None
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"another process is writing {out}", "wait for it, or give another --out") from None
+    try:
+        # Left where a process was killed.
+        for draft in out.glob(f".*{DRAFT}"):
+            shutil.rmtree(draft, ignore_errors=True)
+        return _extract(out, sources, secret, key, keep_names, any_modality, workers, progress)
+    finally:
+        lock.release()
+        (out / LOCK).unlink(missing_ok=True)
+
+
+def _extract(
+    out: Path,
+    sources: list[Found],
+    secret: bytes,
+    key: str | Path | None,
+    keep_names: bool,
+    any_modality: bool,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Extracted:
     report: dict[str, Any] = _settings(secret, keep_names, any_modality)
     write_text(out / REPORT, json.dumps(report, indent=1))
     store = Store(out.absolute(), secret, keep_names, any_modality)

@@ -19,6 +19,7 @@ from octfast.data.readers.names import (
     role_of,
     splits_of,
 )
+from octfast.data.readers.volumes import TAG, with_volumes
 from octfast.data.scans import check_trainable
 from octfast.errors import DataError
 from octfast.files import refuse_address
@@ -42,19 +43,22 @@ def read_scans(
     data : the folder.
     trainable : whether to refuse what cannot be trained on: test scans or one class alone.
     patient_from, label_from : where in the path the patient or the class stands: `folder`, `folder:2` (the one above)
-        or a pattern, see `octfast.data.readers.names.read_from`; None goes by the layout.
+        or a pattern, see `octfast.data.readers.names.read_from`; None goes by the layout; for the patient also `tag`.
 
     Returns
     -------
     A row a B-scan, sorted by path: `path` (absolute), `label`, `patient`, `split` (train, valid, test), and `eye` or
-    `device` where folders name these.
+    `device` where folders name these; of volumes also what `octfast.data.readers.volumes.with_volumes` adds.
 
     Raises
     ------
     DataError : no such folder or a part that cannot be looked into, no images in it, folders that can be understood in
         two ways, fewer than two classes, a class in test that train lacks.
     """
-    return read_layout(look_through(data), trainable=trainable, patient_from=patient_from, label_from=label_from)
+    layout = look_through(data)
+    rule = None if patient_from == TAG else patient_from
+    scans = read_layout(layout, trainable=trainable, patient_from=rule, label_from=label_from)
+    return with_volumes(scans, layout.root, named_patients=rule is not None, patient_from=patient_from)
 
 
 def look_through(data: str | Path) -> Layout:

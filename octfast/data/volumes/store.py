@@ -28,6 +28,7 @@ from octfast.files import cache_root, usable_cores, write_text
 # Raised whenever other files would be written, as the folders of the cache are named after it.
 VERSION = 1
 ABOUT = "volume.json"
+DRAFT = ".draft"
 _FUNDUS = "-slo.png"
 # What is younger may be written by another process.
 _BEING_MADE = timedelta(days=1)
@@ -128,7 +129,7 @@ class Store:
 
     def _make(self, path: Path, kind: str, content: str, name: str) -> list[Stored] | DataError:
         folder = self.root / name
-        draft = self.root / f".{name[:50]}-{uuid.uuid4().hex[:8]}"
+        draft = self.root / f".{name[:50]}-{uuid.uuid4().hex[:8]}{DRAFT}"
         try:
             draft.mkdir(parents=True)
             said: list[dict[str, Any]] = []

@@ -12,6 +12,7 @@ import pandas as pd
 
 from octfast.data.decode import decode
 from octfast.data.readers.folder import look_through, read_layout
+from octfast.data.readers.volumes import with_volumes
 from octfast.errors import DataError, OctfastError
 from octfast.model.bundle.info import BundleInfo
 from octfast.run.folder import Run
@@ -75,7 +76,7 @@ def _files_of(folder: str | Path) -> pd.DataFrame:
     """Every picture of a folder as training reads it, with its class; "" where nobody can tell that."""
     layout = look_through(folder)
     try:
-        return read_layout(layout, trainable=False)
+        return with_volumes(read_layout(layout, trainable=False), layout.root, named_patients=False)
     except DataError as e:
         layout.left_out.refuse_unreadable(folder)
         paths = layout.pictures()
