@@ -117,8 +117,12 @@ def write_csv(table: pd.DataFrame, file: str | Path) -> None:
         table.to_csv(part, index=False, lineterminator="\r\n")
 
 
-def load_scans(file: str | Path, root: str | Path) -> pd.DataFrame:
+def load_scans(file: str | Path, root: str | Path, as_text: bool = False) -> pd.DataFrame:
     """Read what `save_scans` wrote, its paths absolute again below `root`.
+
+    Parameters
+    ----------
+    as_text : leave the user's own columns as they stand in the file, so that they are written as they were read.
 
     Raises
     ------
@@ -127,7 +131,7 @@ def load_scans(file: str | Path, root: str | Path) -> pd.DataFrame:
     try:
         scans = pd.read_csv(
             file,
-            dtype=dict.fromkeys(("path", "label", "patient", "split", "predicted", "reason"), str),
+            dtype=str if as_text else dict.fromkeys(("path", "label", "patient", "split", "predicted", "reason"), str),
             keep_default_na=False,
         )
     except (OSError, ValueError) as e:

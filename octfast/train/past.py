@@ -111,9 +111,9 @@ def past_scans(run: Run) -> Prepared | None:
     about = run.config
     if "fingerprint" not in about["data"]:
         return None
-    scans = run.scans.sort_values("path", ignore_index=True)
+    scans = load_scans(run.path / "scans.csv", run.root, as_text=True).sort_values("path", ignore_index=True)
     file = run.path / "left-out.csv"
-    left_out = load_scans(file, run.root) if file.exists() else scans.iloc[:0].assign(reason="")
+    left_out = load_scans(file, run.root, as_text=True) if file.exists() else scans.iloc[:0].assign(reason="")
     corrected = about["data"].get("corrected")
     return Prepared(scans, left_out, run.root, Applied(**corrected) if corrected else None)
 

@@ -19,6 +19,7 @@ import octfast.train.checkpoint as checkpoint
 import octfast.train.crossval as crossval
 import octfast.train.outcome as outcome
 import octfast.train.store.files as store_files
+from octfast.data.readers.folder import read_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
 from octfast.model.bundle.state import is_live, resume_command, state_of
 from octfast.run.folder import latest_run, open_run
@@ -26,6 +27,7 @@ from octfast.train.callbacks import History, SaveBest, TrainBar
 from octfast.train.job import train_classifier
 from octfast.train.resume import newest_unfinished, repeat_training, resume_training
 from tests.conftest import quick
+from tests.test_disk import files_up_to
 
 RECIPES = {
     "default": {"views": 1, "folds": 3, "lr": None},
@@ -152,6 +154,19 @@ def test_a_damaged_checkpoint_is_said_and_the_training_starts_again(phantoms, wh
     assert any("starts again from its first epoch" in note.text for note in run.notes)
 
 
+def test_columns_of_a_table_are_written_as_they_were_read(phantoms, cut):
+    scans = read_scans(phantoms)
+    scans = scans.assign(code=[f"{i:03d}" for i in range(len(scans))], age=[i if i % 3 else None for i in scans.index])
+    scans.assign(eye="", share=scans["age"] / 10).drop(columns="split").to_csv("t.csv", index=False)
+    fields = quick("t.csv", views=1)
+    expected = train_classifier(**fields, out="runs/whole")
+    mend = cut(History, "keep", 2)
+    with pytest.raises(Killed):
+        train_classifier(**fields, out="runs/r")
+    mend()
+    assert left_by(resume_training("runs/r").path) == left_by(expected.path)
+
+
 def test_early_stopping_counts_on(phantoms, cut):
     fields = quick(phantoms, views=1, epochs=30, patience=4, lr=0.5)
     expected = train_classifier(**fields, out="runs/whole")
@@ -235,6 +250,14 @@ def test_a_process_that_decodes_and_is_killed_ends_the_training_in_words(phantom
     monkeypatch.setattr(TrainBar, "after_batch", real)
     assert state_of("runs/r") == "failed"
     assert left_by(resume_training("runs/r", workers=0).path) == left_by(expected.path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no limit on the size of a file")
+def test_a_training_goes_on_when_the_disk_has_room_again(phantoms, whole):
+    with files_up_to(40_000), pytest.raises(OSError, match=r"last\.safetensors"):
+        train_classifier(**options(phantoms, "stock", "runs/r"))
+    assert state_of("runs/r") == "failed" and not list(Path("runs/r").rglob("*.part"))
+    assert left_by(resume_training("runs/r").path) == whole("stock")
 
 
 def test_pictures_that_are_all_alike_are_refused_before_anything_is_made(own_phantoms):
