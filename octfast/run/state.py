@@ -40,7 +40,7 @@ def held(run: Run) -> Iterator[None]:
     except (OSError, NotImplementedError) as e:
         log.warning("%s cannot be locked (%s): do not let two processes train in it", run.path, e)
     try:
-        with _stopped_by_sigterm():
+        with stopped_by_sigterm():
             yield
     finally:
         # Removed while it is held, so that nobody can take a lock that is about to go.
@@ -64,7 +64,7 @@ def training_state(run: Run, about: dict[str, Any]) -> Iterator[None]:
     about.pop("failure", None)
     run.write_json("config.json", about)
     try:
-        with _stopped_by_sigterm() as asked:
+        with stopped_by_sigterm() as asked:
             yield
     except BaseException as e:
         # A process that decodes may have been ended by the same signal, and its end be seen first.
@@ -94,8 +94,8 @@ def _kept(run: Run) -> str:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[list[int]]:
-    """Let SIGTERM end the training as Ctrl-C does; gives the signals that came."""
+def stopped_by_sigterm() -> Iterator[list[int]]:
+    """Let SIGTERM end the work as Ctrl-C does; gives the signals that came."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked

@@ -13,6 +13,7 @@ from octfast.errors import UsageError
 from octfast.figure import Files
 from octfast.files import numbered_folder
 from octfast.run.folder import RUNS
+from octfast.run.state import stopped_by_sigterm
 from octfast.train.config import TrainConfig
 from octfast.train.job import prepared_scans, train_classifier
 from octfast.train.leave_out import with_readable
@@ -23,6 +24,7 @@ from octfast.train.tune.trials import SEARCH, Search
 log = logging.getLogger("octfast")
 
 
+@stopped_by_sigterm()
 def tune(
     data: str | Path | None = None,
     *,
