@@ -4,9 +4,10 @@
 
 Half of the trainings are of the default recipe (features, a search for the rate, a cross-validation), half augment anew
 every epoch (--views 0). Each is a process of its own that trains and writes the report, with an empty cache, and gets
-SIGKILL after a random share of the processor time that the whole takes. Then `octfast train --resume` goes on in
-another process, or the report is written again where the training was over, and what is left is compared byte for byte:
-history but for its seconds, weights, predictions, metrics, scans, and the names of all files.
+SIGKILL after a random share of the processor time that it takes: one in six in the report, the others before. Then
+`octfast train --resume` goes on in another process, or the report is written again where the training was over, and
+what is left is compared byte for byte: history but for its seconds, weights, predictions, metrics, scans, and the names
+of all files.
 
 The last line is JSON; the exit code is 1 where one did not go on or ended otherwise. Needs Linux.
 """
@@ -79,7 +80,7 @@ def spent(process: Any) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def stage(out: Path, cache: Path) -> str:
+def stage(out: Path) -> str:
     """How far a training had come as it was killed."""
     from octfast.model.bundle.state import FINISHED, state_of
 
@@ -117,6 +118,7 @@ def main() -> None:
     import octfast.assess.report.report
     import octfast.train.resume  # noqa: F401  (for the processes to come)
     from octfast.data.phantom.draw import write_phantoms
+    from octfast.model.bundle.state import FINISHED, state_of
 
     draw, rows = random.Random(args.seed), []
     resumed = equal = 0
@@ -126,25 +128,35 @@ def main() -> None:
         for name, fields in RECIPES.items():
             out = work / f"whole {name}" / "run"
             process = started(train, data, out, work / f"cache {name}", {**fields, "size": args.size})
+            trained = total = 0.0
             while process.is_alive():
-                seconds[name] = max(seconds.get(name, 0.0), spent(process))
+                total = max(total, spent(process))
+                if state_of(out) != FINISHED or not (out / "config.json").exists():
+                    trained = total
                 time.sleep(0.02)
-            whole[name] = left_by(out)
-            common.say(f"{name}: {seconds[name]:.1f} s of processor time")
+            whole[name], seconds[name] = left_by(out), (trained, total)
+            common.say(f"{name}: {trained:.1f} s of processor time, with the report {total:.1f}")
         for n in range(args.kills):
             name = list(RECIPES)[n % len(RECIPES)]
             out, cache = work / f"{n}" / "run", work / f"cache {n}"
-            # Evenly over the whole, each at a random place of its part.
-            each = -(-args.kills // len(RECIPES))
-            moment = seconds[name] * (n // len(RECIPES) + draw.random()) / each
-            process = started(train, data, out, cache, {**RECIPES[name], "size": args.size})
-            while spent(process) < moment and process.is_alive():
-                time.sleep(0.002)
-            killed = process.is_alive()
-            if killed:
-                os.kill(process.pid, signal.SIGKILL)
-            process.join()
-            where = stage(out, cache) if killed else "over before"
+            trained, total = seconds[name]
+            in_report = n // len(RECIPES) % 6 == 5
+            start, end = (trained, total) if in_report else (0.0, trained)
+            moment = start + draw.random() * 0.95 * (end - start)
+            killed = False
+            while not killed:
+                process = started(train, data, out, cache, {**RECIPES[name], "size": args.size})
+                while spent(process) < moment and process.is_alive():
+                    time.sleep(0.002)
+                killed = process.is_alive()
+                if killed:
+                    os.kill(process.pid, signal.SIGKILL)
+                else:  # it was faster than the first
+                    shutil.rmtree(out.parent)
+                    shutil.rmtree(cache)
+                    moment *= 0.8
+                process.join()
+            where = stage(out)
             again = started(go_on, out)
             again.join()
             resumed += again.exitcode == 0
