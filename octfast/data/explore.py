@@ -16,7 +16,9 @@ from octfast.console import track
 from octfast.data.decode import Unreadable, decode, open_regular
 from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.read import read_data
+from octfast.data.readers.volumes import why_unreadable
 from octfast.data.scans import SPLITS, in_order, write_csv
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES
 from octfast.errors import DataError
 from octfast.files import is_taken, usable_cores
 
@@ -229,6 +231,8 @@ def check_folder_free(out: str | Path) -> Path:
 
 
 def _measure(path: str, with_brightness: bool) -> tuple[int, int, str, str, float, str]:
+    if Path(path).suffix.lower() in VOLUME_SUFFIXES or Path(path).is_dir():
+        return 0, 0, "", "", float("nan"), why_unreadable(path) or "not a picture"
     try:
         if with_brightness:
             # The means of JPEG's blocks of 8 x 8 can be had without the rest.

@@ -14,6 +14,8 @@ from PIL import Image
 from octfast.data.audit.annotations import find_annotations, white_border
 from octfast.data.decode import Decoded, Unreadable, decode, open_regular
 from octfast.data.look import brightness, chroma, colours
+from octfast.data.readers.volumes import why_unreadable
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES
 from octfast.files import usable_cores
 
 # 144 bits and not the usual 64: OCT scans of different patients lie within 6 of 64 bits of each other, but not within
@@ -64,6 +66,9 @@ class ImageStats(NamedTuple):
 def image_stats(path: str | Path) -> ImageStats:
     """Read and decode one file and measure it; nothing is raised for a file that is broken."""
     path = Path(path)
+    if path.suffix.lower() in VOLUME_SUFFIXES or path.is_dir():
+        # Those that can be read are pictures by now.
+        return ImageStats("unreadable", why_unreadable(path) or "not a picture")
     try:
         with open_regular(path) as file:
             data = file.read()

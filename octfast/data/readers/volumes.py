@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from octfast.console import track
-from octfast.data.readers.names import class_key
+from octfast.data.readers.names import class_key, role_of
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, eye_of, frames_in, is_volume, kind_of, looks_like_frames
 from octfast.data.volumes.pseudonym import load_key, pseudonym
@@ -159,7 +159,11 @@ def _gathered(scans: pd.DataFrame, base: Path) -> pd.DataFrame:
     for parent, own in scans.groupby(parents, sort=False):
         folder = Path(str(parent))
         labels = {class_key(str(label)) for label in own["label"]}
-        if len(labels) != 1 or class_key(folder.name) in labels or folder == base or (folder / ABOUT).is_file():
+        # Of CNV/images/1.png all scans of a class may lie in one folder.
+        place = folder.parent if role_of(folder.name) == "pictures" else folder
+        if len(labels) != 1 or class_key(place.name) in labels or base in (folder, place):
+            continue
+        if (folder / ABOUT).is_file():
             continue
         files = frames_in(folder)
         if {str(f) for f in files} != set(own["path"]) or own["split"].nunique() > 1 or not looks_like_frames(files):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from octfast.data.audit.audit import audit
 from octfast.data.prepare import prepare
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.splits.folds import make_splits
@@ -164,6 +165,12 @@ def test_a_folder_of_pictures_without_volumes_is_read_as_before(tmp_path):
         for n in range(30):
             Image.new("L", (9, 8), n).save(folder / label / f"{n}.png")
     assert list(read_data(folder)) == ["path", "label", "patient", "split"]
+    # Nor is a folder that holds all pictures of a class.
+    for label in ("CNV", "NORMAL"):
+        (folder / label).rename(tmp_path / "images")
+        (folder / label).mkdir()
+        (tmp_path / "images").rename(folder / label / "images")
+    assert list(read_data(folder)) == ["path", "label", "patient", "split"]
     with pytest.raises(UsageError, match="no volumes"):
         read_data(folder, patient_from="tag")
 
@@ -174,6 +181,8 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(clinic, tmp_path, said)
     ready = prepare(clinic, valid=0.5)
     (left,) = ready.left_out.itertuples()
     assert left.path.endswith("b.vol") and "2 of the 3 B-scans" in left.reason
+    (row,) = audit(clinic).findings.query("check == 'unreadable'").itertuples()
+    assert row.path.endswith("b.vol") and "2 of the 3 B-scans" in row.detail
     assert ready.scans["volume"].nunique() == 3 and ready.scans["frame"].dtype.kind in "if"
 
 
