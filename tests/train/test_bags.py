@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,9 @@ from torch import nn
 
 from octfast.assess.compare import compare_runs
 from octfast.assess.evaluate import evaluate_data, evaluate_run
+from octfast.assess.interpret.interpret import interpret_run
 from octfast.assess.predictions import held_out_predictions, run_predictions, scan_answers
+from octfast.assess.report.report import write_report
 from octfast.assess.review.worklist import review_list
 from octfast.data.units import Units, units_of
 from octfast.deploy.app.answers import Answers
@@ -190,6 +193,20 @@ def test_figures_count_units(run, table, tmp_path):
     again = evaluate_data(run, table, tmp_path / "out", "test", resamples=100)
     assert again.value("nll") == pytest.approx(found.value("nll"), rel=1e-3)
     assert (tmp_path / "out" / "predictions-test-scans.csv").is_file()
+
+
+def test_the_report_and_interpret_show_the_scans_that_counted(run, tmp_path):
+    own = open_run(shutil.copytree(run.path, tmp_path / "own"))
+    table = pd.read_csv(own.predictions_file("test"))
+    urgent = table.loc[table["label"] != table["predicted"], "label"].iloc[:1].tolist()
+    missed = table[table["label"].isin(urgent) & ~table["predicted"].isin(urgent)]
+    found = interpret_run(own, "test", 2, heatmaps=False, urgent=urgent)
+    listed = pd.read_csv(own.path / "missed-units-test.csv")
+    assert sorted(listed["volume"].unique()) == sorted(missed["volume"]) and listed["rank"].max() <= 3
+    assert found.figures["missed_units"].is_file()
+    page = write_report(own, "test", heatmaps=False, resamples=100, urgent=urgent).read_text()
+    assert "answers for whole volumes" in page and f"{len(missed)} urgent volume" in page
+    assert all(Path(p).name in page for p in listed["path"])
 
 
 def test_runs_of_different_levels_are_not_compared(run, trained):

@@ -32,17 +32,19 @@ def frames_of(units: pd.DataFrame, each: pd.DataFrame, level: str, frames: int =
 
     Returns
     -------
-    `unit` (its name), the columns of `unit_columns`, `label`, `predicted` and `loss` of the unit; `rank` from 1,
-    `path`, `attention`, `alone_<class>` and `frame`, where it is known, of the scan. In the order of the units.
+    `unit` (its name), the columns of `unit_columns`, `label`, `predicted`, `probability` and `loss` of the unit; `rank`
+    from 1, `path`, `attention`, `alone_<class>` and `frame`, where it is known, of the scan. In the order of the units.
     """
     keys = unit_columns(list(units.columns), level)
-    about = units[[*keys, "label", "predicted", "loss"]].assign(unit=unit_names(units, level), place=range(len(units)))
+    about = units[[*keys, "label", "predicted", "probability", "loss"]].assign(
+        unit=unit_names(units, level), place=range(len(units))
+    )
     alone = [c for c in each if c.startswith("alone_")]
     more = [c for c in ("frame",) if c in each]
     rows = about.merge(each[[*keys, "path", "attention", *alone, *more]], on=keys, how="inner")
     rows["rank"] = rows.groupby("place")["attention"].rank(method="first", ascending=False).astype(int)
     rows = rows[rows["rank"] <= frames].sort_values(["place", "rank"])
-    first = ["unit", *keys, "label", "predicted", "loss", "rank", "path", "attention"]
+    first = ["unit", *keys, "label", "predicted", "probability", "loss", "rank", "path", "attention"]
     return rows[[*first, *alone, *more]].reset_index(drop=True)
 
 

@@ -12,9 +12,10 @@ import pandas as pd
 
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.interpret.heatmap import check_method
+from octfast.assess.interpret.missed_units import frames_of
 from octfast.assess.interpret.rows import missed_urgent, top_losses
 from octfast.assess.metrics.metrics import Evaluation
-from octfast.assess.predictions import run_predictions
+from octfast.assess.predictions import run_predictions, scan_answers
 from octfast.assess.report import results
 from octfast.assess.report import sections as parts
 from octfast.assess.report.claim import NO, NOT_APPLICABLE, PARTLY, YES, ClaimFacts, claim_answers
@@ -126,12 +127,18 @@ def _page(
     classes, urgent, operating = list(info.classes), list(asked["urgent"]), asked["operating"]
     missed = missed_urgent(table, urgent) if urgent else table.iloc[:0]
     top = top_losses(table, k)
-    above = missed.head(parts.MOST_MISSED)
+    frames = None
+    if info.level != "scan" and len(missed):
+        frames = frames_of(missed.head(parts.MOST_MISSED), scan_answers(run, split), info.level)
+    above = missed.head(parts.MOST_MISSED) if frames is None else frames
     below = top[~top["path"].isin(above["path"])]
     heat.prepare(above, below)
     history, no_history = _history(known)
     # The heat maps are drawn with the galleries, so the words on them come after.
-    missed_shots, top_shots = parts.missed_section(missed, heat), parts.top_section(below, len(top), heat)
+    missed_shots, top_shots = (
+        parts.missed_section(missed, heat, info.level, frames),
+        parts.top_section(below, len(top), heat),
+    )
     errors = Errors(
         missed_shots if urgent else None, top_shots, parts.doubt_section(table, classes, split), heat.bar(), heat.words
     )

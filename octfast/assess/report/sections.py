@@ -21,19 +21,25 @@ from octfast.run.privacy import without_places
 MOST_MISSED, _DOUBTS, _PATIENTS = 12, 20, 20
 
 
-def missed_section(rows: pd.DataFrame, heat: HeatPictures) -> Gallery:
+def missed_section(
+    rows: pd.DataFrame, heat: HeatPictures, level: str = "scan", frames: pd.DataFrame | None = None
+) -> Gallery:
     """The urgent scans that were taken for another class, the surest misses first.
 
     Parameters
     ----------
     rows : of `octfast.assess.interpret.rows.missed_urgent`.
+    level : what the model answers for.
+    frames : of volumes, eyes or patients the scans to show of them, see `octfast.assess.interpret.missed_units`.
     """
     n = len(rows)
     if not n:
-        return Gallery("None: every urgent scan was taken for an urgent class.", [])
-    words = f"{n:,} urgent scan{'s were' if n > 1 else ' was'} taken for a class that is not urgent"
+        return Gallery(f"None: every urgent {level} was taken for an urgent class.", [])
+    words = f"{n:,} urgent {level}{'s were' if n > 1 else ' was'} taken for a class that is not urgent"
     words += f"; the {MOST_MISSED} surest misses are shown." if n > MOST_MISSED else "."
-    return Gallery(words, shots(rows.head(MOST_MISSED), heat))
+    if frames is not None:
+        words += f" Of each the scans are shown that counted most; class and probabilities are those of the {level}."
+    return Gallery(words, shots(rows.head(MOST_MISSED) if frames is None else frames, heat))
 
 
 def top_section(rows: pd.DataFrame, k: int, heat: HeatPictures) -> Gallery:
