@@ -60,6 +60,7 @@ ELSEWHERE = {
     "octfast app": "serves until it is stopped; tests/deploy/app and tests/end_to_end/test_app_browser.py",
     "octfast train OCT2017 --arch vgg16 --head article": "needs two layers of 4096; tests/train/test_learner.py",
     "octfast review": "serves until it is stopped; tests/deploy/review",
+    "octfast train --resume": "needs a training that was cut off; tests/train/test_resume.py",
     "octfast train DATA --corrections": "needs what a review has decided; tests/data/test_corrections.py",
     "octfast --install-completion": "changes the user's shell",
     "octfast --show-completion": "asks which shell it runs in",
