@@ -57,7 +57,7 @@ def with_volumes(
     Raises
     ------
     UsageError : the patient is to be taken from volumes, and there are none.
-    DataError : the key or the cache cannot be used.
+    DataError : the key or the cache cannot be used; one volume stands under two labels or in two splits.
     """
     scans = _gathered(scans, base)
     kinds = {path: _what(Path(path)) for path in scans["path"]}
@@ -76,6 +76,7 @@ def with_volumes(
     same = _Patients(scans["patient"] if explicit and files else ())
     rows: list[dict[str, Any]] = []
     said: Counter[str] = Counter()
+    seen: dict[str, dict[str, Any]] = {}
     for row in scans.to_dict("records"):
         path = Path(row["path"])
         found = stored.get(path, [])
@@ -85,6 +86,11 @@ def with_volumes(
         elif path in stored:
             own = explicit and not _is_own(row["patient"], path)
             for which, volume in enumerate(found):
+                first = seen.setdefault(str(volume.frames[0][0]), row)
+                if first is not row:
+                    _refuse_contradiction(first, row)
+                    said["have the content of another, and count once"] += 1
+                    continue
                 name = names.get(row["path"], "")
                 one = len(found) == len(volume.frames) == 1
                 if often[name] > 1 and not one:
@@ -122,6 +128,21 @@ def with_volumes(
         *(whole["volume"].nunique(), len(whole)),
     )
     return out
+
+
+def _refuse_contradiction(first: dict[str, Any], again: dict[str, Any]) -> None:
+    """
+    Raises
+    ------
+    DataError : two files of one content have two labels, or stand in two splits.
+    """
+    for what in ("label", "split"):
+        if first[what] != again[what]:
+            raise DataError(
+                f"one volume has two {what}s: {first['path']} is {first[what]}, and {again['path']}, its copy, "
+                f"{again[what]}",
+                "remove one of them",
+            )
 
 
 def why_unreadable(path: str | Path) -> str:

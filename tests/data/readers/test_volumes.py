@@ -186,6 +186,17 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(clinic, tmp_path, said)
     assert ready.scans["volume"].nunique() == 3 and ready.scans["frame"].dtype.kind in "if"
 
 
+def test_a_copy_counts_once_and_under_another_label_is_refused(clinic, said):
+    copy = clinic / "CNV" / "again.vol"
+    copy.write_bytes((clinic / "CNV" / "b.vol").read_bytes())
+    scans = read_data(clinic)
+    assert len(scans) == 12 and scans["path"].is_unique
+    assert any("1 volumes have the content of another" in line for line in said())
+    copy.rename(clinic / "NORMAL" / "again.vol")
+    with pytest.raises(DataError, match="one volume has two labels"):
+        read_data(clinic)
+
+
 def test_one_volume_is_no_data_set(tmp_path):
     with pytest.raises(DataError, match="one volume, not a data set"):
         read_data(vol(tmp_path / "x.vol", "1"))
