@@ -18,6 +18,9 @@ def report(
     top_losses: Annotated[int, typer.Option(min=0, help="How many of the largest losses to show.")] = 9,
     heatmaps: options.HeatMaps = True,
     method: options.Method = "gradcam",
+    similar: Annotated[
+        bool, typer.Option("--similar", help="Also show the top losses beside similar scans of other patients.")
+    ] = False,
     urgent: options.Urgent = None,
     prevalence: options.Prevalence = None,
     costs: options.Costs = None,
@@ -54,6 +57,7 @@ def report(
         k=top_losses,
         heatmaps=heatmaps,
         method=method,
+        similar=similar,
         urgent=split_names(urgent),
         prevalence=None if prevalence is None else parse_prevalence(prevalence, classes),
         costs=None if costs is None else read_costs(costs, classes),

@@ -13,7 +13,7 @@ import pandas as pd
 from octfast.assess.interpret.heatmap import check_method
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
 from octfast.assess.interpret.missed_units import MOST_UNITS, frames_of, plot_units
-from octfast.assess.interpret.neighbours import plot_neighbours
+from octfast.assess.interpret.neighbours import NEAR, plot_neighbours
 from octfast.assess.interpret.rows import MOST_CLASSES
 from octfast.assess.predictions import out_of_fold, scan_answers
 from octfast.assess.similar import similar as similar_scans
@@ -30,9 +30,6 @@ from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
-
-# Scans beside each of the largest losses.
-NEAR = 4
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from octfast.errors import DataError
 from octfast.figure import Place, plain_text, short, whole_place
 from octfast.notices import NOTICE
 
+# Scans beside each of the largest losses.
+NEAR = 4
+
 
 def plot_neighbours(
     rows: pd.DataFrame, near: pd.DataFrame, title: str, note: str = "", *, place: Place = None, dpi: float | None = None

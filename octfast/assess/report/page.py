@@ -147,13 +147,15 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Errors:
-    """Where it goes wrong; `missed` is None where no class is urgent."""
+    """Where it goes wrong; `missed` is None where no class is urgent, `near` unless it was asked."""
 
     missed: Gallery | None
     top: Gallery
     doubts: dict[str, Any]
     heat_bar: Picture | None
     heat_words: str
+    near: Plot | None
+    no_near: str
 
 
 @dataclass(frozen=True)

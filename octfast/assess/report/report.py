@@ -13,6 +13,7 @@ import pandas as pd
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.interpret.heatmap import check_method
 from octfast.assess.interpret.missed_units import frames_of
+from octfast.assess.interpret.neighbours import NEAR, plot_neighbours
 from octfast.assess.interpret.rows import missed_urgent, top_losses
 from octfast.assess.metrics.metrics import Evaluation
 from octfast.assess.predictions import run_predictions, scan_answers
@@ -50,6 +51,7 @@ from octfast.assess.report.provenance import (
 )
 from octfast.assess.report.render import render_page, write_whole
 from octfast.assess.report.tables import find
+from octfast.assess.similar import similar as similar_scans
 from octfast.errors import OctfastError
 from octfast.run.folder import Run, open_run
 from octfast.train.plots import plot_history
@@ -67,6 +69,7 @@ def write_report(
     k: int = 9,
     heatmaps: bool = True,
     method: str = "gradcam",
+    similar: bool = False,
     **asked: Any,
 ) -> Path:
     """Judge a run on a split and write report.html and MODEL_CARD.md into its folder.
@@ -81,6 +84,7 @@ def write_report(
     by : columns of the Scans table, whose groups are judged one by one.
     k : how many of the largest losses to show.
     heatmaps, method : whether to draw heat maps, and how; see `octfast.assess.interpret.heatmap.heat_maps`.
+    similar : whether to draw the largest losses beside the scans of other patients that are most like them.
     asked : further parameters of `octfast.assess.evaluate.evaluate_run`.
 
     Returns
@@ -99,7 +103,7 @@ def write_report(
     split = split or _chosen_split(run, known)
     table, _ = run_predictions(run, split)
     evaluation = evaluate_run(run, split, by_group=by, **asked)
-    page = _page(run, known, split, table, evaluation, by, k, HeatPictures(run, method, heatmaps), asked)
+    page = _page(run, known, split, table, evaluation, by, k, HeatPictures(run, method, heatmaps), similar, asked)
     write_whole(run.path / CARD, model_card(known, split, evaluation, page.summary.cautions, page.limits))
     return write_whole(run.path / REPORT, render_page(page))
 
@@ -120,6 +124,7 @@ def _page(
     by: Sequence[str],
     k: int,
     heat: HeatPictures,
+    similar: bool,
     given: dict[str, Any],
 ) -> Page:
     """Everything that the page shows."""
@@ -139,9 +144,9 @@ def _page(
         parts.missed_section(missed, heat, info.level, frames),
         parts.top_section(below, len(top), heat),
     )
-    errors = Errors(
-        missed_shots if urgent else None, top_shots, parts.doubt_section(table, classes, split), heat.bar(), heat.words
-    )
+    near, no_near = _near(run, top) if similar and len(top) else (None, "")
+    doubts = parts.doubt_section(table, classes, split)
+    errors = Errors(missed_shots if urgent else None, top_shots, doubts, heat.bar(), heat.words, near, no_near)
     referral = results.referral_section(evaluation.referral, table, urgent, operating) if urgent else None
     facts = ClaimFacts(
         split=split,
@@ -197,7 +202,7 @@ def _page(
             parts.group_tables(evaluation.groups),
             _no_groups(known, by),
         ),
-        Repeat(_commands(known, split, by, heat.method, given), repeat_rows(known)),
+        Repeat(_commands(known, split, by, heat.method, similar, given), repeat_rows(known)),
         parts.limits(known, split),
         _claim(facts),
     )
@@ -246,6 +251,18 @@ def _history(known: Provenance) -> tuple[Plot | None, str]:
     return Plot(figure_picture(plot_history(rows.astype({"epoch": int})), alt), caption), ""
 
 
+def _near(run: Run, top: pd.DataFrame) -> tuple[Plot | None, str]:
+    """The largest losses beside the scans most like them, or why there are none."""
+    try:
+        near = similar_scans(run, top["path"].tolist(), NEAR)
+    except OctfastError as e:
+        log.warning("no similar scans: %s", e.message)
+        return None, f"No similar scans: {e.message}."
+    alt = f"{len(top)} scans, each beside the {NEAR} training and validation scans of other patients most like it"
+    caption = "Distance: 0 is the same picture, 1 nothing in common, by the features that the model sees."
+    return Plot(figure_picture(plot_neighbours(top, near, ""), alt), caption), ""
+
+
 def _validation(run: Run) -> pd.DataFrame | None:
     """The predictions of validation where there are any; the model is not run for them."""
     try:
@@ -268,7 +285,9 @@ def _no_groups(known: Provenance, by: Sequence[str]) -> str:
     )
 
 
-def _commands(known: Provenance, split: str, by: Sequence[str], method: str, given: dict[str, Any]) -> str:
+def _commands(
+    known: Provenance, split: str, by: Sequence[str], method: str, similar: bool, given: dict[str, Any]
+) -> str:
     """The commands that train and report the same again; the folders of this machine are not named."""
     import shlex
 
@@ -276,6 +295,7 @@ def _commands(known: Provenance, split: str, by: Sequence[str], method: str, giv
     for column in by:
         words += ["--by", column]
     words += [] if method == "gradcam" else ["--method", method]
+    words += ["--similar"] if similar else []
     if given.get("urgent") is not None:
         words += ["--urgent", ",".join(given["urgent"]) or "none"]
     if given.get("prevalence"):

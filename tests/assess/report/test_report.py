@@ -204,6 +204,17 @@ def test_a_run_on_phantoms_says_so_and_is_compared_with_nothing(own_run):
     assert SYNTHETIC_NOTE in (own_run.path / CARD).read_text(encoding="utf-8").replace("\\", "")
 
 
+def test_the_largest_losses_stand_beside_similar_scans_where_asked(own_run):
+    page = page_of(own_run, "test", k=2, heatmaps=False, similar=True)
+    shown = [a["alt"] for a in page.all("img") if "most like it" in str(a["alt"])]
+    assert len(shown) == 1 and str(shown[0]).startswith("2 scans") and "--similar" in page.section("repeat")
+    own_run.write_json("config.json", own_run.config | {"head": "fastai"})
+    assert "No similar scans" in page_of(open_run(own_run.path), "test", k=2, heatmaps=False, similar=True).section(
+        "errors"
+    )
+    assert "Scans like these" not in page_of(own_run, "test", k=2, heatmaps=False).section("errors")
+
+
 def test_published_figures_stand_beside_the_four_classes(written):
     _, _, page = written
     words = page.section("referral")
