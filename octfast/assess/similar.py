@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ from octfast.run.folder import Run
 from octfast.train.again import Stored, stored_features
 
 if TYPE_CHECKING:
-    from octfast.model.engine import Engine
+    import torch
+
+    from octfast.model.prefetch import Picture
 
 COLUMNS = ("path", "neighbour", "label", "distance", "rank")
 
@@ -51,31 +53,22 @@ def similar(
     DataError : a file cannot be read.
     OctfastError : see `octfast.train.again.stored_features`.
     """
-    from sklearn.neighbors import NearestNeighbors
-    from sklearn.preprocessing import StandardScaler, normalize
-
     if n < 1:
         raise UsageError(f"n is {n}: at least one neighbour", "such as 5")
-    stored = stored or stored_features(run)
-    table = stored.scans
+    known = Known(stored or stored_features(run))
+    table, patients = known.scans, known.patients
     where = {path: i for i, path in enumerate(table["path"])}
     rows = [_row(path, where) for path in paths]
-    scaler = StandardScaler().fit(stored.features)
-    known = normalize(scaler.transform(stored.features))
-    asked = np.zeros((len(rows), known.shape[1]), dtype=np.float32)
+    asked = np.zeros((len(rows), known.features.shape[1]), dtype=np.float32)
     strange = [i for i, row in enumerate(rows) if row is None]
     if strange:
-        asked[strange] = normalize(scaler.transform(features_of(run, [paths[i] for i in strange])))
+        asked[strange] = known.standardise(features_of(run, [paths[i] for i in strange]))
     for i, row in enumerate(rows):
         if row is not None:
-            asked[i] = known[row]
-    patients = table["patient"].astype(str).to_numpy()
-    # As many more as a patient has scans, so that enough are left without them.
-    most = int(pd.Series(patients).value_counts().max())
-    near = NearestNeighbors(n_neighbors=min(len(known), n + most), metric="cosine").fit(known)
+            asked[i] = known.features[row]
     found = []
     if len(rows):
-        distances, places = near.kneighbors(asked)
+        distances, places = known.nearest(asked, n)
         for path, row, away, at in zip(paths, rows, distances, places, strict=True):
             keep = [
                 (d, j)
@@ -87,12 +80,60 @@ def similar(
     return pd.DataFrame(found, columns=list(COLUMNS))
 
 
-def features_of(run: Run, paths: Sequence[str | Path], engine: Engine | None = None) -> np.ndarray:
+class Known:
+    """The features of a run's scans, made ready once to be asked for neighbours many times.
+
+    Attributes
+    ----------
+    scans : the Scans table.
+    patients : of each of its rows, as text.
+    features : standardised, each row of length 1; float32 of shape (scans, dim).
+    """
+
+    def __init__(self, stored: Stored):
+        from sklearn.neighbors import NearestNeighbors
+        from sklearn.preprocessing import StandardScaler
+
+        self.scans = stored.scans
+        self.patients = stored.scans["patient"].astype(str).to_numpy()
+        self._scaler = StandardScaler().fit(stored.features)
+        self.features = self.standardise(stored.features)
+        # As many more as a patient has scans, so that enough are left without them.
+        self._most = int(pd.Series(self.patients).value_counts().max())
+        self._near = NearestNeighbors(metric="cosine").fit(self.features)
+
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        """What the body gives of pictures, of shape (pictures, dim), as `features` are."""
+        from sklearn.preprocessing import normalize
+
+        return normalize(self._scaler.transform(features))
+
+    def nearest(self, asked: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and rows, nearest first: so many that n are left without the scans of any one patient.
+
+        Parameters
+        ----------
+        asked : standardised, of shape (pictures, dim).
+        """
+        return self._near.kneighbors(asked, min(len(self.features), n + self._most))
+
+
+def features_of(run: Run, paths: Sequence[str | Path]) -> np.ndarray:
     """What a run's body gives of files, float32 of shape (files, dim), in the precision that the run was trained in.
 
     Raises
     ------
     DataError : a file cannot be read.
+    """
+    return body_of(run)([str(p) for p in paths])
+
+
+def body_of(run: Run, device: torch.device | None = None) -> Callable[[Sequence[Picture]], np.ndarray]:
+    """A run's body, loaded once; asked for pictures, it gives what `features_of` gives of files.
+
+    Parameters
+    ----------
+    device : None takes the CPU.
     """
     from torch import Tensor
 
@@ -102,14 +143,18 @@ def features_of(run: Run, paths: Sequence[str | Path], engine: Engine | None = N
 
     model, info = load_bundle(run.bundle)
     precision = run.config.get("precision", "auto")
-    engine = engine or Engine(model[0], "auto" if precision == "int8" else precision)
-    out = []
-    for _, features, _ in run_pictures(engine, info, [str(p) for p in paths]):
-        if isinstance(features, DataError):
-            raise features
-        assert isinstance(features, Tensor)
-        out.append(features.flatten().numpy())
-    return np.stack(out) if out else np.zeros((0, 0), dtype=np.float32)
+    engine = Engine(model[0], "auto" if precision == "int8" else precision, device)
+
+    def ask(pictures: Sequence[Picture]) -> np.ndarray:
+        out = []
+        for _, features, _ in run_pictures(engine, info, list(pictures)):
+            if isinstance(features, DataError):
+                raise features
+            assert isinstance(features, Tensor)
+            out.append(features.flatten().numpy())
+        return np.stack(out) if out else np.zeros((0, 0), dtype=np.float32)
+
+    return ask
 
 
 def _row(path: str | Path, where: dict[str, int]) -> int | None:

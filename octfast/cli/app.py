@@ -41,6 +41,15 @@ def app(
         typer.Option(min=0, max=1, metavar="P", help="Mark scans as unsure whose predicted class has less than this."),
     ] = None,
     answer_anyway: options.AnswerAnyway = False,
+    similar: Annotated[
+        bool,
+        typer.Option(
+            "--similar",
+            help="Show beside each answer the three scans most like it that the run was trained on, to whoever opens "
+            "the page.",
+        ),
+    ] = False,
+    data: options.DataMoved = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,12 +73,18 @@ def app(
     anything the model was trained on is marked and gets no class, but with --answer-anyway. Nothing is sent anywhere
     else, and nothing is kept on disk. Ctrl-C ends it.
 
+    With --similar each class that is given stands beside the nearest training and validation scans of the run, with
+    class and distance; their pictures are then shown to whoever opens the page, so it is off by default. It needs the
+    run folder and its scans; the features of these, and of nothing that is dropped on the page, are kept in the cache.
+
     For programs there is a JSON endpoint with the same limits. A refusal has a status of 400 or more and a JSON with
     `error` and `hint`; 503 says with Retry-After how many seconds to wait.
 
     Examples:
 
       octfast app runs/latest --open
+
+      octfast app runs/latest --similar
 
       curl --data-binary @scan.jpeg http://127.0.0.1:8731/api/predict
 
@@ -93,6 +108,8 @@ def app(
         urgent=None if urgent is None else [c.strip() for c in urgent.split(",") if c.strip()],
         abstain_below=abstain_below,
         answer_anyway=answer_anyway,
+        similar=similar,
+        data=data,
         allow_hosts=allow_host or (),
         root_path=root_path,
         precision=precision,

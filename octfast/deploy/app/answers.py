@@ -16,6 +16,7 @@ from octfast.data.decode import Decoded, Unreadable, decode
 from octfast.data.fit import box_of, seen_in_words
 from octfast.data.look import unusual
 from octfast.data.volumes.kinds import kind_of_bytes
+from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, thumbnail
 from octfast.deploy.predictor import Predictor
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
@@ -67,6 +68,7 @@ class Answers:
     abstain_below : least probability of the predicted class at which the model answers; None goes by the bundle's
         prediction sets, where it has them.
     answer_anyway : give a class to scans that are unlike the training scans, too.
+    similar : finds the training scans to stand beside each class that is given; None shows none.
 
     Raises
     ------
@@ -81,10 +83,12 @@ class Answers:
         urgent: Sequence[str] | None = None,
         abstain_below: float | None = None,
         answer_anyway: bool = False,
+        similar: Similar | None = None,
     ):
         refuse_units(predictor.info, predictor.info.arch)
         self.predictor = predictor
         self.limits = limits or Limits()
+        self.similar = similar
         self.rule = predictor.rule(urgent, abstain_below, answer_anyway)
 
     def about(self) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class Answers:
             "knows_unlike": self.rule.unlike,
             "answer_anyway": self.rule.answer_anyway,
             "unlike": self._unlike_words(),
+            "similar": SHOWN_TO_ALL if self.similar else None,
             "calibrated": is_calibrated(info),
             "calibration": calibration_words(info),
             "arch": info.arch,
@@ -126,7 +131,7 @@ class Answers:
         Parameters
         ----------
         content : of a picture's file.
-        heat_map : whether to add the scan and its heat map, as data URIs.
+        heat_map : whether to add the scan and its heat map, as data URIs, and pictures of the similar scans.
 
         Raises
         ------
@@ -170,9 +175,23 @@ class Answers:
         if withheld:
             hidden = ("predicted", "probability", "abstained", "possible", "urgent_score", "referred")
             found |= {**dict.fromkeys(hidden), "probabilities": {}}
+        if self.similar:
+            # Where no class is given, none is suggested by a neighbour either.
+            found["similar"] = [] if withheld else self._similar(self.similar, grey, heat_map)
         if self.predictor.info.synthetic:
             found["synthetic"] = SYNTHETIC_NOTE
         return {**found, **self._pictures(grey, None if withheld else best)} if heat_map else found
+
+    def _similar(self, similar: Similar, grey: Image.Image, pictures: bool) -> list[dict[str, Any]]:
+        """The scans beside an answer: class and distance, and where asked a small picture; never where a file lies."""
+        rows = []
+        for near in similar.beside(grey):
+            row: dict[str, Any] = {"class": near.label, "distance": round(near.distance, 4)}
+            if pictures:
+                small = thumbnail(near.path)
+                row["picture"] = None if small is None else _data_uri(small)
+            rows.append(row)
+        return rows
 
     def _pictures(self, grey: Image.Image, target: int | None) -> dict[str, Any]:
         grey.thumbnail((SHOWN, SHOWN))

@@ -25,6 +25,7 @@ from octfast.deploy.app.answers import Answers, Limits, Refused, is_calibrated
 from octfast.deploy.app.connection import connection_class
 from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of
 from octfast.deploy.app.parts import STATIC, error_handlers, static_route
+from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, run_with_scans
 from octfast.errors import UsageError
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
 
@@ -122,6 +123,8 @@ def serve(
     urgent: Sequence[str] | None = None,
     abstain_below: float | None = None,
     answer_anyway: bool = False,
+    similar: bool = False,
+    data: str | Path | None = None,
     allow_hosts: Sequence[str] = (),
     root_path: str = "",
     precision: str = "auto",
@@ -138,6 +141,8 @@ def serve(
     host : address to bind to; any other than loopback is reached by others, and that is said.
     port : None takes 8731, or a free one where that is taken.
     limits, urgent, abstain_below, answer_anyway : see `Answers`.
+    similar : show beside each answer the training scans that are most like it, to whoever opens the page.
+    data : where these scans lie now; see `octfast.deploy.app.similar.run_with_scans`.
     allow_hosts : further names by which the page may be called, as that of a proxy before it; with its port where that
         is an unusual one.
     root_path : the path below which a proxy has the page, as "/octfast".
@@ -149,20 +154,28 @@ def serve(
     ------
     UsageError : a missing package, an address that cannot be bound to, an unknown class in `urgent`.
     BundleError : see `octfast.model.bundle.read.load_bundle`.
+    OctfastError : with `similar`, what was given is no run, or its scans are not at hand.
     """
     need_app()
     root_path = clean_root_path(root_path)
+    if data is not None and not similar:
+        raise UsageError("--data says where the scans that --similar shows lie", "add --similar, or leave --data out")
+    run = run_with_scans(bundle, data) if similar else None
     from octfast.deploy.predictor import load
 
     listener = bind(host, port)
     with contextlib.closing(listener):
         answers = Answers(load(bundle, precision, device, weights), limits, urgent, abstain_below, answer_anyway)
+        if run:
+            answers.similar = Similar(run, answers.predictor.engine.device)
         address = url(listener)
         log.info("%s, %s", answers.predictor.info.arch, answers.predictor.engine.description)
         if not is_loopback(listener):
             log.warning(
                 "bound to %s: whoever reaches this machine can use the page, with no password and unencrypted", host
             )
+        if run:
+            log.warning("%s", SHOWN_TO_ALL)
         if not is_calibrated(answers.predictor.info):
             log.info("the model's probabilities are not calibrated; see octfast calibrate")
         log.info("%s", LONG_NOTICE)
@@ -279,6 +292,7 @@ def _page(answers: Answers) -> str:
         "urgent": urgent or "none",
         "calibration": about["calibration"],
         "unlike": about["unlike"],
+        "similar": about["similar"] or "",
         "model": f"{about['arch']}, scans {fit_in_words(about['fit'], about['size'])}, {about['precision']}",
         "formats": about["formats"],
         "limits": f"{about['max_bytes'] / (1 << 20):g} MB and {about['max_pixels'] / 1e6:g} million pixels",

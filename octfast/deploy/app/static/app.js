@@ -183,8 +183,20 @@ function drawAnswer(row, heading) {
   toggle.hidden = !a.heat_map;
   toggle.addEventListener("click", () => row.show(!row.heat));
   const figure = make("figure", {}, picture, make("figcaption", {}, text, toggle));
-  row.card.replaceChildren(make("div", { class: "two" }, figure, words));
+  row.card.replaceChildren(...[make("div", { class: "two" }, figure, words), beside(a.similar)].filter(Boolean));
   row.show($("heat").checked);
+}
+
+// The scans that the model learned from which are most like this one; none where no class is given.
+function beside(near) {
+  if (!near || !near.length) return null;
+  const list = make("ol");
+  for (const n of near) {
+    const picture = n.picture ? make("img", { src: n.picture, alt: "" }) : make("span", { class: "small" }, "no picture: the file is gone");
+    list.append(make("li", {}, picture, make("strong", {}, n.class), ` distance ${n.distance.toFixed(3)}`));
+  }
+  const words = "Their classes are those they were labelled with, and no proof of this one. 0 is the same picture, 1 nothing in common.";
+  return make("div", { class: "similar" }, make("h4", {}, "Training scans like this one"), make("span", { class: "small" }, words), list);
 }
 
 function say() {
