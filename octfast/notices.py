@@ -11,6 +11,8 @@ from typing import Any
 NOTICE = "Not a medical device."
 LONG_NOTICE = f"{NOTICE} For research and teaching; it has not been validated for diagnosis."
 SYNTHETIC_NOTE = "Synthetic phantoms, not patients: this model knows nothing of real eyes."
+SYNTHETIC = "SYNTHETIC.txt"
+"""The file that says so in a folder of phantoms."""
 CAUTION = "not evidence of disease location"
 """Of a heat map; to be put into a sentence."""
 UNSEEN = "A disease that the model has not seen is mostly not noticed, nor is every scan of another device."

@@ -21,7 +21,6 @@ IMAGE_SUFFIXES = frozenset(
     }
 )
 # The note in a folder of phantoms.
-SYNTHETIC = "SYNTHETIC.txt"
 SPLITS = ("train", "valid", "test")
 SPLIT_WORDS = {
     "train": "train",

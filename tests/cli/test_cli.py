@@ -172,7 +172,8 @@ def folder_of_one_patient(phantoms, tmp_path):
     "make, message",
     [
         (lambda phantoms, tmp_path: tmp_path / "nowhere", "no such file or folder"),
-        (lambda phantoms, tmp_path: phantoms / "SYNTHETIC.txt", "is of no kind that octfast reads"),
+        (lambda phantoms, tmp_path: phantoms / "SYNTHETIC.txt", "files named by SYNTHETIC.txt exists"),
+        (lambda phantoms, tmp_path: Path(__file__), "is of no kind that octfast reads"),
         (lambda phantoms, tmp_path: tmp_path / "here", "no images in"),
         (lambda phantoms, tmp_path: phantoms / "train" / "CNV", "no folder of a class"),
         (folder_of_one_class, "only one class"),
@@ -299,7 +300,8 @@ def test_interpret_of_what_a_run_has_not(octfast, own_run):
 def test_interpret_where_the_data_is_gone(octfast, own_run, own_phantoms):
     own_run.predictions_file("valid").unlink()
     (own_phantoms / "train").rename(own_phantoms / "moved")
-    assert "no such file" in error(octfast("interpret", own_run.path, "--data", own_phantoms), 1)
+    ended = octfast("interpret", own_run.path, "--data", own_phantoms)
+    assert "none of the 14 files can be read" in error(ended, 1) and "no such file" in ended.err
 
 
 def test_interpret_for_people(octfast, own_run):

@@ -62,6 +62,10 @@ ELSEWHERE = {
     "octfast review": "serves until it is stopped; tests/deploy/review",
     "octfast train --resume": "needs a training that was cut off; tests/train/test_resume.py",
     "octfast train DATA --corrections": "needs what a review has decided; tests/data/test_corrections.py",
+    "octfast train --level volume": "needs volumes of several scans; tests/train/test_bags.py",
+    "octfast train scans.csv --level volume": "needs volumes of several scans; tests/train/test_bags.py",
+    "octfast drift november.csv": "needs predictions of a month; docs/unlike.md makes them first",
+    "octfast drift year.csv": "needs predictions of a year; tests/assess/drift",
     "octfast --install-completion": "changes the user's shell",
     "octfast --show-completion": "asks which shell it runs in",
 }
@@ -166,6 +170,7 @@ def world(tmp_path_factory) -> Path:
     (place / "clinic").mkdir()
     for n, name in enumerate(("CNV", "NORMAL")):
         write_vol(place / "clinic" / f"{name}.vol", frames_of(seed=n))
+    (place / "VOLUMES").symlink_to("clinic", target_is_directory=True)
     volumes = pd.DataFrame({"path": ["clinic/CNV.vol", "clinic/NORMAL.vol"], "label": ["CNV", "NORMAL"]})
     volumes.to_csv(place / "volumes.csv", index=False)
     if importlib.util.find_spec("pydicom"):

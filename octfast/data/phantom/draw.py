@@ -20,10 +20,9 @@ from PIL import Image
 
 from octfast.data.phantom.anatomy import draw_eye, draw_lesions
 from octfast.data.phantom.render import draw_slice
-from octfast.data.scans import SYNTHETIC
-from octfast.data.volumes.store import is_made_of_phantoms
 from octfast.errors import DataError
 from octfast.files import cache_root, is_taken, usable_cores
+from octfast.notices import SYNTHETIC
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,6 +167,8 @@ def default_phantoms(
 
 def is_synthetic(scans: pd.DataFrame) -> bool:
     """Whether the scans lie in a folder of phantoms, by its SYNTHETIC.txt, or were made of phantom volumes."""
+    from octfast.data.volumes.store import is_made_of_phantoms
+
     try:
         common = Path(os.path.commonpath([Path(p).parent for p in scans["path"]]))
     except ValueError:

@@ -17,13 +17,13 @@ from typing import Any
 
 from PIL import Image
 
-from octfast.data.scans import SYNTHETIC
 from octfast.data.volumes.about import About
 from octfast.data.volumes.kinds import kind_of
 from octfast.data.volumes.pseudonym import content_of, pseudonym
 from octfast.data.volumes.reader import VolumeReader
 from octfast.errors import DataError
 from octfast.files import cache_root, usable_cores, write_text
+from octfast.notices import SYNTHETIC
 
 # Raised whenever other files would be written, as the folders of the cache are named after it.
 VERSION = 1
