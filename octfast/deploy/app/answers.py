@@ -105,7 +105,7 @@ class Answers:
             "answer_anyway": self.rule.answer_anyway,
             "unlike": self._unlike_words(),
             "similar": SHOWN_TO_ALL if self.similar else None,
-            "calibrated": is_calibrated(info),
+            "calibrated": info.calibrated,
             "calibration": calibration_words(info),
             "arch": info.arch,
             "size": info.size,
@@ -159,7 +159,7 @@ class Answers:
             "possible": None if d.possible is None else [classes[i] for i in np.flatnonzero(d.possible[0])],
             "urgent_score": None if d.urgent_score is None else float(d.urgent_score[0]),
             "referred": None if d.referred is None else bool(d.referred[0]),
-            "calibrated": is_calibrated(self.predictor.info),
+            "calibrated": self.predictor.info.calibrated,
             "width": grey.width,
             "height": grey.height,
             "seen": list(box_of(grey.width, grey.height, self.predictor.info.fit)),
@@ -241,15 +241,10 @@ def too_large(limits: Limits) -> Refused:
     )
 
 
-def is_calibrated(info: BundleInfo) -> bool:
-    """Whether a temperature was fitted to the model on validation scans."""
-    return info.temperature != 1 or "nll_after" in info.calibration
-
-
 def calibration_words(info: BundleInfo) -> str:
     """One sentence on whether the probabilities can be taken at their word."""
     found = info.calibration
-    if not is_calibrated(info):
+    if not info.calibrated:
         return "Probabilities are not calibrated and may be overconfident."
     on = ""
     if isinstance(found.get("scans"), int) and isinstance(found.get("patients"), int):

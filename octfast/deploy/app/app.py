@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octfast.data.fit import fit_in_words
-from octfast.deploy.app.answers import Answers, Limits, Refused, is_calibrated
+from octfast.deploy.app.answers import Answers, Limits, Refused
 from octfast.deploy.app.connection import connection_class
 from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of
 from octfast.deploy.app.parts import STATIC, error_handlers, static_route
@@ -176,7 +176,7 @@ def serve(
             )
         if run:
             log.warning("%s", SHOWN_TO_ALL)
-        if not is_calibrated(answers.predictor.info):
+        if not answers.predictor.info.calibrated:
             log.info("the model's probabilities are not calibrated; see octfast calibrate")
         log.info("%s", LONG_NOTICE)
         if answers.predictor.info.synthetic:

@@ -102,6 +102,11 @@ class BundleInfo:
             raise _FieldError(f"calibration: {what}")
 
     @property
+    def calibrated(self) -> bool:
+        """Whether a temperature was fitted to the model on held-out scans."""
+        return self.temperature != 1 or "nll_after" in self.calibration
+
+    @property
     def outputs(self) -> int:
         """How many numbers the head gives of a scan: a logit a class, and of units how much the scan counts."""
         return len(self.classes) + (self.level != "scan")
