@@ -49,10 +49,7 @@ class Described:
         )
         if info.pooling is not None:
             yield "answers for", f"a whole {info.level}, its scans weighed by {info.pooling['kind']}"
-        yield (
-            "temperature",
-            f"{info.temperature:g}" + ("" if "temperature_interval" in info.calibration else " (not calibrated)"),
-        )
+        yield "temperature", f"{info.temperature:g}" + ("" if info.calibrated else " (not calibrated)")
         yield from ((f"calibration: {_plain(k)}", _plain(v)) for k, v in info.calibration.items())
         yield "trained on", "synthetic phantoms" if info.synthetic else "the user's scans"
         yield from ((f"training: {_plain(k)}", _plain(v)) for k, v in info.training.items())
