@@ -341,25 +341,14 @@ def interval(values: np.ndarray) -> list[float]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder or table of scans; by default phantoms")
-    parser.add_argument("--weights", help="pretrained weights of the body; by default random")
-    for name in ("path", "label", "patient"):
-        parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
+    parser = common.features_parser(__doc__)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=[*ARMS, *BALANCED, *STRENGTHS])
-    parser.add_argument("--arch", default="vgg16_bn")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--scans", type=int, help="take so many scans, by whole patients")
     parser.add_argument("--views", type=int, default=4, help="augmented readings of light, moderate and strong")
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=[], help="also with so many training scans, such as 50 100 200 500"
     )
     parser.add_argument("--resamples", type=int, default=500)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--work", help="folder for phantoms; by default a temporary one")
     parser.add_argument("--quick", action="store_true", help="fewer scans, smaller, fewer epochs and repeats")
     args = parser.parse_args()
     if args.quick:

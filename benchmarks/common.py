@@ -5,6 +5,7 @@ Nothing heavy is imported at the top, so that a process that only starts others 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -105,6 +106,23 @@ def run_alone(script: str | Path, arguments: Iterable[object], work: Path, name:
 def write_json(file: str | Path, result: Mapping[str, Any]) -> None:
     """Write what `run_alone` reads."""
     Path(file).write_text(json.dumps(result), encoding="utf-8")
+
+
+def features_parser(about: str | None) -> argparse.ArgumentParser:
+    """What every script takes that trains heads on the stored features of a data set."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder or table of scans; by default phantoms")
+    parser.add_argument("--weights", help="pretrained weights of the body; by default random")
+    for name in ("path", "label", "patient"):
+        parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
+    parser.add_argument("--arch", default="vgg16_bn")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--scans", type=int, help="take so many scans, by whole patients")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--work", help="folder for phantoms; by default a temporary one")
+    return parser
 
 
 @contextmanager

@@ -183,23 +183,12 @@ def trial(scans: Any, features: Any, args: argparse.Namespace, seed: int) -> dic
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder or table of scans; by default phantoms")
-    parser.add_argument("--weights", help="pretrained weights of the body; by default random")
-    for name in ("path", "label", "patient"):
-        parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
-    parser.add_argument("--arch", default="vgg16_bn")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--scans", type=int, help="take so many scans, by whole patients")
+    parser = common.features_parser(__doc__)
     parser.add_argument(
         "--folds", type=int, default=5, help="classes of fewer than twice as many patients are left out"
     )
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--share", type=float, default=0.05, help="of the training scans that get a wrong label")
     parser.add_argument("--press", action="store_true", help='time "Train again" alone')
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--work", help="folder for phantoms; by default a temporary one")
     return parser.parse_args()
 
 

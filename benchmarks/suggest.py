@@ -167,26 +167,15 @@ def _interval(mean: float, half: float) -> str:
 def parse() -> argparse.Namespace:
     from octfast.assess.choose import STRATEGIES
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="folder or table of scans; by default phantoms")
-    parser.add_argument("--weights", help="pretrained weights of the body; by default random")
-    for name in ("path", "label", "patient"):
-        parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
-    parser.add_argument("--arch", default="vgg16_bn")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser = common.features_parser(__doc__)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="highest rate of the one-cycle schedule")
-    parser.add_argument("--scans", type=int, help="take so many scans, by whole patients")
     parser.add_argument(
         "--folds", type=int, default=5, help="classes of fewer than twice as many patients are left out"
     )
     parser.add_argument("--start", type=int, default=50, help="labels at first")
     parser.add_argument("--step", type=int, default=50, help="labels more a round")
     parser.add_argument("--most", type=int, default=400, help="labels at the end")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--ways", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--work", help="folder for phantoms; by default a temporary one")
     return parser.parse_args()
 
 

@@ -11,12 +11,12 @@ import pandas as pd
 
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import Run
-from octfast.train.again import Stored, stored_features
 
 if TYPE_CHECKING:
     import torch
 
     from octfast.model.prefetch import Picture
+    from octfast.train.again import Stored
 
 COLUMNS = ("path", "neighbour", "label", "distance", "rank")
 
@@ -55,6 +55,9 @@ def similar(
     """
     if n < 1:
         raise UsageError(f"n is {n}: at least one neighbour", "such as 5")
+    # Here, as it brings fastai, which a page or report without neighbours does not need.
+    from octfast.train.again import stored_features
+
     known = Known(stored or stored_features(run))
     table, patients = known.scans, known.patients
     where = {path: i for i, path in enumerate(table["path"])}

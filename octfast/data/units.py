@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from octfast.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("octfast")
 
@@ -98,6 +101,8 @@ def choose_level(scans: pd.DataFrame, asked: str | None) -> str:
     if asked is not None:
         unit_columns(list(scans.columns), asked)
         return asked
+    import pandas as pd
+
     for level in ("volume", "eye"):
         if level not in scans:
             continue

@@ -113,9 +113,9 @@ def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_fo
     return run
 
 
-def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, Any]]:
-    """A Learner of these scans, and what config.json says before the training."""
-    dls = oct_dataloaders(
+def new_dataloaders(prepared: Prepared, config: TrainConfig) -> DataLoaders:
+    """The DataLoaders of these scans as a configuration has them."""
+    return oct_dataloaders(
         prepared,
         size=config.size,
         fit=config.fit,
@@ -124,7 +124,11 @@ def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, 
         augment=config.augment,
         num_workers=config.workers,
     )
-    learn = new_learner(dls, config)
+
+
+def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, Any]]:
+    """A Learner of these scans, and what config.json says before the training."""
+    learn = new_learner(new_dataloaders(prepared, config), config)
     start_balanced(scan_head(learn.model[1]), _class_weights(learn, config))
     return learn, _described(config, prepared, learn)
 

@@ -12,7 +12,6 @@ from octfast.assess.similar import Known, body_of
 from octfast.data.preprocess import decode_grey
 from octfast.errors import BundleError, DataError
 from octfast.run.folder import Run, open_run
-from octfast.train.again import stored_features
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +49,9 @@ class Similar:
     """
 
     def __init__(self, run: Run, device: torch.device | None = None):
+        # Here, as it brings fastai, which a page without neighbours does not need.
+        from octfast.train.again import stored_features
+
         self._known = Known(stored_features(run))
         self._body = body_of(run, device)
 

@@ -21,7 +21,6 @@ from fastai.torch_core import set_seed
 from fastai.vision.learner import apply_init
 from torch import nn
 
-from octfast.data.loaders import oct_dataloaders
 from octfast.data.prepare import Prepared
 from octfast.errors import DataError, UsageError, WeightsError
 from octfast.model.arch import find_arch
@@ -31,7 +30,7 @@ from octfast.model.weights.load import cached_file
 from octfast.train.config import TrainConfig
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import NextView, frozen_learner
-from octfast.train.job import new_learner
+from octfast.train.job import new_dataloaders, new_learner
 from octfast.train.store.loader import StoreLoader
 from octfast.train.store.rows import Rows
 from octfast.train.store.store import FeatureStore
@@ -117,14 +116,7 @@ def store_features(prepared: Prepared, config: TrainConfig, weights: dict[str, s
     """
     stores: dict[tuple[str, int], Stores] = {}
     for arch, file in weights.items():
-        dls = oct_dataloaders(
-            prepared,
-            size=config.size,
-            fit=config.fit,
-            bs=config.bs,
-            seed=config.seed,
-            num_workers=config.workers,
-        )
+        dls = new_dataloaders(prepared, config)
         learn = new_learner(dls, replace(config, arch=arch, weights=file))
         for number in dict.fromkeys([1, *views]):
             stores[arch, number] = frozen_learner(

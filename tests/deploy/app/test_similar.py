@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,10 @@ def test_a_bundle_alone_and_missing_scans_are_refused(octfast, trained, own_run,
     assert run_with_scans(own_run.path, moved).root == moved.resolve()
     ended = octfast("app", own_run.path, "--data", moved)
     assert ended.code == 2 and "--similar" in ended.err
+
+
+@pytest.mark.parametrize("module", ["octfast.deploy.app.app", "octfast.assess.report.report"])
+def test_what_shows_no_neighbours_starts_without_fastai(module):
+    code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} & {{'fastai', 'timm'}}))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == []
