@@ -207,6 +207,10 @@ def test_a_run_on_phantoms_says_so_and_is_compared_with_nothing(own_run):
 def test_the_largest_losses_stand_beside_similar_scans_where_asked(own_run):
     page = page_of(own_run, "test", k=2, heatmaps=False, similar=True)
     shown = [a["alt"] for a in page.all("img") if "most like it" in str(a["alt"])]
+    # A dark page turns curves into their negatives, and must not do so with scans.
+    turned = re.findall(r"([^{}]*)\{ filter: invert", (own_run.path / REPORT).read_text(encoding="utf-8"))
+    assert [each.split("*/")[-1].strip() for each in turned] == [".plot:not(.scans) img"]
+    assert any("scans" in str(a.get("class")).split() for a in page.all("figure"))
     assert len(shown) == 1 and str(shown[0]).startswith("2 scans") and "--similar" in page.section("repeat")
     own_run.write_json("config.json", own_run.config | {"head": "fastai"})
     assert "No similar scans" in page_of(open_run(own_run.path), "test", k=2, heatmaps=False, similar=True).section(
