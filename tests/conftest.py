@@ -41,6 +41,15 @@ def pytest_unconfigure():
     shutil.rmtree(HOME, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _elsewhere(tmp_path_factory):
+    """A training sets runs/latest below the current folder: not in the checkout, where the user's own runs may lie."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture(autouse=True)
 def _own_log():
     """The command line sends octfast's log to the terminal alone; give it back, so that caplog sees it again."""
