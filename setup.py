@@ -15,7 +15,10 @@ def _needs(key: str) -> list[str]:
     return cfg.get(key, "").split()
 
 
-optional = ("openvino", "download", "parquet", "oct", "onnx", "app", "tune", "docs")
+optional = (
+    *("openvino", "download", "parquet", "oct", "onnx", "app", "tune"),
+    *("tensorboard", "mlflow", "wandb", "docs"),
+)
 extras = {name: _needs(f"{name}_requirements") for name in ("test", *optional)}
 extras["all"] = [need for name in optional if name != "docs" for need in extras[name]]
 # OpenVINO stays apart: it is large, and the tests of it need it alone.

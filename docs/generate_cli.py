@@ -40,6 +40,8 @@ FOOT = """\
 | `TORCH_HOME` | where torchvision's pretrained weights are looked for and kept (`hub/checkpoints` in it) |
 | `HF_HOME`, `HF_HUB_CACHE` | the same for timm's |
 | `HF_HUB_OFFLINE` | `1` keeps timm's weights from being fetched |
+| `MLFLOW_TRACKING_URI` | where `--tracker mlflow` keeps its runs, else in the run folder |
+| `WANDB_MODE`, `WANDB_PROJECT` | `online` lets `--tracker wandb` send; the project of its runs, else octfast |
 | `CUDA_VISIBLE_DEVICES` | which GPUs are used; empty for the CPU |
 | `OMP_NUM_THREADS` | threads that torch computes with |
 | `NO_COLOR`, `FORCE_COLOR` | no colours at all; colours though the output is no terminal |

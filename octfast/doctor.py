@@ -30,10 +30,13 @@ PURPOSES = {
     "download": "octfast data download",
     "oct": "reading OCT volumes: DICOM and makers' formats",
     "onnx": "octfast export to ONNX",
+    "mlflow": "--tracker mlflow",
     "openvino": "--engine openvino and --precision int8 on CPUs",
     "parquet": "parquet tables of scans",
+    "tensorboard": "--tracker tensorboard",
     "test": "running the tests",
     "tune": "octfast tune",
+    "wandb": "--tracker wandb (Weights & Biases)",
 }
 
 

@@ -18,6 +18,7 @@ LOSSES = ("cross_entropy", "focal")
 # Of `octfast.figure`, which imports matplotlib.
 FORMATS = ("png", "svg", "pdf")
 LEVELS = ("scan", "volume", "eye", "patient")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 def _option(default: Any, help: str, **about: Any) -> Any:
@@ -130,6 +131,10 @@ class TrainConfig:
     )
     cache: str | None = _option(None, "Folder of the stored activations; by default the user's cache.", path=True)
     workers: int | None = _option(None, "Decoding processes or threads; by default chosen.", least=0)
+    tracker: str | None = _option(
+        *(None, "Curves, options and figures for tensorboard, mlflow or wandb, in the run folder: nothing is sent."),
+        choices=TRACKERS,
+    )
     format: str = _option("png", "Format of the figures: png, svg or pdf.", choices=FORMATS)
     dpi: int = _option(
         120,

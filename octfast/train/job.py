@@ -54,6 +54,7 @@ from octfast.train.outcome import leave_results, removed_on_failure, save_scan_t
 from octfast.train.past import Past, begun_with, forget_epochs
 from octfast.train.plots import plot_lr_find
 from octfast.train.probe import HEAD_RATE, start_from_head
+from octfast.train.tracker import Tracker, check_tracker, tracked
 
 log = logging.getLogger("octfast")
 
@@ -105,8 +106,8 @@ def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_fo
             past.check(about, prepared)
         about |= {"resumed": past.resumed, "notes": notes} if past.resumed else {"notes": notes}
         save_scan_tables(run, prepared)
-        with training_state(run, about):
-            _finish(run, config, prepared, learn, about, lambda: round(past.seconds + time.time() - start, 1))
+        with training_state(run, about), tracked(run, config, about) as tracker:
+            _finish(run, config, prepared, learn, about, tracker, lambda: round(past.seconds + time.time() - start, 1))
             about["notes"] = list(dict.fromkeys(notes)) if past.resumed else notes
         set_latest(run)
         (run.path / "checkpoints" / checkpoint.FILE).unlink(missing_ok=True)
@@ -134,7 +135,13 @@ def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, 
 
 
 def _finish(
-    run: Run, config: TrainConfig, given: Prepared, learn: Learner, about: dict[str, Any], seconds: Callable[[], float]
+    run: Run,
+    config: TrainConfig,
+    given: Prepared,
+    learn: Learner,
+    about: dict[str, Any],
+    tracker: Tracker,
+    seconds: Callable[[], float],
 ) -> None:
     """Fit, and leave the model, its calibration and its predictions in the run folder.
 
@@ -147,6 +154,7 @@ def _finish(
     def keep() -> None:
         about["seconds"] = seconds()
         run.write_json("config.json", about)
+        tracker.epochs()
 
     def fit(scans: Prepared) -> tuple[Learner, Learner]:
         whole = learn
@@ -190,6 +198,7 @@ def check_names(config: TrainConfig) -> None:
     """Refuse a name that is unknown before the scans are read, which may take minutes."""
     check_head(config.head, find_arch(config.arch))
     check_engine(config.engine, config.precision, default_device())
+    check_tracker(config.tracker)
     if config.valid != "folder":
         validation_share(config.valid)
 

@@ -25,7 +25,7 @@ from octfast.train.past import Past, past_scans, recorded_config, still_there, t
 log = logging.getLogger("octfast")
 
 # Options that change nothing of the result.
-_FREE = ("out", "cache", "workers")
+_FREE = ("out", "cache", "workers", "tracker")
 
 
 def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
@@ -37,7 +37,8 @@ def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
     Parameters
     ----------
     run : its folder; None takes the newest unfinished one in runs/.
-    fields : options of TrainConfig, which must be those that the training began with, but for `cache` and `workers`.
+    fields : options of TrainConfig, which must be those that the training began with, but for `cache`, `workers` and
+        `tracker`.
 
     Raises
     ------

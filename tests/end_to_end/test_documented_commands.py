@@ -71,7 +71,13 @@ ELSEWHERE = {
 }
 # The exit code that the text beside the line speaks of, where it is not 0.
 CODES = {"octfast data audit faulty": 1}
-NEEDS = {"octfast tune": "optuna", "volume.e2e": "oct_converter", "volume.dcm": "pydicom", "export ": "onnxscript"}
+NEEDS = {
+    "octfast tune": "optuna",
+    "--tracker": "tensorboard",
+    "volume.e2e": "oct_converter",
+    "volume.dcm": "pydicom",
+    "export ": "onnxscript",
+}
 
 
 def commands(page: Path) -> list[str]:

@@ -23,7 +23,7 @@ from octfast.train.config import TrainConfig
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 # Options that change nothing of the result, and the folder, which is never written into twice.
-_NOT_REPEATED = {"out", "cache", "workers", "format", "dpi"}
+_NOT_REPEATED = {"out", "cache", "workers", "tracker", "format", "dpi"}
 _FILES = {"weights", "splits"}
 # As octfast.data.loaders.oct_transforms makes them, by the name of their strength.
 _AUGMENTATION = {
