@@ -45,7 +45,7 @@ MORE = (
     ("octfast suggest", "--force"),
     ("phantom .*--volumes", "--volumes 4 --frames 3 --diseased 1"),
     # Without DATA hundreds of phantoms would be drawn.
-    (r"octfast train( --epochs 10)?$", "DATA"),
+    (r"octfast train( --epochs 10| --fit crop)?$", "DATA"),
     # Where nobody can be asked.
     ("cache clear$", "--yes"),
     # The stand-in's pretrained weights are a file, and not where torch keeps its own.
