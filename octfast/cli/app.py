@@ -29,6 +29,9 @@ def app(
             min=1, max=1000, help="Pictures that may wait at a time; further ones are told to come back later."
         ),
     ] = 32,
+    volume_memory: Annotated[
+        float | None, typer.Option(min=0.25, help="Memory that reading a volume may take, in GB; by default 4.")
+    ] = None,
     urgent: Annotated[
         str | None,
         typer.Option(
@@ -69,9 +72,11 @@ def app(
 ) -> None:
     """Serve a trained model as a web page on this machine. Not a medical device.
 
-    Drop scans on the page and see probabilities, heat maps and an urgent mark; download them as a table. A scan unlike
-    anything the model was trained on is marked and gets no class, but with --answer-anyway. Nothing is sent anywhere
-    else, and nothing is kept on disk. Ctrl-C ends it.
+    Drop scans on the page and see probabilities, heat maps and an urgent mark; download them as a table. A volume
+    (.vol, .e2e, .fda, .fds, .img, DICOM, TIFF of several pages) is gone through B-scan by B-scan, beside a curve of
+    their scores; many are larger than the usual 20 MB, which --max-mb changes. A scan unlike anything the model was
+    trained on is marked and gets no class, but with --answer-anyway. Nothing is sent anywhere else, and nothing is kept
+    on disk. Ctrl-C ends it.
 
     With --similar each class that is given stands beside the nearest training and validation scans of the run, with
     class and distance; their pictures are then shown to whoever opens the page, so it is off by default. It needs the
@@ -90,6 +95,8 @@ def app(
 
       curl -F file=@scan.jpeg 'http://127.0.0.1:8731/api/predict?heatmap=1'
 
+      curl -F file=@eye.vol http://127.0.0.1:8731/api/volume
+
       curl http://127.0.0.1:8731/health
 
       octfast app runs/latest --root-path /octfast --host-name oct.clinic.example
@@ -97,6 +104,7 @@ def app(
     from octfast.deploy.app.app import need_app
 
     need_app()
+    from octfast.data.volumes.reader import MAX_MEMORY
     from octfast.deploy.app.answers import Limits
     from octfast.deploy.app.app import serve
 
@@ -104,7 +112,10 @@ def app(
         bundle,
         host,
         port,
-        limits=Limits(round(max_mb * (1 << 20)), round(max_megapixels * 1e6), max_files, queue),
+        limits=Limits(
+            *(round(max_mb * (1 << 20)), round(max_megapixels * 1e6), max_files, queue),
+            volume_memory=round(volume_memory * (1 << 30)) if volume_memory else MAX_MEMORY,
+        ),
         urgent=None if urgent is None else [c.strip() for c in urgent.split(",") if c.strip()],
         abstain_below=abstain_below,
         answer_anyway=answer_anyway,

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from octfast.data.phantom.draw import CLASSES, make_phantom
+from octfast.data.phantom.volumes import write_volumes
 from octfast.model.bundle.distance import save_distance
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.bundle.write import update_info
@@ -294,3 +295,67 @@ def test_a_scan_unlike_training_is_marked(browser, knowing, scans, tmp_path, any
         assert all(r["unlike_training"] == "true" and float(r["distance"]) > 1 for r in rows)
         assert all("unlike anything" in r["remarks"] and bool(r["predicted"]) is anyway for r in rows)
         page.close()
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory) -> Path:
+    """Phantom volumes as .vol, of one eye a class, small enough for the page."""
+    folder = tmp_path_factory.mktemp("volumes")
+    write_volumes(folder / "v", 4, frames=12, size=96, kind="vol", workers=1)
+    return folder / "v" / "volumes"
+
+
+def test_a_volume_is_gone_through_by_slider_keys_buttons_and_curve(open_page, scans, volumes):
+    page = open_page()
+    page.set_input_files("#files", [str(sorted(volumes.glob("*.vol"))[0]), str(scans[0])])
+    settled(page, 2)
+    assert "2 of 2 files answered" in page.inner_text("#status")
+    card = page.locator("#results .card.volume")
+    words, slider = card.locator(".frame"), card.locator("input[type=range]")
+    assert "12 B-scans" in card.locator(".answer").inner_text() and slider.get_attribute("max") == "11"
+    assert card.locator(".suspicious button").count() == 5
+    card.get_by_role("button", name="First B-scan").click()
+    assert words.inner_text().startswith("B-scan 0 (0 to 11)")
+    picture = card.locator("figure img").first
+    first = picture.get_attribute("src")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert words.inner_text().startswith("B-scan 1 ") and slider.get_attribute("aria-valuetext") == "B-scan 1"
+    assert (
+        picture.get_attribute("src") != first and picture.evaluate("i => i.decode().then(() => i.naturalWidth)") == 96
+    )
+    card.get_by_role("button", name="Next B-scan").focus()
+    page.keyboard.press("ArrowRight")
+    assert words.inner_text().startswith("B-scan 2 ")
+    box = card.locator("svg.curve").bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 2, box["y"] + 20)
+    assert words.inner_text().startswith("B-scan 11 ") and "5.76 mm" in words.inner_text()
+    assert card.get_by_role("button", name="Next B-scan").is_disabled()
+    # The line of a B-scan on the fundus is where one clicks.
+    over = card.locator(".over svg").bounding_box()
+    page.mouse.click(over["x"] + 20, over["y"] + over["height"] * 0.98)
+    assert words.inner_text().startswith("B-scan 0 ") and card.locator(".over line.here").count() == 1
+    shoot(page, "volume")
+    page.keyboard.press("h")
+    page.wait_for_function("() => /eat map: /.test(document.querySelector('.volume figure [role=status]').textContent)")
+    page.set_viewport_size({"width": 375, "height": 740})
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    shoot(page, "volume-phone-dark")
+    with page.expect_download() as caught:
+        page.click("#save")
+    rows = list(csv.DictReader(io.StringIO(Path(caught.value.path()).read_text(encoding="utf-8-sig"))))
+    assert [r["frame"] for r in rows] == [*map(str, range(12)), ""]
+
+
+def test_a_volume_that_is_cut_short_shows_what_there_is(open_page, volumes, tmp_path):
+    whole = sorted(volumes.glob("*.vol"))[0].read_bytes()
+    (tmp_path / "cut.vol").write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "bad.vol").write_bytes(b"HSF-OCT" + bytes(3000))
+    Image.fromarray(make_phantom("CNV", 1)).save(tmp_path / "one.tif")
+    page = open_page()
+    page.set_input_files("#files", [str(tmp_path / n) for n in ("cut.vol", "bad.vol", "one.tif")])
+    settled(page, 3)
+    cut, bad, one = page.locator("#results .card").all_inner_texts()
+    assert "Not read to its end" in cut and "What to do" in cut and "could not be read" in cut
+    assert "Not read" in bad and "What to do" in bad and "Probabilities" in one

@@ -25,6 +25,8 @@ class BScan:
     eye : "R", "L", or "" where the file does not say.
     position_mm : how far its middle lies from that of the first B-scan, in millimetres; None where the file tells
         neither the place of its B-scans nor the distance between them.
+    line : where it begins and ends on the picture of the fundus, (x, y, x, y) as shares of that picture's width and
+        height from its upper left corner; None where the file does not say.
     """
 
     pixels: np.ndarray
@@ -32,6 +34,7 @@ class BScan:
     frame: int
     eye: str = ""
     position_mm: float | None = None
+    line: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

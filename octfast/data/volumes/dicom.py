@@ -67,10 +67,13 @@ def read_dicom(path: Path, name: str, any_modality: bool = False, tell: bool = F
             said = About(eye=eye, notes=("its header is damaged, and nothing else of it is taken",))
         yield said
     try:
-        ends = _ends(iter_pixels(path), about) if _needs_ends(about) else None
-        for n, samples in enumerate(iter_pixels(path)):
-            grey = _grey(samples, _look(about, n), about, name, ends)
-            yield BScan(grey, 0, n, eye, away[n] if n < len(away) else None)
+        # Not by its path, which pydicom follows to a name that a file in memory has not.
+        with path.open("rb") as f:
+            ends = _ends(iter_pixels(f), about) if _needs_ends(about) else None
+            f.seek(0)
+            for n, samples in enumerate(iter_pixels(f)):
+                grey = _grey(samples, _look(about, n), about, name, ends)
+                yield BScan(grey, 0, n, eye, away[n] if n < len(away) else None)
     except (NotImplementedError, RuntimeError) as e:
         syntax = getattr(getattr(about, "file_meta", None), "TransferSyntaxUID", None)
         if "decode" not in str(e) and "plugin" not in str(e) and "decompress" not in str(e):

@@ -43,11 +43,16 @@ def kind_of(path: str | Path) -> str:
     if Path(path).name.upper() == "DICOMDIR":
         return ""
     with open_regular(path) as f:
-        head = f.read(_HEAD)
-        found = kind_of_bytes(head)
-        if head.startswith(_TIFF) and _is_stack(f):
-            return "tiff"
-    suffix = Path(path).suffix.lower()
+        return kind_in(f, Path(path).name)
+
+
+def kind_in(file: BinaryIO, name: str) -> str:
+    """What an open file is, as `kind_of` has it; its name is of account where its first bytes tell nothing."""
+    head = file.read(_HEAD)
+    found = kind_of_bytes(head)
+    if head.startswith(_TIFF) and _is_stack(file):
+        return "tiff"
+    suffix = Path(name).suffix.lower()
     if found == "topcon":
         return "fds" if suffix == ".fds" else "fda"
     return found or VOLUME_SUFFIXES.get(suffix, "") or ("picture" if suffix in IMAGE_SUFFIXES else "")

@@ -148,7 +148,11 @@ class VolumeReader:
     def _frame(self, head: dict[str, Any], process: subprocess.Popen[bytes], path: str | Path) -> BScan:
         pixels = self._pixels(int(head["height"]), int(head["width"]), process, path)
         eye, position = head.get("eye"), head.get("position_mm")
-        return BScan(pixels, int(head["volume"]), int(head["frame"]), eye if eye in ("R", "L") else "", position)
+        line = head.get("line")
+        return BScan(
+            *(pixels, int(head["volume"]), int(head["frame"]), eye if eye in ("R", "L") else "", position),
+            line=None if line is None else tuple(map(float, line)),  # type: ignore[arg-type]
+        )
 
     def _pixels(self, height: int, width: int, process: subprocess.Popen[bytes], path: str | Path) -> np.ndarray:
         if not (height > 0 and width > 0 and height * width <= MAX_FRAME_PIXELS):

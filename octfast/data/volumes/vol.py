@@ -22,7 +22,8 @@ _FIELDS = {
     **{"VisitDate": slice(200, 208), "ProgID": slice(224, 258), "Spare": slice(258, 2048)},
 }
 # Of the patterns of scans those whose middles lie in no row: a circle, a star.
-_NO_ROWS = (2, 5)
+_CIRCLE, _STAR = 2, 5
+_NO_ROWS = (_CIRCLE, _STAR)
 
 
 def read_vol(path: Path, name: str, tell: bool = False) -> Iterator[About | BScan]:
@@ -60,7 +61,11 @@ def read_vol(path: Path, name: str, tell: bool = False) -> Iterator[About | BSca
         if first + step > size:
             raise DataError(f"{name} ends before its first B-scan", "the file is cut short; export it again")
         across, between, deep = (micrometres(mm) for mm in struct.unpack_from("<3d", header, 24))
-        away = _places(f, first, step, own, frames, between, header) if tell else [None] * frames
+        away: list[float | None] = [None] * frames
+        lines: list[tuple[float, float, float, float] | None] = [None] * frames
+        if tell:
+            ends = _ends(f, first, step, own, frames)
+            away, lines = _places(ends, frames, between, header), _lines(ends, frames, header)
         if tell:
             f.seek(_HEADER)
             slo = np.frombuffer(f.read(fundus_width * fundus_height), np.uint8)
@@ -78,7 +83,7 @@ def read_vol(path: Path, name: str, tell: bool = False) -> Iterator[About | BSca
                     f"{name} holds {n} of the {frames} B-scans that its header says",
                     "the file is cut short; export it again",
                 )
-            yield BScan(shown(samples.reshape(height, width)), 0, n, eye, away[n])
+            yield BScan(shown(samples.reshape(height, width)), 0, n, eye, away[n], lines[n])
 
 
 def _own(f: BinaryIO, first: int, said: int, samples: int, frames: int, size: int) -> int:
@@ -88,17 +93,40 @@ def _own(f: BinaryIO, first: int, said: int, samples: int, frames: int, size: in
     return own if own >= 16 and first + said * frames + samples > size == first + own * frames + samples else said
 
 
-def _places(
-    f: BinaryIO, first: int, step: int, own: int, frames: int, between: float | None, header: bytes
-) -> list[float | None]:
-    """The position of each B-scan in millimetres: by where their own headers say they lie, else by the distance."""
-    blank: list[float | None] = [None] * frames
-    if own < 48 or struct.unpack_from("<i", header, 96)[0] in _NO_ROWS:
-        return blank
+def _ends(f: BinaryIO, first: int, step: int, own: int, frames: int) -> np.ndarray | None:
+    """Where each B-scan begins and ends on the fundus, in millimetres, of shape (B-scans, 2, 2) with x before y."""
+    if own < 48:
+        return None
     ends = []
     for n in range(frames):
         f.seek(first + n * step + 16)
         ends.append(np.frombuffer(f.read(32).ljust(32, b"\0"), "<f8").reshape(2, 2))
+    return np.array(ends)
+
+
+def _lines(ends: np.ndarray | None, frames: int, header: bytes) -> list[tuple[float, float, float, float] | None]:
+    """Each B-scan on the picture of the fundus, in shares of its sides; None for what does not lie on it.
+
+    A circle has its middle for an end, so no line is drawn of it.
+    """
+    width, height, across, down = struct.unpack_from("<2I2d", header, 48)
+    blank: list[tuple[float, float, float, float] | None] = [None] * frames
+    circle = struct.unpack_from("<i", header, 96)[0] == _CIRCLE
+    if ends is None or circle or not (width and height and across > 0 and down > 0):
+        return blank
+    with np.errstate(all="ignore"):
+        shares = ends / (width * across, height * down)
+        on_it = np.isfinite(shares).all(axis=(1, 2)) & (np.abs(shares - 0.5) <= 0.75).all(axis=(1, 2))
+        on_it &= (ends[:, 0] != ends[:, 1]).any(axis=1)
+    rounded = [tuple(round(float(v), 5) for v in share.ravel()) for share in shares]
+    return [line if there else None for line, there in zip(rounded, on_it, strict=True)]  # type: ignore[misc]
+
+
+def _places(ends: np.ndarray | None, frames: int, between: float | None, header: bytes) -> list[float | None]:
+    """The position of each B-scan in millimetres: by where their own headers say they lie, else by the distance."""
+    blank: list[float | None] = [None] * frames
+    if ends is None or struct.unpack_from("<i", header, 96)[0] in _NO_ROWS:
+        return blank
     with np.errstate(all="ignore"):
         away = distances(np.mean(ends, axis=1))
     if away is None and between is not None and frames > 1:

@@ -131,6 +131,8 @@ def send(scan: BScan, name: str, out: BinaryIO) -> None:
     head |= {"height": height, "width": width}
     if scan.position_mm is not None:
         head["position_mm"] = scan.position_mm
+    if scan.line is not None:
+        head["line"] = scan.line
     _write(out, json.dumps(head).encode() + b"\n")
     _write(out, pixels.data.cast("B"))
 

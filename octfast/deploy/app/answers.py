@@ -15,9 +15,10 @@ from octfast.assess.interpret.heatmap import overlay, wedges_in_words
 from octfast.data.decode import Decoded, Unreadable, decode
 from octfast.data.fit import box_of, seen_in_words
 from octfast.data.look import unusual
-from octfast.data.volumes.kinds import kind_of_bytes
+from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of_bytes
+from octfast.data.volumes.reader import MAX_MEMORY
 from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, thumbnail
-from octfast.deploy.predictor import Predictor
+from octfast.deploy.predictor import Answer, Predictor
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import refuse_units
@@ -25,6 +26,8 @@ from octfast.model.decide import decide, unlike_words
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE, UNSEEN
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
+# Endings of files of volumes; TIFF of several pages is one, too.
+VOLUMES = list(VOLUME_SUFFIXES)
 # The longer side of the pictures that are sent back to look at, in pixels.
 SHOWN = 1024
 
@@ -40,6 +43,8 @@ class Limits:
     max_files : that the page takes at once.
     queue : pictures held at a time, waiting or being answered; further ones are refused for the moment.
     seconds : that an upload may take.
+    volumes : read at a time; further ones are refused for the moment.
+    volume_memory : that reading a volume may take, in bytes.
     """
 
     max_bytes: int = 20 << 20
@@ -47,6 +52,8 @@ class Limits:
     max_files: int = 50
     queue: int = 32
     seconds: float = 30.0
+    volumes: int = 2
+    volume_memory: int = MAX_MEMORY
 
 
 class Refused(Exception):  # noqa: N818
@@ -111,7 +118,8 @@ class Answers:
             "size": info.size,
             "fit": info.fit,
             "precision": self.predictor.precision,
-            "formats": ", ".join(FORMATS.values()),
+            "formats": ", ".join([*FORMATS.values(), *VOLUMES]),
+            "volume_endings": VOLUMES,
             "heat_map_caution": "; ".join(w for w in (CAUTION, seen_in_words(info.fit)) if w),
             "max_bytes": limits.max_bytes,
             "max_pixels": limits.max_pixels,
@@ -145,6 +153,26 @@ class Answers:
             raise Refused(422, e.message, e.hint) from None
         if said.error is not None:
             raise Refused(422, said.error.message, said.error.hint)
+        found, best = self.in_json(said, grey.size, [words for _, words in unusual(read)])
+        if self.similar:
+            # Where no class is given, none is suggested by a neighbour either.
+            found["similar"] = [] if best is None else self._similar(self.similar, grey, heat_map)
+        found["notice"] = LONG_NOTICE
+        if self.predictor.info.synthetic:
+            found["synthetic"] = SYNTHETIC_NOTE
+        return {**found, **self._pictures(grey, best)} if heat_map else found
+
+    def in_json(
+        self, said: Answer, size: tuple[int, int], remarks: Sequence[str] = ()
+    ) -> tuple[dict[str, Any], int | None]:
+        """An answer as JSON takes it, and the index of the class that is given, or None.
+
+        Parameters
+        ----------
+        said : of a scan that could be read.
+        size : width and height of the scan.
+        remarks : of the picture, beside those of the answer.
+        """
         p = said.probabilities
         assert p is not None
         far = None if said.distance is None else np.array([said.distance])
@@ -160,12 +188,11 @@ class Answers:
             "urgent_score": None if d.urgent_score is None else float(d.urgent_score[0]),
             "referred": None if d.referred is None else bool(d.referred[0]),
             "calibrated": self.predictor.info.calibrated,
-            "width": grey.width,
-            "height": grey.height,
-            "seen": list(box_of(grey.width, grey.height, self.predictor.info.fit)),
-            "remarks": [*(words for _, words in unusual(read)), *said.quality],
+            "width": size[0],
+            "height": size[1],
+            "seen": list(box_of(*size, self.predictor.info.fit)),
+            "remarks": [*remarks, *said.quality],
             "quality": list(said.quality),
-            "notice": LONG_NOTICE,
         }
         withheld = d.withheld is not None and bool(d.withheld[0])
         if d.unlike_training is not None:
@@ -175,12 +202,7 @@ class Answers:
         if withheld:
             hidden = ("predicted", "probability", "abstained", "possible", "urgent_score", "referred")
             found |= {**dict.fromkeys(hidden), "probabilities": {}}
-        if self.similar:
-            # Where no class is given, none is suggested by a neighbour either.
-            found["similar"] = [] if withheld else self._similar(self.similar, grey, heat_map)
-        if self.predictor.info.synthetic:
-            found["synthetic"] = SYNTHETIC_NOTE
-        return {**found, **self._pictures(grey, None if withheld else best)} if heat_map else found
+        return found, None if withheld else best
 
     def _similar(self, similar: Similar, grey: Image.Image, pictures: bool) -> list[dict[str, Any]]:
         """The scans beside an answer: class and distance, and where asked a small picture; never where a file lies."""
@@ -230,7 +252,7 @@ def read_picture(content: bytes, limits: Limits) -> Decoded:
         if e.trouble != "not-a-picture":
             raise Refused(422, e.message, e.hint) from None
     if kind_of_bytes(content[:132]) not in ("", "picture"):
-        raise Refused(415, "the file is an OCT volume, and the page reads pictures", "octfast predict reads volumes")
+        raise Refused(415, "the file is an OCT volume, and this reads pictures", "send it to /api/volume")
     raise Refused(415, "unsupported file type", f"choose one of {kinds}")
 
 

@@ -26,6 +26,7 @@ from octfast.deploy.app.connection import connection_class
 from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of
 from octfast.deploy.app.parts import STATIC, error_handlers, static_route
 from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, run_with_scans
+from octfast.deploy.app.volume import Volume, response_of
 from octfast.errors import UsageError
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
 
@@ -43,9 +44,12 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
     """The page and its endpoints, as an ASGI application.
 
     `GET /` is the page. `POST /api/predict` takes a picture as its body, or as the one file of a form, and gives its
-    probabilities; with `?heatmap=1` also the heat map. `GET /api/model` says what the model is, `GET /health` whether
-    it answers. The model runs in one thread. No more than `Limits.queue` pictures are held at a time; what comes
-    beyond is answered with 503 and the seconds to wait. Nothing is written to disk, and nothing kept after the answer.
+    probabilities; with `?heatmap=1` also the heat map. `POST /api/volume` takes a volume likewise, `?name=` says the
+    name of its file, and gives JSON lines, see `octfast.deploy.app.volume`; with `?pictures=1` also the B-scans.
+    `GET /api/model` says what the model is, `GET /health` whether it answers. The model runs in one thread, and a
+    volume gives way to pictures after some B-scans. No more than `Limits.queue` files are held at a time, and
+    `Limits.volumes` of them volumes; what comes beyond is answered with 503 and the seconds to wait. Nothing is written
+    to disk (but a volume while it is read, where there are no files in memory), and nothing kept after the answer.
 
     Parameters
     ----------
@@ -58,8 +62,10 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
 
     limits = answers.limits
     pool = ThreadPoolExecutor(1, thread_name_prefix="octfast-model")
+    readers = ThreadPoolExecutor(limits.volumes, thread_name_prefix="octfast-volume")
     page = _page(answers)
     state = {"held": 0, "answered": 0, "seconds": 1.0}
+    volumes: dict[object, Volume | None] = {}
 
     async def show_page(request: Request) -> Response:
         return Response(page, media_type="text/html")
@@ -71,6 +77,14 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
     async def model(request: Request) -> Response:
         return JSONResponse(answers.about())
 
+    async def content_of(request: Request) -> bytes:
+        try:
+            return await picture_of(request, limits)
+        except Refused as e:
+            if e.status == 413:
+                await discard(request, limits)
+            raise
+
     async def predict(request: Request) -> Response:
         if state["held"] >= limits.queue:
             await discard(request, limits)
@@ -78,13 +92,8 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
             raise Refused(503, "too many pictures are waiting", f"try again in {wait} seconds", wait)
         state["held"] += 1
         try:
-            try:
-                content = await picture_of(request, limits)
-            except Refused as e:
-                if e.status == 413:
-                    await discard(request, limits)
-                raise
-            wanted = request.query_params.get("heatmap", "0").lower() in ("1", "true", "yes")
+            content = await content_of(request)
+            wanted = _wanted(request, "heatmap")
             start = time.monotonic()
             work = partial(answers.answer, content, heat_map=wanted)
             found = await asyncio.get_running_loop().run_in_executor(pool, work)
@@ -95,9 +104,51 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
             state["held"] -= 1
         return JSONResponse(found)
 
+    async def volume(request: Request) -> Response:
+        if state["held"] >= limits.queue or len(volumes) >= limits.volumes:
+            await discard(request, limits)
+            raise Refused(503, "too many volumes are being read", "try again in 5 seconds", 5)
+        loop = asyncio.get_running_loop()
+        place = object()
+        opened: Volume | None = None
+        state["held"] += 1
+        volumes[place] = None
+
+        def done() -> None:
+            state["held"] -= 1
+            volumes.pop(place, None)
+            if opened is not None:
+                opened.close()
+
+        async def more() -> list[dict[str, Any]]:
+            assert opened is not None
+            found = await loop.run_in_executor(readers, opened.read)
+            return await loop.run_in_executor(pool, opened.answer, found) if found else [opened.end()]
+
+        try:
+            content = await content_of(request)
+            named = request.query_params.get("name", "")
+            make = partial(Volume, answers, content, named, _wanted(request, "pictures"))
+            opened = await loop.run_in_executor(readers, make)
+            volumes[place] = opened
+            first: list[dict[str, Any]] = []
+            while not opened.frames:
+                first += await more()
+                if "end" in first[-1]:
+                    raise Refused(422, "the file holds no B-scans", "leave it out")
+            state["answered"] += 1
+            return response_of(opened, first, more, done)
+        except BaseException:
+            done()
+            raise
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
+        for opened in volumes.values():
+            if opened is not None:
+                opened.close()
+        readers.shutdown(wait=False, cancel_futures=True)
         pool.shutdown(wait=False, cancel_futures=True)
 
     app = Starlette(
@@ -107,11 +158,16 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
             Route("/health", health),
             Route("/api/model", model),
             Route("/api/predict", predict, methods=["POST"]),
+            Route("/api/volume", volume, methods=["POST"]),
         ],
         exception_handlers=error_handlers("see GET / and POST /api/predict"),
         lifespan=lifespan,
     )
     return Guard(app, hosts, root_path, pages)
+
+
+def _wanted(request: Request, what: str) -> bool:
+    return request.query_params.get(what, "0").lower() in ("1", "true", "yes")
 
 
 def serve(

@@ -129,7 +129,7 @@ def test_a_jpeg_of_a_great_many_scans_is_refused(client):
 
 def test_a_volume_is_told_from_what_is_no_picture(client):
     for head in (bytes(128) + b"DICM", b"HSF-OCT-103" + bytes(200), b"FOCT" + bytes(200)):
-        refused(post(client, head), 415, "volume", "octfast predict")
+        refused(post(client, head), 415, "volume", "/api/volume")
 
 
 def test_what_is_doubtful_about_a_picture_stands_beside_the_answer(client, tmp_path):

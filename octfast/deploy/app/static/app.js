@@ -1,24 +1,15 @@
 // The page: sends scans one by one to /api/predict, shows what comes back, and makes the table. No library.
+import { beside, json, make, percent, probabilities, send, sentence } from "./common.js";
+import { askVolume, forget, looksLikeVolume } from "./volume.js";
+
 const TOGETHER = 2; // the server answers one at a time; the second waits there already
 const $ = (id) => document.getElementById(id);
-const rows = []; // a scan each: {name, state: "waiting" | "done" | "failed", answer, error, card}
+const rows = []; // a file each: {name, state: "waiting" | "done" | "failed", answer, error, card}; of a volume also volumes
 let model = null;
 let running = 0;
 const queue = [];
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [k, v] of Object.entries(attributes)) {
-    if (k === "class") node.className = v;
-    else node.setAttribute(k, v);
-  }
-  node.append(...children.filter((c) => c !== null && c !== undefined));
-  return node;
-}
-
-const percent = (p) => (p > 0.9995 && p < 1 ? ">99.9%" : p < 0.0005 && p > 0 ? "<0.1%" : `${(100 * p).toFixed(1)}%`);
 const megabytes = (n) => `${Math.round((10 * n) / 1048576) / 10} MB`;
-const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
 async function about() {
   if (!model) {
@@ -48,7 +39,9 @@ async function add(files) {
     $("results").append(row.card);
     draw(row);
     if (file.size > model.max_bytes) {
-      fail(row, `the file is ${megabytes(file.size)} large, and ${megabytes(model.max_bytes)} are taken`, "save it smaller, as PNG or JPEG");
+      const volume = model.volume_endings.some((e) => file.name.toLowerCase().endsWith(e));
+      const hint = volume ? "octfast app --max-mb takes larger ones, and octfast predict takes any" : "save it smaller, as PNG or JPEG";
+      fail(row, `the file is ${megabytes(file.size)} large, and ${megabytes(model.max_bytes)} are taken`, hint);
     } else {
       queue.push([row, file]);
     }
@@ -76,38 +69,23 @@ function work() {
 }
 
 async function ask(row, file) {
-  for (let attempt = 0; attempt < 20; attempt += 1) {
-    let response;
-    try {
-      response = await fetch("api/predict?heatmap=1", {
-        method: "POST",
-        headers: { "content-type": "application/octet-stream" },
-        body: file,
-      });
-    } catch {
-      fail(row, "octfast did not take the file", "is it still running, and is the file still there?");
-      return;
-    }
-    let answer = {};
-    try {
-      answer = await response.json();
-    } catch {
-      answer = { error: "octfast gave no answer that can be read", hint: "try again" };
-    }
-    if (response.status === 503) {
-      await pause(Math.min(60, Number(response.headers.get("retry-after")) || 2));
-      continue;
-    }
-    if (response.ok) {
-      row.state = "done";
-      row.answer = answer;
-      draw(row);
-    } else {
-      fail(row, answer.error, answer.hint);
-    }
+  if (await looksLikeVolume(file, model)) {
+    const taken = await askVolume(row, file, model, { fail, draw, say, closed: () => !rows.includes(row) });
+    if (taken) return;
+  }
+  const { response, error, hint } = await send("api/predict?heatmap=1", file);
+  if (!response) {
+    fail(row, error, hint);
     return;
   }
-  fail(row, "octfast is too busy", "try again later");
+  const answer = await json(response);
+  if (response.ok && !answer.error) {
+    row.state = "done";
+    row.answer = answer;
+    draw(row);
+  } else {
+    fail(row, answer.error, answer.hint);
+  }
 }
 
 function fail(row, error, hint) {
@@ -118,6 +96,7 @@ function fail(row, error, hint) {
 }
 
 function draw(row) {
+  if (row.volumes && row.state !== "failed") return; // it draws itself
   const heading = make("h3", {}, row.name);
   row.card.className = "card";
   if (row.state === "waiting") {
@@ -141,9 +120,8 @@ function drawAnswer(row, heading) {
   const said = a.predicted === null ? [make("strong", {}, "No class")] : [make("strong", {}, a.predicted), ` ${percent(a.probability)}`];
   const words = make("div", {}, heading, badges);
   if (a.unlike_training) {
-    const why = a.unlike_reason.charAt(0).toUpperCase() + a.unlike_reason.slice(1);
     const anyway = a.predicted === null ? "" : " A class is given as this page was started so; it may mean nothing.";
-    words.append(make("p", { class: "far" }, `${why}.${anyway} Let a person decide.`));
+    words.append(make("p", { class: "far" }, `${sentence(a.unlike_reason)}.${anyway} Let a person decide.`));
   }
   words.append(make("p", { class: "said" }, ...said));
   if (a.abstained) {
@@ -154,15 +132,8 @@ function drawAnswer(row, heading) {
     words.append(make("p", {}, `Referred, as ${model.urgent_classes.join(" and ")} have ${percent(a.urgent_score)} together.`));
   }
   for (const remark of a.remarks || []) words.append(make("p", { class: "remark" }, `Of the picture: ${remark}.`));
-  const body = make("tbody");
-  for (const [name, p] of Object.entries(a.probabilities)) {
-    const fill = make("div", { class: "fill" });
-    fill.style.width = `${100 * p}%`;
-    const bar = make("td", { "aria-hidden": "true" }, make("div", { class: "track" }, fill));
-    body.append(make("tr", { class: name === a.predicted ? "best" : "" }, make("th", { scope: "row" }, name), bar, make("td", { class: "number" }, percent(p))));
-  }
-  const caption = a.calibrated ? "Probabilities, calibrated" : "Probabilities, not calibrated";
-  if (body.childElementCount) words.append(make("table", {}, make("caption", {}, caption), body));
+  const table = probabilities(a);
+  if (table) words.append(table);
   const picture = make("img", { width: a.width, height: a.height });
   const text = make("span");
   const toggle = make("button", { type: "button", class: "plain" }, "Heat map", make("span", { class: "hidden" }, ` of ${row.name}`));
@@ -187,25 +158,14 @@ function drawAnswer(row, heading) {
   row.show($("heat").checked);
 }
 
-// The scans that the model learned from which are most like this one; none where no class is given.
-function beside(near) {
-  if (!near || !near.length) return null;
-  const list = make("ol");
-  for (const n of near) {
-    const picture = n.picture ? make("img", { src: n.picture, alt: "" }) : make("span", { class: "small" }, "no picture: the file is gone");
-    list.append(make("li", {}, picture, make("strong", {}, n.class), ` distance ${n.distance.toFixed(3)}`));
-  }
-  const words = "Their classes are those they were labelled with, and no proof of this one. 0 is the same picture, 1 nothing in common.";
-  return make("div", { class: "similar" }, make("h4", {}, "Training scans like this one"), make("span", { class: "small" }, words), list);
-}
-
 function say() {
   const scans = rows.filter((r) => !r.skipped);
   const done = scans.filter((r) => r.state === "done");
   const failed = scans.filter((r) => r.state === "failed");
   const unlike = done.filter((r) => r.answer.unlike_training);
   const referred = done.filter((r) => r.answer.referred);
-  const parts = [`${done.length} of ${scans.length} ${scans.length === 1 ? "scan" : "scans"} answered`];
+  const noun = scans.some((r) => r.volumes) ? "file" : "scan";
+  const parts = [`${done.length} of ${scans.length} ${noun}${scans.length === 1 ? "" : "s"} answered`];
   if (referred.length) parts.push(`${referred.length} to refer urgently`);
   if (unlike.length) parts.push(`${unlike.length} unlike the training scans`);
   if (failed.length) parts.push(`${failed.length} could not be read`);
@@ -230,14 +190,15 @@ function cell(value) {
 }
 
 function table() {
-  const head = ["file", "predicted", "probability", "abstained", "urgent_score", "referred", "unlike_training", "distance", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
+  const head = ["file", "volume", "frame", "eye", "predicted", "probability", "abstained", "urgent_score", "referred", "unlike_training", "distance", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
   const notice = [model.notice, model.synthetic].filter(Boolean).join(" ");
   const lines = rows
     .filter((r) => !r.skipped && r.state !== "waiting")
+    .flatMap((r) => (r.volumes ? r.volumes.flatMap((v) => v.frames.map((f) => ({ name: r.name, answer: f, error: f.error }))) : [r]))
     .map((r) => {
       const a = r.answer || {};
       const p = model.classes.map((c) => (a.probabilities ? a.probabilities[c] : null));
-      return [r.name, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, a.unlike_training, a.distance, ...p, a.calibrated, [a.unlike_reason, ...(a.remarks || [])].filter(Boolean).join("; "), r.error, notice];
+      return [r.name, a.volume, a.frame, a.eye, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, a.unlike_training, a.distance, ...p, a.calibrated, [a.unlike_reason, ...(a.remarks || [])].filter(Boolean).join("; "), r.error, notice];
     });
   return [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }
@@ -249,6 +210,7 @@ $("save").addEventListener("click", () => {
   setTimeout(() => URL.revokeObjectURL(address), 1000);
 });
 $("clear").addEventListener("click", () => {
+  rows.forEach(forget);
   rows.length = 0;
   queue.length = 0;
   $("results").replaceChildren();

@@ -1,0 +1,134 @@
+"""A volume that the page is asked about: a line a B-scan, the answers of octfast predict, and nothing left behind."""
+
+import base64
+import json
+import os
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from octfast.deploy.app.volume import STEP
+from octfast.deploy.predict.predict import run_prediction
+from tests.data.volumes import volume_files as files
+from tests.deploy.app.uploads import png, post, refused
+
+pytest.importorskip("starlette")
+pytest.importorskip("python_multipart")
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
+
+
+@pytest.fixture(scope="module")
+def vol(tmp_path_factory) -> Path:
+    return files.write_vol(tmp_path_factory.mktemp("vol") / "a.vol", files.frames_of(STEP + 3, 64, 64))
+
+
+def asked(client, path: Path, query: str = "") -> list[dict]:
+    response = client.post(f"/api/volume?name={path.name}{query}", content=path.read_bytes())
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+def test_a_volume_has_the_answers_of_octfast_predict(client, predictor, vol):
+    about, *frames, end = asked(client, vol)
+    rows: list[dict] = []
+    found = run_prediction(predictor, [vol], lambda row, _: rows.append(row.values))
+    assert about["about"]["eye"] == "R" and "patient" not in about["about"] and "slo" not in about["about"]
+    assert "SECRET" not in json.dumps([about, frames, end])
+    assert [f["frame"] for f in frames] == [r["frame"] for r in rows] == list(range(STEP + 3))
+    for frame, row in zip(frames, rows, strict=True):
+        assert frame["predicted"] == row["predicted"] and "picture" not in frame
+        assert frame["probabilities"] == pytest.approx({c: row[f"p_{c}"] for c in predictor.classes}, abs=1e-5)
+    (volume,), (expected,) = end["volumes"], found.volumes
+    assert volume == pytest.approx({k: v for k, v in expected.items() if k != "path"}, abs=1e-5)
+    assert "Not a medical device" in end["notice"] and end["synthetic"]
+
+
+def test_a_frame_that_is_sent_back_has_the_same_answer(client, vol):
+    about, *frames, _ = asked(client, vol, "&pictures=1")
+    assert about["about"]["slo"].startswith("data:image/png;base64,")
+    sent = base64.b64decode(frames[4]["picture"].partition(",")[2])
+    again = post(client, sent).json()
+    assert again["probabilities"] == pytest.approx(frames[4]["probabilities"], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "e2e", "fda", "fds", "img", "tiff"])
+def test_every_format_is_read_and_nothing_stays(client, tmp_path, monkeypatch, kind):
+    if kind == "dicom":
+        pytest.importorskip("pydicom", minversion="3")
+    if kind in ("fda", "fds", "img"):
+        pytest.importorskip("oct_converter")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    frames = files.frames_of(3)
+    if kind == "tiff":
+        path = tmp_path / "SECRET.tif"
+        pages = [Image.fromarray(f) for f in frames]
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+    else:
+        path = files.write_kind(kind, tmp_path / f"SECRET_2x1024x200_OD{files.SUFFIXES[kind]}", frames)
+    lines = asked(client, path)
+    assert sum("frame" in line for line in lines) == {"e2e": 5, "img": 2}.get(kind, 3)
+    assert len(lines[-1]["volumes"]) == (2 if kind == "e2e" else 1)
+    assert list((tmp_path / "t").iterdir()) == [] and "SECRET" not in json.dumps(lines)
+
+
+def test_where_there_are_no_files_in_memory_it_lies_in_a_folder_that_goes(client, vol, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    assert len(asked(client, vol)) == STEP + 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_volume_or_damaged_has_a_sentence(client, vol, tmp_path):
+    def send(content, name="a.vol"):
+        return client.post(f"/api/volume?name={name}", content=content)
+
+    refused(send(png(), "a.png"), 415, "picture")
+    refused(send(b"nothing", "a.txt"), 415, "unsupported file type")
+    refused(send(b""), 422, "the file")
+    refused(send(bytes(2 << 20)), 413, "larger")
+    refused(send(vol.read_bytes()[:3000]), 422, "the file ends before its first B-scan")
+    refused(post(client, vol.read_bytes()), 415, "/api/volume")
+    cut = send(vol.read_bytes()[:-40_000])
+    *_, end = [json.loads(line) for line in cut.text.splitlines()]
+    assert cut.status_code == 200 and "holds 8 of the 11 B-scans" in end["error"] and end["hint"]
+    assert (end["volumes"][0]["frames"], end["volumes"][0]["unread"]) == (8, 1)
+
+
+def test_volumes_are_few_at_a_time_and_pictures_are_answered_beside_them(slow_server, vol):
+    go_on, content = threading.Event(), vol.read_bytes()
+
+    def slowly():
+        yield content[:1000]
+        go_on.wait(30)
+        yield content[1000:]
+
+    def ask(where, sent):
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            return client.post(f"{slow_server}api/{where}", content=sent)
+
+    with ThreadPoolExecutor(2) as pool, httpx.Client(trust_env=False, timeout=60) as client:
+        held = [pool.submit(ask, "volume", slowly()) for _ in range(2)]
+        for _ in range(200):
+            if client.get(f"{slow_server}health").json()["held"] == 2:
+                break
+            time.sleep(0.05)
+        waits = refused(client.post(f"{slow_server}api/volume", content=content), 503, "volumes", "seconds")
+        assert waits and client.post(f"{slow_server}api/predict", content=png()).status_code == 200
+        go_on.set()
+        for answer in held:
+            assert json.loads(answer.result().text.splitlines()[-1])["volumes"][0]["frames"] == STEP + 3
+        # One that goes away frees its place.
+        with client.stream("POST", f"{slow_server}api/volume?pictures=1", content=content) as response:
+            assert b"about" in next(response.iter_raw())
+        for _ in range(200):
+            if client.get(f"{slow_server}health").json()["held"] == 0:
+                return
+            time.sleep(0.05)
+        raise AssertionError("the place is still held")
