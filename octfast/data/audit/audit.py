@@ -26,7 +26,7 @@ from octfast.data.audit.checks import (
     quick_audit,
     sort_findings,
 )
-from octfast.data.audit.duplicates import Copy, exact_copies, near_copies
+from octfast.data.audit.duplicates import exact_copies, near_copies
 from octfast.data.audit.giveaways import giveaway_findings, giveaways
 from octfast.data.audit.image_stats import TEXTURE_SIZE, ImageStats, all_image_stats
 from octfast.data.audit.releases import find_release
@@ -199,9 +199,8 @@ def _copies(scans: pd.DataFrame, stats: Sequence[ImageStats]) -> Iterator[Findin
     again |= {c.copy for c in by_pixels}
     # Copies in their own right would be compared with each other once more for each of them.
     near = near_copies([ImageStats() if i in again else s for i, s in enumerate(stats)])
-    pairs: list[tuple[str, Copy]] = [("duplicate", c) for c in (*by_bytes, *by_pixels)]
-    for check, copy in [*pairs, *(("near-duplicate", c) for c in near)]:
-        yield from copy_findings(scans, copy.of, copy.copy, check, copy.how)
+    found = [("duplicate", c) for c in (*by_bytes, *by_pixels)] + [("near-duplicate", c) for c in near]
+    yield from copy_findings(scans, ((c.of, c.copy, check, c.how) for check, c in found))
 
 
 def severity_counts(audited: Audit) -> dict[str, int]:

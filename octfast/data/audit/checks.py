@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -98,38 +98,44 @@ def quick_audit(scans: pd.DataFrame) -> list[Finding]:
     paths = scans["path"].tolist()
     identical = identical_files(paths)
     first: dict[int, int] = {}
-    findings = check_table(scans)
+    copies = []
     for i, key in enumerate(identical.tolist()):
         if first.setdefault(key, i) != i:
-            findings += copy_findings(scans, first[key], i, "duplicate", "the same bytes", within=False)
-    return sort_findings(findings)
+            copies.append((first[key], i, "duplicate", "the same bytes"))
+    return sort_findings([*check_table(scans), *copy_findings(scans, copies, within=False)])
 
 
-def copy_findings(scans: pd.DataFrame, of: int, copy: int, check: str, how: str, within: bool = True) -> list[Finding]:
-    """What it means that the scan at position `copy` is a copy of that at `of`: a leak, two labels, or a repetition."""
-    paths, labels, splits = (scans[c].to_numpy() for c in ("path", "label", "split"))
-    ends = str(paths[copy]), how, str(paths[of])
-    findings = []
-    if splits[of] != splits[copy]:
-        detail = f"{splits[copy]} and {splits[of]}; {how}"
-        findings.append(Finding(ERROR, f"{check}-across-splits", ends[0], detail, ends[2]))
-    if labels[of] != labels[copy]:
-        detail = f"{labels[copy]} and {labels[of]}; {how}"
-        findings.append(Finding(ERROR, f"{check}-across-classes", ends[0], detail, ends[2]))
-    if not findings and within:
-        patients = scans["patient"].astype(str).to_numpy()
-        # A file that is a patient of its own, as nothing tells whose it is, is not under another.
-        known = not any(patients[i].endswith(Path(str(paths[i])).name) for i in (of, copy))
-        if known and patients[of] != patients[copy]:
-            ends = ends[0], f"{how}, {TWO_PATIENTS} {patients[copy]} and {patients[of]}", ends[2]
-        findings.append(Finding(WARNING, check, *ends))
-    return findings
+def copy_findings(
+    scans: pd.DataFrame, copies: Iterable[tuple[int, int, str, str]], within: bool = True
+) -> Iterator[Finding]:
+    """What it means that a scan is a copy of another: a leak, two labels, or a repetition.
+
+    Parameters
+    ----------
+    copies : the position of a scan, that of its copy, the check's name, and how one is made of the other.
+    within : whether to name copies that are in one class and split, too.
+    """
+    # Once for all copies, of which there may be as many as scans.
+    paths, labels, splits, patients = (scans[c].astype(str).tolist() for c in ("path", "label", "split", "patient"))
+    for of, copy, check, how in copies:
+        path, other = paths[copy], paths[of]
+        if splits[of] != splits[copy]:
+            detail = f"{splits[copy]} and {splits[of]}; {how}"
+            yield Finding(ERROR, f"{check}-across-splits", path, detail, other)
+        if labels[of] != labels[copy]:
+            detail = f"{labels[copy]} and {labels[of]}; {how}"
+            yield Finding(ERROR, f"{check}-across-classes", path, detail, other)
+        if within and splits[of] == splits[copy] and labels[of] == labels[copy]:
+            # A file that is a patient of its own, as nothing tells whose it is, is not under another.
+            known = not any(patients[i].endswith(Path(paths[i]).name) for i in (of, copy))
+            two = f", {TWO_PATIENTS} {patients[copy]} and {patients[of]}"
+            yield Finding(WARNING, check, path, how + (two if known and patients[of] != patients[copy] else ""), other)
 
 
 def sort_findings(findings: list[Finding]) -> list[Finding]:
     """The worst first, then by check, then by path."""
-    checks = list(MEANING)
-    return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), checks.index(f.check), f.path, f.related))
+    checks = {check: i for i, check in enumerate(MEANING)}
+    return sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), checks[f.check], f.path, f.related))
 
 
 def wilson(right: int, scans: int) -> tuple[float, float]:
@@ -142,13 +148,15 @@ def wilson(right: int, scans: int) -> tuple[float, float]:
 
 def _shared(scans: pd.DataFrame, column: str, check: str, severity: str) -> Iterator[Finding]:
     several = scans.groupby("patient")[column].nunique()
-    among = scans[scans["patient"].isin(several.index[several > 1])]
-    for patient, rows in among.groupby("patient"):
-        firsts = rows.drop_duplicates(column)
-        values = " and ".join(sorted(firsts[column]))
-        for path, value in zip(rows["path"], rows[column], strict=True):
-            other = firsts.loc[firsts[column] != value, "path"].iloc[0]
-            yield Finding(severity, check, path, f"patient {patient} in {values}", other)
+    among = scans[scans["patient"].isin(several.index[several > 1])].sort_values("patient", kind="stable")
+    # Of each patient the first path of each value, by value; plain dicts, as a table asked a scan takes a millisecond.
+    firsts: dict[Any, dict[str, str]] = {}
+    for patient, value, path in zip(among["patient"], among[column], among["path"], strict=True):
+        firsts.setdefault(patient, {}).setdefault(value, path)
+    for patient, value, path in zip(among["patient"], among[column], among["path"], strict=True):
+        own = firsts[patient]
+        other = next(first for another, first in own.items() if another != value)
+        yield Finding(severity, check, path, f"patient {patient} in {' and '.join(sorted(own))}", other)
 
 
 def _classes(scans: pd.DataFrame) -> Iterator[Finding]:
@@ -197,9 +205,8 @@ def _names(scans: pd.DataFrame) -> Iterator[Finding]:
         generic = among[own]
         detail = f"{generic['name'].nunique()} names, such as {Path(generic['path'].iloc[0]).name}, stand in several"
         yield Finding(NOTE, "same-name", "", f"{detail} splits or classes: merging the folders would lose files")
-    for name, rows in among[~own].groupby("name"):
-        first = rows.iloc[0]
-        for row in rows[rows["folder"] != first["folder"]].itertuples():
-            yield Finding(
-                WARNING, "same-name", str(row.path), f"{name} in {row.folder} and {first['folder']}", first["path"]
-            )
+    first: dict[str, tuple[str, str]] = {}
+    for row in among[~own].sort_values("name", kind="stable").itertuples():
+        folder, path = first.setdefault(str(row.name), (str(row.folder), str(row.path)))
+        if row.folder != folder:
+            yield Finding(WARNING, "same-name", str(row.path), f"{row.name} in {row.folder} and {folder}", path)
