@@ -8,14 +8,20 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from octfast.console import size_text
 from octfast.errors import DataError, UsageError
 
 _BLOCK = 1 << 20
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 _FETCH = "download it and give the file or folder; octfast data download fetches public sets"
@@ -212,6 +218,29 @@ def is_set(variable: str) -> bool:
 def is_offline() -> bool:
     """Whether OCTFAST_OFFLINE forbids to use the network."""
     return is_set("OCTFAST_OFFLINE")
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int = 4, ahead: int = 512) -> Iterator[R]:
+    """What a function gives of each item, in their order; threads are a bounded number of items ahead.
+
+    An executor's own `map` makes an entry of every item before it gives the first, a gigabyte of a million.
+
+    Parameters
+    ----------
+    ahead : so many items are begun, or done and not yet taken, at most.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        begun: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                if len(begun) == ahead:
+                    yield begun.popleft().result()
+                begun.append(pool.submit(function, item))
+            while begun:
+                yield begun.popleft().result()
+        finally:
+            for future in begun:
+                future.cancel()
 
 
 def usable_cores() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from octfast.console import track
 from octfast.data.prepare import check_file
 from octfast.data.scans import load_scans, save_scans
 from octfast.errors import BundleError, DataError, UsageError
+from octfast.files import in_threads
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.forward import predict_scans
@@ -101,8 +101,8 @@ def readable_scans(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     DataError : none can be.
     """
     reasons = []
-    with track("checking files", len(scans)) as update, ThreadPoolExecutor(max_workers=4) as pool:
-        for n, (reason, _) in enumerate(pool.map(check_file, scans["path"]), 1):
+    with track("checking files", len(scans)) as update:
+        for n, (reason, _) in enumerate(in_threads(check_file, scans["path"]), 1):
             reasons.append(reason)
             update(n, len(scans))
     bad = np.array([reason != "" for reason in reasons])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from octfast.data.readers.volumes import why_unreadable
 from octfast.data.scans import SPLITS, in_order, write_csv
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES
 from octfast.errors import DataError
-from octfast.files import is_taken, usable_cores
+from octfast.files import in_threads, is_taken, usable_cores
 
 if TYPE_CHECKING:
     from octfast.figure import Figure, Files
@@ -151,13 +150,11 @@ def measure(
     progress : called with (done, all) in the calling thread.
     """
     rows = []
-    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
-        for start in range(0, len(scans), 512):
-            block = scans["path"].iloc[start : start + 512]
-            for row in pool.map(lambda path: _measure(path, with_brightness), block):
-                rows.append(row)
-                if progress:
-                    progress(len(rows), len(scans))
+    threads = workers or min(8, usable_cores())
+    for row in in_threads(lambda path: _measure(path, with_brightness), scans["path"], threads):
+        rows.append(row)
+        if progress:
+            progress(len(rows), len(scans))
     measured = pd.DataFrame(rows, columns=["width", "height", "mode", "format", "brightness", "trouble"])
     return pd.concat([scans.drop(columns=measured.columns, errors="ignore").reset_index(drop=True), measured], axis=1)
 

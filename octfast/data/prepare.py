@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from octfast.data.splits.files import apply_splits
 from octfast.data.splits.hold_out import assign_validation
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES
 from octfast.errors import DataError, UsageError
+from octfast.files import in_threads
 
 log = logging.getLogger("octfast")
 
@@ -230,11 +230,10 @@ def leave_out_unreadable(
     DataError : none can be read, or what is left has fewer than two classes to train on.
     """
     results = []
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for n, result in enumerate(pool.map(check_file, scans["path"]), 1):
-            results.append(result)
-            if progress:
-                progress(n, len(scans))
+    for n, result in enumerate(in_threads(check_file, scans["path"]), 1):
+        results.append(result)
+        if progress:
+            progress(n, len(scans))
     reason = pd.Series([r for r, _ in results], index=scans.index)
     first: dict[str, str] = {}
     often = Counter(kind for _, kinds in results for kind in kinds if kind in _UNUSUAL)

@@ -95,7 +95,7 @@ def fit_distance(features: np.ndarray, seed: int = 0, shrinkage: float | None = 
     """
     x = np.asarray(features, dtype=np.float32)
     if len(x) > MOST_SCANS:
-        x = x[np.sort(np.random.default_rng(seed).choice(len(x), MOST_SCANS, replace=False))]
+        x = x[drawn_rows(len(x), seed)]
     centre, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
     # What never varies in training still says something when it does; it gets the scale of what hardly varies.
     scale = np.maximum(scale, max(1e-6, 1e-3 * float(np.median(scale))))
@@ -115,6 +115,13 @@ def fit_distance(features: np.ndarray, seed: int = 0, shrinkage: float | None = 
     found.rest = torch.tensor(1 / max((1 - shrinkage) * left + floor, 1e-6))
     found.shrinkage = shrinkage
     return found
+
+
+def drawn_rows(scans: int, seed: int = 0) -> np.ndarray:
+    """The rows that `fit_distance` takes of so many scans, ascending, for who does not hold all of them in memory."""
+    if scans <= MOST_SCANS:
+        return np.arange(scans)
+    return np.sort(np.random.default_rng(seed).choice(scans, MOST_SCANS, replace=False))
 
 
 def patient_threshold(distances: np.ndarray, patients: Sequence[object], share: float = 0.01) -> float:

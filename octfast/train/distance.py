@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,11 @@ from octfast.model.bundle.distance import save_distance
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
-from octfast.model.unlike import Unlike, fit_distance, patient_threshold
+from octfast.model.unlike import Unlike, drawn_rows, fit_distance, patient_threshold
 from octfast.run.folder import Run
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner
+from octfast.train.store.rows import Rows
 
 log = logging.getLogger("octfast")
 
@@ -29,6 +30,15 @@ SHARE = 0.01
 MIN_PATIENTS = 20
 # The fold of scans that are learned from alone.
 LEARNED = -1
+# Scans whose features are in memory at once where they are read from a store.
+_BLOCK = 1024
+
+
+class Features(Protocol):
+    """Features of scans, read as they are needed; an array of them will do."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Those of some scans, float32 of shape (len(rows), dim)."""
 
 
 def keep_distance(
@@ -79,35 +89,44 @@ def keep_distance(
     return save_distance(run.bundle, unlike, {**about, "threshold": round(threshold, 4)})
 
 
-def fit_with_threshold(x: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> tuple[Unlike, float, np.ndarray]:
+def fit_with_threshold(x: Features, folds: np.ndarray, patients: np.ndarray) -> tuple[Unlike, float, np.ndarray]:
     """The distance to all scans, the threshold that held-out patients give it, and the distances of these scans.
 
     The last are in units of the threshold, each by a fit without the scan's patient; 0 for what was never held out.
 
     Parameters
     ----------
-    x : features, of shape (scans, dim).
+    x : features, of shape (scans, dim); a block of them is held at a time, beside those that a fit takes.
     folds : of each scan; those of a patient are in one. Scans of `LEARNED` are never held out, and where there are
         any, the others are never learned from.
     """
     fixed = folds == LEARNED
-    unlike = fit_distance(x[fixed] if fixed.any() else x)
-    held = np.zeros(len(x))
+    unlike = _fitted(x, fixed if fixed.any() else ~fixed)
+    held = np.zeros(len(folds))
     for fold in np.unique(folds[~fixed]):
         inside = folds == fold
-        with torch.no_grad():
-            fitted = unlike if fixed.any() else fit_distance(x[~inside], shrinkage=unlike.shrinkage)
-            held[inside] = fitted(torch.from_numpy(x[inside])).numpy()
+        fitted = unlike if fixed.any() else _fitted(x, ~inside, unlike.shrinkage)
+        rows = np.flatnonzero(inside)
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            with torch.no_grad():
+                held[block] = fitted(torch.from_numpy(x[block])).numpy()
     threshold = patient_threshold(held[~fixed], patients[~fixed].tolist(), SHARE)
     unlike.threshold.fill_(threshold)
     return unlike, threshold, held / threshold
 
 
-def _features(trainee: Learner, learn: Learner, table: pd.DataFrame, info: BundleInfo, precision: str) -> np.ndarray:
+def _fitted(x: Features, learned: np.ndarray, shrinkage: float | None = None) -> Unlike:
+    """The distance to the scans of a mask, of which those that it takes are read."""
+    rows = np.flatnonzero(learned)
+    return fit_distance(x[rows[drawn_rows(len(rows))]], shrinkage=shrinkage)
+
+
+def _features(trainee: Learner, learn: Learner, table: pd.DataFrame, info: BundleInfo, precision: str) -> Features:
     """What the model's head gets of each scan, pooled where it is a map: float32 of shape (scans, dim)."""
     body, head = learn.model
     if isinstance(trainee, FrozenLearner):
-        return np.concatenate([pooled(v).numpy() for v in _stored(trainee, head)])
+        return _Stored(trainee, head)
     engine = Engine(body, "auto" if precision == "int8" else precision, learn.dls.device)
     rows = []
     for _, features, _ in run_pictures(engine, info, list(table["path"])):
@@ -117,16 +136,24 @@ def _features(trainee: Learner, learn: Learner, table: pd.DataFrame, info: Bundl
     return np.stack(rows)
 
 
-def _stored(trainee: FrozenLearner, head: nn.Module) -> Iterator[Tensor]:
-    """Batches of what the head gets, of the first view of what is stored."""
-    # Dropout that stands before the head's first trained layer goes with the suffix, so modules are told by identity.
-    own = {id(m) for m in head.modules()}
-    before = nn.Sequential(*(m for m in trainee.part.children() if id(m) not in own)).eval()
-    device = next(trainee.part.parameters()).device
-    for store in trainee.stores:
-        for rows in np.array_split(np.arange(len(store)), max(1, -(-len(store) // 64))):
+class _Stored:
+    """What the head gets of the training, then the validation scans, of the first view of what is stored."""
+
+    def __init__(self, trainee: FrozenLearner, head: nn.Module):
+        # Dropout that stands before the head's first trained layer goes with the suffix, so modules are told by
+        # identity.
+        own = {id(m) for m in head.modules()}
+        self._before = nn.Sequential(*(m for m in trainee.part.children() if id(m) not in own)).eval()
+        self._device = next(trainee.part.parameters()).device
+        self._rows = Rows(trainee.stores)
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        out = []
+        for start in range(0, len(rows), 64):  # of maps more would not fit
+            taken = torch.from_numpy(self._rows.take(rows[start : start + 64], 0)).to(self._device)
             with torch.no_grad():
-                yield before(torch.from_numpy(store.take(rows, 0).astype(np.float32)).to(device)).float().cpu()
+                out.append(pooled(self._before(taken).float().cpu()).numpy())
+        return np.concatenate(out)
 
 
 def pooled(features: Tensor) -> Tensor:

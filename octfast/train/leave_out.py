@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ import pandas as pd
 
 from octfast.data.prepare import Prepared, check_file
 from octfast.errors import DataError
+from octfast.files import in_threads
 
 log = logging.getLogger("octfast")
 
@@ -55,8 +55,7 @@ def without_unreadable(prepared: Prepared, splits: tuple[str, ...]) -> Prepared 
     log.info("a scan cannot be read: checking all of %s again", " and ".join(splits))
     asked = prepared.scans["split"].isin(splits)
     scans = prepared.scans[asked]
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        reason = pd.Series([said for said, _ in pool.map(check_file, scans["path"])], index=scans.index)
+    reason = pd.Series([said for said, _ in in_threads(check_file, scans["path"])], index=scans.index, dtype=object)
     good, bad = scans[reason == ""], scans.assign(reason=reason)[reason != ""]
     if not len(bad):
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from octfast.console import track
 from octfast.errors import DataError
-from octfast.files import sha256_of
+from octfast.files import in_threads, sha256_of
 from octfast.model.bundle.read import load_bundle
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
@@ -134,9 +133,8 @@ class BodyOfRun:
 
 def digests_of(paths: Sequence[str]) -> np.ndarray:
     """The SHA-256 of each file, uint8 of shape (files, 32)."""
-    with ThreadPoolExecutor(4) as pool:
-        found = pool.map(lambda p: bytes.fromhex(sha256_of(Path(p))), paths)
-        return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 32)
+    found = in_threads(lambda p: bytes.fromhex(sha256_of(Path(p))), paths)
+    return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 32)
 
 
 def as_vectors(features: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from fastai.torch_core import to_device
 from fastai.vision.augment import RandTransform
 from torch import Tensor
 
-from octfast.files import sha256_of, usable_cores
+from octfast.files import in_threads, sha256_of, usable_cores
 from octfast.train.draws import DrawEach, seeded
 from octfast.train.store.reuse import PICTURES, SCANS, digest_of
 
@@ -212,5 +212,4 @@ def _digests_of_items(dl: Any, workers: int) -> np.ndarray:
             return bytes.fromhex(sha256_of(Path(item)))
         return hashlib.sha256(json.dumps(item, default=repr).encode()).digest()
 
-    with ThreadPoolExecutor(max(2, workers)) as pool:
-        return np.frombuffer(b"".join(pool.map(one, items)), dtype=np.uint8).reshape(-1, 32)
+    return np.frombuffer(b"".join(in_threads(one, items, max(2, workers))), dtype=np.uint8).reshape(-1, 32)

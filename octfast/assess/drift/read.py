@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from octfast.data.preprocess import decode_grey
 from octfast.data.readers.load import load_table
 from octfast.data.readers.names import class_key, patient_in_name, read_from
 from octfast.errors import DataError, OctfastError, UsageError
+from octfast.files import in_threads, usable_cores
 
 log = logging.getLogger("octfast")
 
@@ -195,11 +195,10 @@ def measure(paths: Sequence[str], progress: Callable[[int, int], None] | None = 
         return float(grey.mean()), float(grey.std())
 
     found = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for n, each in enumerate(pool.map(one, paths), start=1):
-            found.append(each)
-            if progress:
-                progress(n, len(paths))
+    for n, each in enumerate(in_threads(one, paths, min(8, usable_cores())), start=1):
+        found.append(each)
+        if progress:
+            progress(n, len(paths))
     return pd.DataFrame(found, columns=["brightness", "contrast"])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from octfast.data.decode import Decoded, Unreadable, decode, open_regular
 from octfast.data.look import brightness, chroma, colours
 from octfast.data.readers.volumes import why_unreadable
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES
-from octfast.files import usable_cores
+from octfast.files import in_threads, usable_cores
 
 # 144 bits and not the usual 64: OCT scans of different patients lie within 6 of 64 bits of each other, but not within
 # 20 of 144, where re-encoded, resized and brightened copies lie within 6.
@@ -99,13 +98,10 @@ def all_image_stats(
     progress : called with (done, all) in the calling thread.
     """
     stats: list[ImageStats] = []
-    with ThreadPoolExecutor(workers or min(8, usable_cores())) as pool:
-        # In blocks, so that a stop is heeded and no queue of 100,000 is made.
-        for start in range(0, len(paths), 512):
-            for of_one in pool.map(image_stats, paths[start : start + 512]):
-                stats.append(of_one)
-                if progress:
-                    progress(len(stats), len(paths))
+    for of_one in in_threads(image_stats, paths, workers or min(8, usable_cores())):
+        stats.append(of_one)
+        if progress:
+            progress(len(stats), len(paths))
     return stats
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pandas as pd
 
 from octfast.console import track
 from octfast.data.readers.names import patient_key
+from octfast.files import in_threads
 
 
 def identical_files(paths: Sequence[str]) -> np.ndarray:
@@ -22,8 +22,10 @@ def identical_files(paths: Sequence[str]) -> np.ndarray:
     sizes = pd.Series([_size(p) for p in paths], dtype=np.int64)
     alike = np.flatnonzero(sizes.duplicated(keep=False).to_numpy() & (sizes > 0).to_numpy())
     keys: list[str] = [f"alone {i}" for i in range(len(paths))]
-    with track("comparing files", len(alike), "files") as update, ThreadPoolExecutor(4) as pool:
-        for n, (i, digest) in enumerate(zip(alike, pool.map(_digest, (paths[int(i)] for i in alike)), strict=True), 1):
+    with track("comparing files", len(alike), "files") as update:
+        for n, (i, digest) in enumerate(
+            zip(alike, in_threads(_digest, (paths[int(i)] for i in alike)), strict=True), 1
+        ):
             keys[i] = digest or keys[i]
             update(n, len(alike))
     return pd.factorize(np.array(keys, dtype=object))[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from octfast.data.splits.groups import identical_files
 from octfast.data.volumes.kinds import kind_of
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
 from octfast.errors import DataError, UsageError
+from octfast.files import in_threads
 from octfast.run.folder import Run
 from octfast.train.pool import digests_of
 
@@ -79,8 +79,8 @@ def find_pool(
         else:
             paths.append(_absolute(item.path))
     paths = sorted(dict.fromkeys(paths))
-    with track("checking files", len(paths)) as update, ThreadPoolExecutor(4) as threads:
-        for n, (path, reason) in enumerate(zip(paths, threads.map(_wrong_with, paths), strict=True), 1):
+    with track("checking files", len(paths)) as update:
+        for n, (path, reason) in enumerate(zip(paths, in_threads(_wrong_with, paths), strict=True), 1):
             update(n, len(paths))
             if reason:
                 reasons[path] = reason
