@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from octfast.assess.at_level import at_level, check_level_asked
 from octfast.assess.evaluate import evaluation_root, operating_point, read_evaluation
 from octfast.assess.metrics.costs import check_costs, kermany_costs, read_costs
 from octfast.assess.metrics.intervals import (
@@ -25,9 +26,10 @@ from octfast.assess.metrics.intervals import (
 from octfast.assess.metrics.statistics import Key, Question, Statistics
 from octfast.assess.metrics.subgroups import units
 from octfast.assess.predictions import run_predictions
+from octfast.data.units import one
 from octfast.errors import DataError, UsageError
 from octfast.model.decide import urgent_classes
-from octfast.model.units import level_note, unit_names
+from octfast.model.units import unit_names
 from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
@@ -44,11 +46,12 @@ class Comparison:
     figures : `run`, `section`, `of`, `metric`, `value`, `low`, `high`, `method`.
     differences : `run`, `reference` (the first), `section`, `of`, `metric`, `difference` (run minus reference),
         `low`, `high`, `method`: both models are judged on the same resamples of patients.
-    mcnemar : `run`, `reference`, `unit` ("scan", or "patient" by mean probability), `n`, `only_run_right`,
+    mcnemar : `run`, `reference`, `unit` (what has a row, or "patient" by mean probability), `n`, `only_run_right`,
         `only_reference_right`, `p` (exact, two-sided), `p_holm` (held against all the runs that were compared).
     split, scans, patients : what they were judged on.
     settings : level, resamples, seed.
     notes : what a reader should know of it.
+    unit : what has a row of the tables, one of `octfast.data.units.LEVELS`.
     """
 
     figures: pd.DataFrame
@@ -59,11 +62,13 @@ class Comparison:
     patients: int
     settings: dict[str, Any]
     notes: list[str]
+    unit: str = "scan"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return {
             "split": self.split,
+            "unit": self.unit,
             "scans": self.scans,
             "patients": self.patients,
             **self.settings,
@@ -80,6 +85,7 @@ def compare_runs(
     *,
     urgent: Sequence[str] | None = None,
     sensitivity: float | None = None,
+    unit: str | None = None,
     costs: pd.DataFrame | str | Path | None = None,
     **asked: Any,
 ) -> Comparison:
@@ -90,6 +96,8 @@ def compare_runs(
     runs : two or more runs, or folders of runs or of what `octfast evaluate` made of other scans.
     split : None takes test where all runs have it, else valid; what evaluate made has but one.
     urgent, sensitivity : see `octfast.assess.evaluate.evaluate_run`.
+    unit : compare answers for a "volume", an "eye" or a "patient", also of models of scans, see
+        `octfast.assess.at_level.at_level`; None takes what each answers for.
     costs : as in `evaluate_table`, or the CSV that holds them.
     asked : the further parameters of `compare_tables`.
 
@@ -110,10 +118,12 @@ def compare_runs(
     levels: dict[str, str] = {}
     for name, run in zip(names, opened, strict=True):
         if isinstance(run, Run):
-            tables[name], info = run_predictions(run, split)
-            levels[name] = info.level
+            table, info = run_predictions(run, split)
+            levels[name] = check_level_asked(unit, info)
+            tables[name], _, _, how = at_level(table, info, levels[name])
+            notes += [f"{name}: {note}" for note in how]
             classes[name] = list(info.classes)
-            point, said = operating_point(info, run, urgent, sensitivity)
+            point, said = operating_point(info, run, urgent, sensitivity, levels[name])
             points[name] = None if point is None else point.threshold
             aims[name] = None if point is None else point.wanted
             notes += [f"{name}: {note}" for note in said]
@@ -131,8 +141,8 @@ def compare_runs(
     first, of = classes[names[0]], levels[names[0]]
     if other := next((name for name in names if levels[name] != of), None):
         raise DataError(
-            f"{names[0]} answers for a {of} and {other} for a {levels[other]}: their figures count different things",
-            "compare models of one level; octfast evaluate gives the figures of patients, eyes and volumes of each",
+            f"{names[0]} answers for {one(of)} and {other} for {one(levels[other])}: figures count different things",
+            f"answers for scans can be put together: --level {next(v for v in levels.values() if v != 'scan')}",
         )
     for name in names[1:]:
         if set(classes[name]) != set(first):
@@ -143,7 +153,6 @@ def compare_runs(
     if of != "scan":
         # A row's path is that of the scan that counted most, which is another one for another model.
         tables = {name: table.assign(path=unit_names(table, of)) for name, table in tables.items()}
-        notes += [level_note(tables[names[0]], of)]
     if not set.intersection(*(set(t["path"]) for t in tables.values())):
         # The scans may have lain in another folder each time.
         for name, run in zip(names, opened, strict=True):
@@ -154,7 +163,7 @@ def compare_runs(
             ]
             tables[name] = tables[name].assign(path=relative)
     cost = read_costs(costs, first) if isinstance(costs, str | Path) else costs
-    found = compare_tables(tables, first, urgent=urgent, costs=cost, thresholds=points, split=split, **asked)
+    found = compare_tables(tables, first, urgent=urgent, costs=cost, thresholds=points, split=split, unit=of, **asked)
     found.notes[:0] = notes
     return found
 
@@ -167,6 +176,7 @@ def compare_tables(
     costs: pd.DataFrame | None = None,
     thresholds: Mapping[str, float | None] | None = None,
     split: str = "",
+    unit: str = "scan",
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -178,13 +188,14 @@ def compare_tables(
     ----------
     tables : by the name of the model.
     thresholds : each model's operating point of urgent referral; None for none.
+    unit : what has a row.
     urgent, costs, resamples, seed, level, top_k : see `octfast.assess.metrics.metrics.evaluate_table`.
 
     Raises
     ------
     DataError : no scan in common, or other labels.
     """
-    aligned, notes = _aligned(tables)
+    aligned, notes = _aligned(tables, unit)
     names = list(aligned)
     refer = urgent_classes(classes, urgent)
     cost = kermany_costs(classes, refer) if costs is None else check_costs(costs, classes)
@@ -219,11 +230,11 @@ def compare_tables(
             rows.append(
                 [name, names[0], *key, *_difference(values[name][key] - values[names[0]][key], spread, level, single)]
             )
-    mcnemar = _mcnemar_table(aligned, classes)
+    mcnemar = _mcnemar_table(aligned, classes, unit)
     if len(rows):
         notes.append("Each interval stands alone: of twenty figures of equal models, one leaves out 0 by chance.")
     if not single and len(names) > 1:
-        notes.append("McNemar's test takes scans for independent; that of patients does not need to.")
+        notes.append(f"McNemar's test takes {unit}s for independent; that of patients does not need to.")
     head = ["value", "low", "high", "method"]
     return Comparison(
         figures=pd.DataFrame(figures, columns=["run", *_KEY, *head]),
@@ -240,6 +251,7 @@ def compare_tables(
             "seed": seed,
         },
         notes=notes,
+        unit=unit,
     )
 
 
@@ -295,7 +307,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [n if plain.count(n) == 1 else f"{n} ({i + 1})" for i, n in enumerate(plain)]
 
 
-def _aligned(tables: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+def _aligned(tables: Mapping[str, pd.DataFrame], unit: str = "scan") -> tuple[dict[str, pd.DataFrame], list[str]]:
     """The scans that all tables have, in the order of the first."""
     names = list(tables)
     by_path = {name: t.drop_duplicates("path").set_index("path", drop=False) for name, t in tables.items()}
@@ -309,7 +321,7 @@ def _aligned(tables: Mapping[str, pd.DataFrame]) -> tuple[dict[str, pd.DataFrame
     notes = []
     most = max(len(t) for t in by_path.values())
     if len(order) < most:
-        notes.append(f"Only the {len(order):,} scans that all have are compared; one has {most:,}.")
+        notes.append(f"Only the {len(order):,} {unit}s that all have are compared; one has {most:,}.")
         log.warning(notes[0].removesuffix("."))
     for name in names[1:]:
         other = (out[name]["label"] != out[names[0]]["label"]).sum()
@@ -334,15 +346,15 @@ def _difference(value: float, spread: np.ndarray, level: float, single: bool) ->
     return value, low, high, f"paired {OVER_SCANS if single else OVER_PATIENTS}"
 
 
-def _mcnemar_table(aligned: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> pd.DataFrame:
+def _mcnemar_table(aligned: Mapping[str, pd.DataFrame], classes: Sequence[str], of: str) -> pd.DataFrame:
     names = list(aligned)
-    right: dict[str, dict[str, np.ndarray]] = {"scan": {}, "patient": {}}
+    right: dict[str, dict[str, np.ndarray]] = {of: {}, **({} if of == "patient" else {"patient": {}})}
     for name, table in aligned.items():
-        right["scan"][name] = (table["predicted"] == table["label"]).to_numpy()
+        right[of][name] = (table["predicted"] == table["label"]).to_numpy()
         # Patients of the first, so that each model has the same.
         table = table.assign(patient=aligned[names[0]]["patient"])
         for unit, rule, part, _ in units(table, classes):
-            if (unit, rule) == ("patient", "mean_probability"):
+            if (unit, rule) == ("patient", "mean_probability") and of != "patient":
                 right["patient"][name] = (part["predicted"] == part["label"]).to_numpy()
     rows = []
     for unit, by_name in right.items():

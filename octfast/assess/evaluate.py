@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from octfast.assess.at_level import at_level, check_level_asked, levels_of
 from octfast.assess.metrics.metrics import Evaluation, check_question, evaluate_table
 from octfast.assess.metrics.referral import (
     SENSITIVITY,
@@ -26,14 +27,15 @@ from octfast.assess.predictions import held_out_predictions, readable_scans, run
 from octfast.console import track
 from octfast.data.readers.read import data_folder, read_data
 from octfast.data.scans import SPLITS, load_scans, save_scans
-from octfast.data.units import with_one_label
+from octfast.data.units import unit_columns, with_one_label
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
+from octfast.model.aggregation import aggregation_of
 from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.decide import urgent_classes
 from octfast.model.forward import headline, predict_scans
-from octfast.model.units import level_note, predict_units
+from octfast.model.units import predict_units
 from octfast.notices import UNSEEN, Note
 from octfast.run.folder import FOLD, Run, open_run
 from octfast.run.privacy import within
@@ -51,6 +53,7 @@ def evaluate_run(
     *,
     urgent: Sequence[str] | None = None,
     sensitivity: float | None = None,
+    unit: str | None = None,
     **asked: Any,
 ) -> Evaluation:
     """Judge a run on a split and write metrics-<split>.json into its folder; the model runs only if it never has.
@@ -62,31 +65,40 @@ def evaluate_run(
     urgent : see `octfast.assess.metrics.metrics.evaluate_table`.
     sensitivity : of urgent referral, that the operating point is fixed for on validation; None takes the point that
         the bundle keeps, else one for 0.95.
+    unit : "volume", "eye" or "patient" judges whole ones by what a model of scans says of theirs, see
+        `octfast.assess.at_level.at_level`, and writes metrics-<split>-<level>s.json; None the model's own.
     asked : the further parameters of `evaluate_table`.
 
     Raises
     ------
-    OctfastError : see `run_predictions` and `evaluate_table`.
+    OctfastError : see `run_predictions`, `at_level` and `evaluate_table`.
     """
     run = run if isinstance(run, Run) else open_run(run)
     if split is None:
         split = "test" if (run.scans["split"] == "test").any() else "valid"
         log.info("split: %s%s", split, "" if split == "test" else ", as there are no test scans")
     table, info = run_predictions(run, split)
-    point, notes = operating_point(info, run, urgent, sensitivity)
-    notes[:0] = filter(None, [level_note(table, info.level)])
+    level = check_level_asked(unit, info)
+    point, notes = operating_point(info, run, urgent, sensitivity, level)
+    table, at, _, said = at_level(table, info, level)
+    notes[:0] = said
     if split == "valid" and point:
         notes.append("The operating point was fixed on these very scans.")
     if split == "train":
         notes.append(f"{_TRAINED_ON[0].upper()}{_TRAINED_ON[1:]}.")
         log.warning(_TRAINED_ON)
-    found = _evaluate(table, info, point, urgent, asked)
-    found = _with_notes(found, notes, _source(info, split, run=run.path.name))
+    found = _evaluate(table, at, point, urgent, asked)
+    found = _with_notes(found, notes, _source(at, split, level, run=run.path.name))
     try:
-        run.write_json(f"metrics-{split}.json", found.to_dict())
+        run.write_json(metrics_file(split, level, info), found.to_dict())
     except OSError as e:
         log.error("the figures could not be saved in the run folder: %s: %s", e.filename, e.strerror)
     return found
+
+
+def metrics_file(split: str, level: str, info: BundleInfo) -> str:
+    """The name of the file with the figures of a split; of another level than the model's that is in its name."""
+    return f"metrics-{split}.json" if level == info.level else f"metrics-{split}-{level}s.json"
 
 
 def evaluate_data(
@@ -100,12 +112,13 @@ def evaluate_data(
     known_only: bool = False,
     precision: str | None = None,
     columns: dict[str, str | None] | None = None,
+    unit: str | None = None,
     **asked: Any,
 ) -> Evaluation:
     """Judge a trained model on other scans than those it came from, in one forward pass.
 
-    Writes predictions-<split>.csv, metrics-<split>.json and data.json (where the scans lie) into `out`, and
-    left-out.csv where files cannot be read.
+    Writes predictions-<split>.csv (of units also predictions-<split>-scans.csv, how their scans counted),
+    metrics-<split>.json and data.json (where the scans lie) into `out`, and left-out.csv where files cannot be read.
 
     Parameters
     ----------
@@ -116,7 +129,7 @@ def evaluate_data(
     known_only : whether to leave out scans of classes that the model has not, rather than to refuse.
     precision : see `octfast.model.engine`; None takes the run's where it is known, else auto.
     columns : `path_column` and so on, for a table.
-    urgent, sensitivity, asked : see `evaluate_run`.
+    urgent, sensitivity, unit, asked : see `evaluate_run`.
 
     Raises
     ------
@@ -127,9 +140,12 @@ def evaluate_data(
     out = evaluation_folder(out, data)
     bundle, run = find_bundle_and_run(model)
     info = read_info(bundle)
-    point, notes = operating_point(info, run, urgent, sensitivity)
+    level = check_level_asked(unit, info)
+    point, notes = operating_point(info, run, urgent, sensitivity, level)
     check_question(**asked)
     found = read_data(data, **(columns or {}), trainable=False)
+    if level != "scan":
+        unit_columns(list(found.columns), level)
     root = data_folder(data, found)
     for column in asked.get("by_group", ()):
         if column != "predicted":
@@ -157,10 +173,12 @@ def evaluate_data(
             table = predict_scans(network, info, scans, **given)
         else:
             table, each = predict_units(network, info, scans, **given)
-    notes += [*filter(None, [level_note(table, info.level)]), *_unlike_notes(table, info.level)]
-    result = _evaluate(table, info, point, urgent, asked)
+    table, at, counted, said = at_level(table, info, level)
+    each = each if counted is None else counted
+    notes += [*said, *_unlike_notes(table, level)]
+    result = _evaluate(table, at, point, urgent, asked)
     name = run.path.name if run else bundle.resolve().name
-    source = _source(info, split, run=name, data=Path(data).resolve().name)
+    source = _source(at, split, level, run=name, data=Path(data).resolve().name)
     result = _with_notes(result, notes, source)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -224,9 +242,17 @@ def find_bundle_and_run(model: Run | str | Path | None) -> tuple[Path, Run | Non
 
 
 def operating_point(
-    info: BundleInfo, run: Run | None, urgent: Sequence[str] | None = None, sensitivity: float | None = None
+    info: BundleInfo,
+    run: Run | None,
+    urgent: Sequence[str] | None = None,
+    sensitivity: float | None = None,
+    level: str | None = None,
 ) -> tuple[OperatingPoint | None, list[str]]:
     """The operating point of urgent referral: the bundle's, else one fixed on the run's validation scans.
+
+    Parameters
+    ----------
+    level : see `evaluate_run`.
 
     Returns
     -------
@@ -237,7 +263,11 @@ def operating_point(
     refer = urgent_classes(info.classes, urgent)
     if not refer:
         return None, []
-    kept = recorded_operating_point(info.calibration, refer, sensitivity)
+    level = level or info.level
+    calibration = info.calibration
+    if level != info.level:
+        calibration = aggregation_of(info.calibration, level, info.classes).calibration
+    kept = recorded_operating_point(calibration, refer, sensitivity)
     if kept or run is None:
         return kept, []
     try:
@@ -245,6 +275,7 @@ def operating_point(
     except OctfastError as e:
         return None, [f"No operating point, as there are no validation predictions: {within(run, e)}."]
     on = "out-of-fold predictions" if FOLD in valid and (valid["split"] == "train").any() else "validation"
+    valid = at_level(valid, info, level)[0]
     point = fix_operating_point(valid, refer, SENSITIVITY if sensitivity is None else sensitivity, on)
     if point is None:
         return None, ["No operating point: validation has no urgent scans, or no others."]
@@ -288,8 +319,10 @@ def _evaluate(
     urgent: Sequence[str] | None,
     asked: dict[str, Any],
 ) -> Evaluation:
+    together = [aggregation_of(info.calibration, level, info.classes) for level in levels_of(table, info)]
+    given: dict[str, Any] = {"operating_threshold": point, "aggregations": together, **asked}
     with track("resampling", int(asked.get("resamples", 2000)), "resamples") as update:
-        return evaluate_table(table, info.classes, urgent=urgent, operating_threshold=point, progress=update, **asked)
+        return evaluate_table(table, info.classes, urgent=urgent, progress=update, **given)
 
 
 def _with_notes(found: Evaluation, notes: Sequence[str], source: dict[str, Any]) -> Evaluation:
@@ -315,12 +348,12 @@ def _unlike_notes(table: pd.DataFrame, level: str = "scan") -> list[str]:
     return [f"{note} {UNSEEN}"]
 
 
-def _source(info: BundleInfo, split: str, **further: str) -> dict[str, Any]:
+def _source(info: BundleInfo, split: str, level: str, **further: str) -> dict[str, Any]:
     return {
         "split": split,
         **further,
         "arch": info.arch,
-        **({} if info.level == "scan" else {"level": info.level}),
+        **({} if level == "scan" else {"level": level}),
         "temperature": info.temperature,
         "synthetic": info.synthetic,
     }

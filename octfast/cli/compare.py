@@ -21,6 +21,7 @@ def compare(
     split: Annotated[
         str | None, typer.Option(help="test, valid or train; by default test where all runs have one, else valid.")
     ] = None,
+    level: options.Level = None,
     urgent: options.Urgent = None,
     sensitivity: Annotated[
         float | None,
@@ -57,6 +58,7 @@ def compare(
         split,
         urgent=split_names(urgent),
         sensitivity=sensitivity,
+        unit=level,
         costs=costs,
         resamples=resamples,
         seed=seed,
@@ -77,7 +79,7 @@ def _show(found: Comparison) -> None:
 
     names = list(dict.fromkeys(found.figures["run"]))
     level = f"{found.settings['level']:.0%}"
-    print(f"{found.split}: {found.scans:,} scans, {found.patients:,} patients")
+    print(f"{found.split}: {found.scans:,} {found.unit}s, {found.patients:,} patients")
     kept = found.figures[found.figures["section"].isin(["overall", "referral"])]
     cells = {(r.run, r.section, r.of, r.metric): f"{number(r.value)} ({ends(r)})" for r in kept.itertuples()}
     keys = list(dict.fromkeys(k[1:] for k in cells))

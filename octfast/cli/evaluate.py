@@ -41,6 +41,7 @@ def evaluate(
         str | None,
         typer.Option(help="test, valid or train, of DATA also all; by default test where there is one, else valid."),
     ] = None,
+    level: options.Level = None,
     by: options.By = None,
     urgent: options.Urgent = None,
     sensitivity: options.Sensitivity = None,
@@ -92,15 +93,19 @@ def evaluate(
 
       octfast evaluate runs/first --split test --by device --prevalence CNV=.02,DME=.03
 
+      octfast evaluate --level eye
+
       octfast evaluate runs/first/model hospital.csv --sensitivity 0.98
 
       octfast evaluate --tables tables --figures curves --format pdf
     """
+    from octfast.assess.at_level import at_level
     from octfast.assess.evaluate import (
         evaluate_data,
         evaluate_run,
         evaluation_folder,
         find_bundle_and_run,
+        metrics_file,
         read_evaluation,
     )
     from octfast.assess.metrics.costs import parse_prevalence, read_costs
@@ -129,6 +134,7 @@ def evaluate(
         "top_k": top_k,
         "abstain_below": abstain_below,
         "by_group": by or (),
+        "unit": level,
     }
     if moved is not None:
         if own is None:
@@ -156,12 +162,16 @@ def evaluate(
         if idle:
             raise UsageError(f"{idle[0]} is for DATA, and none was given", "name the scans behind the run, or leave it")
         found = evaluate_run(own, split, **asked)
-    split = found.source["split"]
-    files = [folder / f"metrics-{split}.json"]
+    split, judged_at = found.source["split"], found.source.get("level", "scan")
+    info = read_info(bundle)
+    files = [folder / (f"metrics-{split}.json" if data is not None else metrics_file(split, judged_at, info))]
     files += [] if tables is None else write_tables(found, tables)
     if figures is not None:
         # What training or this evaluation has left there; the model is not run again.
-        judged = read_evaluation(folder)[0] if data is not None or own is None else run_predictions(own, split)[0]
+        if data is not None or own is None:
+            judged = read_evaluation(folder)[0]
+        else:
+            judged = at_level(run_predictions(own, split)[0], info, judged_at)[0]
         files += write_curves(judged, found, figures, write)
     if as_json:
         print_json({**found.to_dict(), "file": str(files[0]), "files": [str(f) for f in files]})
@@ -179,9 +189,10 @@ def _show(found: Evaluation) -> None:
     from octfast.notices import SYNTHETIC_NOTE
 
     counts, settings = found.counts, found.settings
+    noun = f"{found.source.get('level', 'scan')}s"
     where = found.source.get("data") or found.source.get("run")
     print(
-        f"{plain_text(str(where))}, {found.source['split']}: {counts['right']:,} of {counts['scans']:,} scans right, "
+        f"{plain_text(str(where))}, {found.source['split']}: {counts['right']:,} of {counts['scans']:,} {noun} right, "
         f"{counts['patients']:,} patients"
     )
     level = f"{settings['level']:.0%}"
@@ -192,7 +203,7 @@ def _show(found: Evaluation) -> None:
     for name in dict.fromkeys(found.per_class["metric"]):
         cells = [per_class.loc[(name, c)] for c in settings["classes"]]
         rows.append([metric(name).name, *(f"{number(c['value'])} ({ends(c)})" for c in cells)])
-    heads = [f"{c} ({counts['classes'][c]['scans']:,} scans)" for c in settings["classes"]]
+    heads = [f"{c} ({counts['classes'][c]['scans']:,} {noun})" for c in settings["classes"]]
     print_table(f"Each class against the others, {level} intervals", ["figure", *heads], rows)
     # Beside the table that it is about, as classes that were not named may have a share that no clinic has.
     for note in found.remarks:
@@ -203,12 +214,13 @@ def _show(found: Evaluation) -> None:
         print_table(f"Urgent referral ({', '.join(settings['urgent'])} against the others)", *_referral(found, level))
         points = {"argmax": "by the predicted class", "operating": "at the operating point"}
         _say_methods(found.referral, "point", points)
-    if len(found.units):
-        print_table(f"Whole patients, eyes and volumes, {level} intervals", *_units(found))
-        rules = found.units.assign(rule=found.units["unit"] + " by " + found.units["rule"].str.replace("_", " "))
+    whole = found.units[found.units["n"] < counts["scans"]] if "level" in found.source else found.units
+    if len(whole):
+        print_table(f"Whole patients, eyes and volumes, {level} intervals", *_units(whole))
+        rules = whole.assign(rule=whole["unit"] + " by " + whole["rule"].str.replace("_", " "))
         _say_methods(rules, "rule")
     if found.abstain is not None:
-        print_table(*_abstaining(found.abstain, level))
+        print_table(*_abstaining(found.abstain, level, noun))
     for column in dict.fromkeys(found.groups["by"]):
         print_table(f"By {column}, {level} intervals", *_groups(found, column))
         own = found.groups[found.groups["by"] == column]
@@ -239,8 +251,8 @@ def _referral(found: Evaluation, level: str) -> tuple[list[str], list[list[str]]
     cells = {(r.metric, r.point): f"{number(r.value)} ({ends(r)})" for r in found.referral.itertuples()}
     names = dict.fromkeys(found.referral["metric"])
     rows = [[metric(name).name, *(cells.get((name, p), "") for p in points)] for name in names]
-    missed = found.counts["missed_urgent"]
-    rows.append(["urgent scans missed", *(_missed(missed, p, found.counts["urgent"]) for p in points)])
+    missed, noun = found.counts["missed_urgent"], found.source.get("level", "scan")
+    rows.append([f"urgent {noun}s missed", *(_missed(missed, p, found.counts["urgent"]) for p in points)])
     return [f"figure, {level} interval", *(heads[p] for p in points)], rows
 
 
@@ -252,19 +264,19 @@ def _say_methods(figures: pd.DataFrame, by: str, names: dict[str, str] | None = 
     print(plain_text(" ".join(methods_in_words(figures, by, names))))
 
 
-def _units(found: Evaluation) -> tuple[list[str], list[list[Any]]]:
+def _units(units: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
     rows: list[list[Any]] = []
-    metrics = list(dict.fromkeys(found.units["metric"]))
-    for (unit, rule), part in found.units.groupby(["unit", "rule"], sort=False):
+    metrics = list(dict.fromkeys(units["metric"]))
+    for (unit, rule), part in units.groupby(["unit", "rule"], sort=False):
         cells = {r.metric: f"{number(r.value)} ({ends(r)})" for r in part.itertuples()}
         rows.append([unit, rule.replace("_", " "), int(part["n"].iloc[0]), *(cells.get(m, "") for m in metrics)])
     return ["unit", "scans put together by", "units", *(m.replace("_", " ") for m in metrics)], rows
 
 
-def _abstaining(found: dict[str, Any], level: str) -> tuple[str, list[str], list[list[str]]]:
+def _abstaining(found: dict[str, Any], level: str, noun: str) -> tuple[str, list[str], list[list[str]]]:
     title = (
-        f"Without answers below a probability of {found['below']:g}: {found['answered']:,} of {found['scans']:,} scans "
-        f"answered, {found['wrong_avoided']:,} wrong answers avoided, {found['right_lost']:,} right ones lost"
+        f"Without answers below a probability of {found['below']:g}: {found['answered']:,} of {found['scans']:,} "
+        f"{noun} answered, {found['wrong_avoided']:,} wrong answers avoided, {found['right_lost']:,} right ones lost"
     )
     names = {"coverage": "share answered", "accuracy": "accuracy of the answered"}
     rows = [[names[f["metric"]], number(f["value"]), ends(SimpleNamespace(**f)), f["method"]] for f in found["figures"]]
@@ -285,7 +297,7 @@ def _groups(found: Evaluation, column: str) -> tuple[list[str], list[list[Any]]]
         small = " (small)" if first["small"] else ""
         figures = [cells.get((group, *_OF_GROUPS[name]), "") for name in names]
         rows.append([f"{group}{small}", int(first["scans"]), int(first["patients"]), *figures])
-    return [column, "scans", "patients", *names], rows
+    return [column, f"{found.source.get('level', 'scan')}s", "patients", *names], rows
 
 
 def split_names(words: str | None) -> list[str] | None:

@@ -46,6 +46,14 @@ Resamples = Annotated[int, Option(help="Resamples of the bootstrap over patients
 BootstrapSeed = Annotated[int, Option("--seed", min=0, help="Seed of the bootstrap.")]
 By = Annotated[list[str] | None, Option(help="Column whose groups are judged one by one; repeatable.")]
 
+Level = Annotated[
+    str | None,
+    Option(
+        help="Judge each volume, eye or patient, by what a model of scans says of its scans; by default what the model "
+        "answers for."
+    ),
+]
+
 FigureFormat = Annotated[str, Option("--format", help="Format of the figures: png, svg or pdf.")]
 Dpi = Annotated[
     int, Option(help="Resolution of the figures in dots per inch, 20 to 1200: 120 for a screen, 300 for print.")

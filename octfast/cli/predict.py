@@ -73,6 +73,10 @@ def predict(
     (docs/unlike.md). One darker, more clipped, cut off or blurred than the training scans gets a remark and keeps its
     class. Nothing of a patient is taken from a volume but which eye it is.
 
+    A model of scans that keeps how those of a volume, an eye or a patient are put together also answers for these, for
+    the volumes of files and for what a table with the columns patient, eye and volume names: FILE-volumes, FILE-eyes
+    and FILE-patients.
+
     A model that was trained for volumes, eyes or patients answers for these alone: --out FILE gets how each scan
     counted, and FILE-volumes, -eyes or -patients beside it has the answers. The pictures of a folder are one of them,
     or those of a table with the columns patient, eye and volume that agree in these.
@@ -178,7 +182,9 @@ def _end(
         counts |= {"referred": found.referred, "unlike_training": found.unlike, "synthetic": found.synthetic}
         rows = {} if in_file or volume_summary else {"rows": kept}
         files = [str(f) for f in found.files]
-        print_json({**counts, **rows, "volumes": found.volumes, "files": files, "note": "Not a medical device."})
+        units = {f"{level}s": of_level for level, of_level in found.units.items()}
+        tables = {**rows, "volumes": found.volumes, **units}
+        print_json({**counts, **tables, "files": files, "note": "Not a medical device."})
         return
     if not printed:
         _tables(found, kept)
@@ -203,7 +209,7 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
     from octfast.console import print_table
 
     if found.level != "scan":
-        _units(found)
+        _units(found.level, found.volumes, found.volume_columns)
         return
     if kept:
         names = ["path", "predicted", "probability"]
@@ -216,7 +222,12 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
         more = found.scans + found.failed - len(kept)
         if more:
             print(f"... and {more:,} more; --out FILE writes them all")
-    if found.volumes:
+    together = {"volume": (found.volumes, found.volume_columns)} if "most" in found.volume_columns else {}
+    together |= {level: (rows, found.unit_columns[level]) for level, rows in found.units.items()}
+    for level, (units, columns) in together.items():
+        if units:
+            _units(level, units, columns)
+    if found.volumes and "volume" not in together:
         urgent = [n for n in ("urgent_score", "urgent_frame", "referred") if n in found.volume_columns]
         names = ["path", "eye", "frames", "unread", *urgent]
         rows = [
@@ -229,18 +240,19 @@ def _tables(found: Prediction, kept: list[dict[str, Any]]) -> None:
             print(f"... and {len(found.volumes) - _SHOWN:,} more")
 
 
-def _units(found: Prediction) -> None:
+def _units(level: str, units: list[dict[str, Any]], columns: list[str]) -> None:
     from octfast.console import print_table
 
-    names = ["path", "name", "eye", "frames", "unread", "predicted", "probability"]
-    names += [n for n in ("abstained", "urgent_score", "referred", "unlike_training") if n in found.volume_columns]
+    about = [n for n in ("name", "patient", "eye") if any(row[n] for row in units)]
+    names = ["path", *about, "frames", "unread", "predicted", "probability"]
+    names += [n for n in ("abstained", "urgent_score", "referred", "unlike_training") if n in columns]
     rows = [
         [*("" if row[n] is None else _word(row[n]) for n in names), _most(row), row["error"] or row["remarks"]]
-        for row in found.volumes[:_SHOWN]
+        for row in units[:_SHOWN]
     ]
-    print_table(f"{found.level.capitalize()}s", [*names, "counted most", "error or remarks"], rows)
-    if len(found.volumes) > _SHOWN:
-        print(f"... and {len(found.volumes) - _SHOWN:,} more; --out FILE writes them all")
+    print_table(f"{level.capitalize()}s", [*names, "counted most", "error or remarks"], rows)
+    if len(units) > _SHOWN:
+        print(f"... and {len(units) - _SHOWN:,} more; --out FILE writes them all")
 
 
 def _most(unit: dict[str, Any]) -> str:
@@ -271,6 +283,7 @@ def _sentence(found: Prediction) -> str:
     if found.volumes:
         noun = "volume" if found.level == "scan" else found.level
         parts.append(f"{len(found.volumes):,} {noun}{'' if len(found.volumes) == 1 else 's'}")
+    parts += [f"{len(rows):,} {level}{'' if len(rows) == 1 else 's'}" for level, rows in found.units.items()]
     if found.referred is not None:
         parts.append(f"{found.referred:,} to refer")
     if found.abstained is not None:

@@ -51,6 +51,11 @@ class Units:
         return f"{self.level}s"
 
 
+def one(level: str) -> str:
+    """One of a level, with its article."""
+    return f"an {level}" if level == "eye" else f"a {level}"
+
+
 def unit_columns(columns: Sequence[str], level: str) -> list[str]:
     """The columns that tell one unit from another: of an eye the patient too, of a volume the eye where it is known.
 
@@ -135,7 +140,7 @@ def with_one_label(scans: pd.DataFrame, level: str) -> tuple[pd.DataFrame, pd.Da
     """
     number = units_of(scans, level).number
     if (scans["split"].groupby(number).nunique() > 1).any():
-        raise DataError(f"a {level} has scans in several splits", f"give all scans of a {level} one split")
+        raise DataError(f"{one(level)} has scans in several splits", f"give all scans of {one(level)} one split")
     mixed = scans["label"].groupby(number).transform("nunique").to_numpy() > 1
     if mixed.all():
         raise DataError(f"every {level} has scans of several labels", "labels are those of scans: --level scan")

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from octfast.data.units import one
 from octfast.errors import DataError, UsageError
+from octfast.model.aggregation import aggregation_of, fitted_levels
 from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
@@ -92,8 +94,10 @@ class UnitAnswer:
     ----------
     probabilities : float64 of shape (classes,); None where no scan could be read.
     scans : an `Answer` a scan, in the order given; its probabilities are what the scan says alone, and no answer.
-    attention : how much each scan counts, of shape (scans,), summing to 1; 0 for those that could not be read.
-    distance : the median distance of the scans to the training scans, weighed by attention; see `Answer`.
+    attention : how much each scan counts, of shape (scans,), summing to 1; 0 for those that could not be read. Of a
+        model of scans that is by the rule that puts them together, see `octfast.model.aggregation.Aggregation.weights`.
+    distance : the median distance of the scans to the training scans, weighed by attention; see `Answer`. None of a
+        model of scans, where those that are unlike the training scans do not count.
     """
 
     probabilities: np.ndarray | None
@@ -177,7 +181,7 @@ class Predictor:
             level = self.info.level
             raise UsageError(
                 f"this model answers for a whole {level}, and not for single scans",
-                f"give all scans of a {level} at once: predictor.answer_unit(scans); or octfast predict",
+                f"give all scans of {one(level)} at once: predictor.answer_unit(scans); or octfast predict",
             )
         for picture, outputs, remarks in run_pictures(self.engine, self.info, pictures, bs, quality=True):
             if isinstance(outputs, DataError):
@@ -185,22 +189,72 @@ class Predictor:
                 continue
             yield self._answer(picture, outputs, remarks)
 
-    def answer_unit(self, pictures: Iterable[Picture] | Picture, bs: int = 16) -> UnitAnswer:
-        """Answer for a volume, an eye or a patient, whichever the model was trained for, from all of its scans.
+    @property
+    def unit_levels(self) -> list[str]:
+        """The levels that `answer_unit` answers at: the model's own, or those for which it keeps how its scans are put
+        together."""
+        return fitted_levels(self.info.calibration) if self.info.level == "scan" else [self.info.level]
+
+    def answer_unit(
+        self,
+        pictures: Iterable[Picture] | Picture,
+        bs: int = 16,
+        level: str | None = None,
+        answer_anyway: bool = False,
+    ) -> UnitAnswer:
+        """Answer for a volume, an eye or a patient from all of its scans.
 
         Parameters
         ----------
         pictures : as of `stream`; an array of shape (N, H, W) is N scans. Those that cannot be read are left out of
             account.
+        level : what the scans are of, one of `unit_levels`; None takes the only one there is.
+        answer_anyway : of a model of scans, count those that are unlike the training scans, too.
 
         Raises
         ------
-        UsageError : the model answers for single scans.
+        UsageError : the model answers for single scans and keeps nothing of such units.
         """
+        level = self.unit_level(level)
         if self.info.level == "scan":
-            raise UsageError("this model answers for single scans", "predictor.predict(scans)")
+            return self.aggregated(list(self.stream(pictures, bs)), level, answer_anyway)
         found = list(self.stream_scans(pictures, bs))
         return self.pooled([answer for answer, _ in found], [outputs for _, outputs in found])
+
+    def unit_level(self, level: str | None) -> str:
+        """One of `unit_levels`; None takes the only one there is.
+
+        Raises
+        ------
+        UsageError : none, or several and none was named.
+        """
+        there = self.unit_levels
+        if not there:
+            raise UsageError(
+                "this model answers for single scans, and keeps nothing of volumes, eyes or patients",
+                "predictor.predict(scans); octfast calibrate fits it where the run's scans tell these",
+            )
+        if level is None and len(there) == 1:
+            return there[0]
+        if level not in there:
+            asked = "no level was named" if level is None else f"the model does not answer for {one(level)}"
+            raise UsageError(asked, f"it answers for {', '.join(map(one, there))}: level={there[0]!r}")
+        return level
+
+    def aggregated(self, scans: list[Answer], level: str, answer_anyway: bool = False) -> UnitAnswer:
+        """The answer for a unit from those for its scans; see `answer_unit`."""
+        how = aggregation_of(self.info.calibration, level, self.classes)
+        attention = np.zeros(len(scans))
+        unlike = np.array([scan.distance is not None and scan.distance > 1 for scan in scans], dtype=bool)
+        counted = np.array([scan.probabilities is not None for scan in scans], dtype=bool)
+        counted &= ~unlike | answer_anyway
+        if not counted.any():
+            return UnitAnswer(None, scans, attention)
+        p = np.stack([scan.probabilities for scan, yes in zip(scans, counted, strict=True) if yes])  # type: ignore[misc]
+        number = np.zeros(len(p), dtype=int)
+        found = how.probabilities(p, number, 1, self.classes)
+        attention[counted] = how.weights(p, number, found.argmax(1), self.classes)
+        return UnitAnswer(found[0], scans, attention)
 
     def stream_scans(
         self, pictures: Iterable[Picture] | Picture, bs: int = 16

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from octfast.data.units import Units, unit_columns, units_of
+from octfast.data.units import Units, one, unit_columns, units_of
+from octfast.errors import DataError
+from octfast.model.aggregation import Aggregation
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.forward import predictions_table, run_scans
 from octfast.model.pooling import pool, scan_head
@@ -62,6 +64,47 @@ def unit_tables(
     return found, each
 
 
+def aggregated_tables(
+    table: pd.DataFrame, aggregation: Aggregation, classes: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of units of a Predictions table of scans, which is at the temperature of its model.
+
+    Units whose scans have several labels are left out, as no one answer would be right for them.
+
+    Returns
+    -------
+    See `unit_tables`; `alone_<class>` is what the scan is answered for itself.
+
+    Raises
+    ------
+    UsageError : the scans do not say which unit they are of.
+    DataError : no unit has one label.
+    """
+    level = aggregation.level
+    number = units_of(table, level).number
+    one = table["label"].groupby(number).transform("nunique").to_numpy() == 1
+    if not one.any():
+        raise DataError(f"every {level} has scans of several labels", "labels are those of scans: --level scan")
+    scans = table[one].reset_index(drop=True)
+    units = units_of(scans, level)
+    p = scans[[f"p_{c}" for c in classes]].to_numpy(dtype=float)
+    found = aggregation.probabilities(p, units.number, len(units), classes)
+    weight = aggregation.weights(p, units.number, found.argmax(1), classes)
+    most = _last_of(np.lexsort((-np.arange(len(weight)), weight, units.number)), units.number)
+    about = units.table.assign(path=scans["path"].to_numpy()[most])
+    first = ["path", "label", "patient", "split"]
+    about = about[[*first, *(c for c in about if c not in first)]]
+    made = predictions_table(about, np.log(np.maximum(found, np.finfo(float).tiny)), classes)
+    own = ["predicted", "probability", "loss", "temperature", *(f"p_{c}" for c in classes)]
+    each = scans.drop(columns=own, errors="ignore").assign(attention=weight)
+    each = each.assign(**{f"alone_{c}": p[:, i] for i, c in enumerate(classes)})
+    if "distance" in scans:
+        made = made.assign(
+            distance=weighted_medians(scans["distance"].to_numpy(dtype=float), weight, units.number, len(units))
+        )
+    return made, each
+
+
 def predict_units(
     model: nn.Sequential, info: BundleInfo, scans: pd.DataFrame, unlike: Unlike | None = None, **kwargs: Any
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -87,14 +130,24 @@ def scan_view(model: nn.Sequential, info: BundleInfo) -> tuple[nn.Sequential, Bu
     return nn.Sequential(model[0], scan_head(model[1])).eval(), replace(info, level="scan", pooling=None)
 
 
-def level_note(table: pd.DataFrame, level: str) -> str:
-    """What a reader of figures of units has to know, in a sentence; empty at the level of scans."""
+def level_note(table: pd.DataFrame, level: str, aggregation: Aggregation | None = None) -> str:
+    """What a reader of figures of units has to know, in a sentence; empty at the level of scans.
+
+    Parameters
+    ----------
+    aggregation : of a model of single scans, by which these were put together.
+    """
     if level == "scan":
         return ""
     scans = table["scans"]
+    how = f"The model answers for whole {level}s"
+    if aggregation is not None:
+        fitted = "as fitted on held-out scans" if aggregation.fitted else "which was not fitted"
+        how = f"The answer for {one(level)} is {aggregation.words}, {fitted}"
+        how += f", at a temperature of {aggregation.temperature:.3g}" if aggregation.temperature != 1 else ""
     return (
-        f"The model answers for whole {level}s: every figure counts {level}s ({len(table):,} of {scans.sum():,} scans, "
-        f"{scans.median():g} each in the middle), also where scans are named."
+        f"{how}: every figure counts {level}s ({len(table):,} of {scans.sum():,} scans, {scans.median():g} each in the "
+        "middle)."
     )
 
 

@@ -25,6 +25,7 @@ from octfast.errors import DataError
 from octfast.figure import Files
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.write import save_bundle
+from octfast.model.fit_aggregation import keep_aggregations
 from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.temperature import calibrate_bundle, rescale
 from octfast.model.units import predict_units, unit_tables
@@ -70,6 +71,8 @@ def leave_results(
     held_out = rescale(held_out, info.classes, info.temperature)
     if info.level != "scan":
         _save_scan_answers(run, _held_out_units(trainee, prepared.scans, info)[1])
+    else:
+        info = keep_aggregations(run.bundle, held_out, info)
     for split, table in held_out.groupby("split"):
         _save_predictions(run, table.reset_index(drop=True), str(split))
     if FOLD in held_out:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from octfast.assess import evaluate, predictions
+from octfast.assess.compare import compare_runs
 from octfast.assess.evaluate import evaluate_data, evaluate_run, evaluation_folder, find_bundle_and_run
 from octfast.assess.metrics.referral import fix_operating_point
 from octfast.data.readers.read import read_data
@@ -232,3 +233,34 @@ def test_scans_of_one_class_and_test_scans_alone_can_be_judged(own_run, own_phan
     table = pd.DataFrame({"path": sorted(map(str, test.rglob("*.jpeg"))), "label": "CNV", "split": "test"})
     table.to_csv(tmp_path / "test.csv", index=False)
     assert evaluate_data(own_run, tmp_path / "test.csv", tmp_path / "three", **FEW).counts["scans"] == len(table)
+
+
+def test_whole_patients_are_judged_as_the_model_puts_their_scans_together(own_run, phantoms, tmp_path):
+    kept = {"rule": "most_urgent", "k": None, "temperature": 2.0, "urgent": ["CNV", "DME"]}
+    kept |= {"operating": {"urgent": ["CNV", "DME"], "sensitivity": 0.9, "threshold": 0.3}}
+    update_info(own_run.bundle, calibration={"units": {"patient": kept}})
+    scans = own_run.predictions("test")
+    table, info = predictions.run_predictions(own_run, "test")
+    urgency = table[["p_CNV", "p_DME"]].sum(axis=1)
+    most = table.loc[urgency.groupby(table["patient"]).idxmax()].set_index("patient")
+    logits = np.log(most[[f"p_{c}" for c in info.classes]].to_numpy()) / 2
+    p = pd.DataFrame(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), most.index, info.classes)
+    loss = -np.log([p.loc[patient, label] for patient, label in most["label"].items()]).mean()
+    found = evaluate_run(own_run, "test", unit="patient", **FEW)
+    assert found.source["level"] == "patient" and found.counts["scans"] == len(most) < len(scans)
+    assert found.value("nll") == pytest.approx(loss, rel=1e-4)
+    assert found.settings["operating"]["threshold"] == 0.3 and "most urgent scan" in found.notes[0]
+    assert (own_run.path / "metrics-test-patients.json").is_file()
+    # Beside the figures of scans it stands as one more rule.
+    whole = evaluate_run(own_run, "test", **FEW)
+    fitted = whole.units.query("rule == 'fitted' and metric == 'nll'")
+    assert fitted["value"].tolist() == [pytest.approx(loss, rel=1e-4)] and whole.counts["scans"] == len(scans)
+    # Other scans, the same answers; and the model against itself.
+    out = tmp_path / "out"
+    again = evaluate_data(own_run, phantoms, out, "test", unit="patient", **FEW)
+    assert again.value("nll") == pytest.approx(loss, rel=1e-2)
+    assert pd.read_csv(out / "predictions-test-scans.csv").groupby("patient")["attention"].sum().eq(1).all()
+    both = compare_runs([own_run, own_run], "test", unit="patient", resamples=100)
+    assert both.unit == "patient" and both.scans == len(most) and set(both.mcnemar["unit"]) == {"patient"}
+    with pytest.raises(UsageError, match="no column eye"):
+        evaluate_run(own_run, "test", unit="eye", **FEW)

@@ -19,15 +19,18 @@ from octfast.assess.calibration.conformal import (
     rounded_down,
 )
 from octfast.assess.curves import plot_reliability
-from octfast.assess.metrics.referral import check_sensitivity, fix_operating_point, referral_at
+from octfast.assess.metrics.referral import OperatingPoint, check_sensitivity, fix_operating_point, referral_at
 from octfast.assess.metrics.reliability import calibration_scores
 from octfast.assess.predictions import held_out_predictions, run_predictions
 from octfast.errors import DataError, OctfastError
 from octfast.figure import Files
+from octfast.model.aggregation import aggregation_of
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.write import update_info
 from octfast.model.decide import urgent_classes
+from octfast.model.fit_aggregation import fit_aggregations, in_words
 from octfast.model.temperature import fit_table, rescale, too_small
+from octfast.model.units import aggregated_tables
 from octfast.notices import SYNTHETIC_NOTE
 from octfast.run.folder import FOLD, Run, open_run
 
@@ -129,18 +132,47 @@ def calibrate_run(
         found["refused"] = e.message
     valid = rescale(raw, classes, temperature)
     point = fix_operating_point(valid, referred, sensitivity) if referred else None
-    if point:
-        least = rounded_down(point.threshold)
-        found["operating"] = {"urgent": referred, "sensitivity": sensitivity, "threshold": least}
-    else:
+    if not point:
         notes.append("No operating point of urgent referral: no class is urgent; name some with --urgent.")
-    threshold = conformal_threshold(valid, coverage)
-    found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
+    found |= _thresholds(valid, point, referred, coverage)
+    if info.level == "scan":
+        units, said = _of_units(valid, classes, referred, sensitivity, coverage)
+        notes += said
+        found |= {"units": units} if units else {}
     # What was fixed on the scans themselves, whatever the probabilities are.
     found |= {key: info.calibration[key] for key in ("unlike", "quality") if key in info.calibration}
     info = update_info(run.bundle, temperature=temperature, calibration=found)
     tables = {"folds" if folds else "valid": raw, **_test_table(run, notes)}
     return replace(_measured(run, tables, info, notes, files or Files()), basis=basis)
+
+
+def _thresholds(
+    table: pd.DataFrame, point: OperatingPoint | None, urgent: list[str], coverage: float
+) -> dict[str, Any]:
+    """The operating point, where there is one, and the threshold of prediction sets, as a bundle keeps them."""
+    found: dict[str, Any] = {}
+    if point:
+        least = rounded_down(point.threshold)
+        found["operating"] = {"urgent": urgent, "sensitivity": point.wanted, "threshold": least}
+    threshold = conformal_threshold(table, coverage)
+    found["conformal"] = {"method": "least ambiguous sets", "coverage": coverage, "threshold": threshold}
+    return found
+
+
+def _of_units(
+    valid: pd.DataFrame, classes: Sequence[str], urgent: list[str], sensitivity: float, coverage: float
+) -> tuple[dict[str, Any], list[str]]:
+    """How scans are put together for volumes, eyes and patients, with thresholds of these; and a sentence for each."""
+    found, notes = fit_aggregations(valid, classes, urgent)
+    for level, kept in found.items():
+        table, _ = aggregated_tables(valid, aggregation_of({"units": found}, level, classes), classes)
+        point = fix_operating_point(table, urgent, sensitivity) if urgent else None
+        try:
+            kept |= _thresholds(table, point, urgent, coverage)
+        except DataError as e:
+            notes.append(f"{level}s: no prediction sets: {e.message}")
+    notes = [*(in_words(level, kept) for level, kept in found.items()), *notes]
+    return found, [f"{note[0].upper()}{note[1:]}." for note in notes]
 
 
 def _what_to_do(run: Run) -> str:

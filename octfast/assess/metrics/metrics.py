@@ -18,7 +18,9 @@ from octfast.assess.metrics.referral import OperatingPoint
 from octfast.assess.metrics.statistics import SECTIONS, Question, Statistics
 from octfast.assess.metrics.subgroups import grouped, is_small, small_group_note, units
 from octfast.errors import DataError, UsageError
+from octfast.model.aggregation import Aggregation
 from octfast.model.decide import Rule, urgent_classes
+from octfast.model.units import aggregated_tables
 from octfast.notices import NOTICE, Note
 
 log = logging.getLogger("octfast")
@@ -41,7 +43,8 @@ class Evaluation:
     referral : the same for urgent against the others, with `point` before: "argmax" (referred where the predicted
         class is urgent), "operating" (where the urgent score reaches the threshold), "score" (at every threshold).
     units : the same for whole patients, and eyes and volumes where the table has such columns, with `unit`, `rule`
-        ("majority" of the scans' classes, or "mean_probability") and `n` units.
+        ("majority" of the scans' classes, "mean_probability", or "fitted", as the model puts scans together) and `n`
+        units.
     groups : the same for each group of the columns asked for, with `by`, `group`, `scans`, `patients`, `small`,
         `section` ("overall", "class", "referral") and `of` (the class, or the point).
     confusion : scans, actual by predicted.
@@ -130,6 +133,7 @@ def evaluate_table(
     top_k: int = 2,
     abstain_below: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    aggregations: Sequence[Aggregation] = (),
 ) -> Evaluation:
     """Judge a Predictions table.
 
@@ -152,6 +156,7 @@ def evaluate_table(
     top_k : for the accuracy among the k most probable classes.
     abstain_below : probability of the predicted class below which the model gives no answer; None judges no such rule.
     progress : called with (resamples done, all resamples) of the whole table.
+    aggregations : of a model of scans, by which whole units are judged beside the rules that need no fit.
 
     Raises
     ------
@@ -186,7 +191,7 @@ def evaluate_table(
         notes.append(Note("", "No operating point: none was fixed on validation scans."))
     if cost is None:
         notes.append(Note("", "No weighted error: Kermany's costs apply to urgent classes beside NORMAL or DRUSEN."))
-    per_unit, more = _per_unit(table, question, resamples, seed, level)
+    per_unit, more = _per_unit(table, question, resamples, seed, level, aggregations)
     per_group, still_more = _per_group(table, question, groups, resamples, seed, level)
     by_section = estimates.groupby("section")
     parts = {s: by_section.get_group(s) if s in by_section.groups else estimates.iloc[:0] for s in SECTIONS}
@@ -275,22 +280,38 @@ def _estimates(
 
 
 def _per_unit(
-    table: pd.DataFrame, question: Question, resamples: int, seed: int, level: float
+    table: pd.DataFrame,
+    question: Question,
+    resamples: int,
+    seed: int,
+    level: float,
+    aggregations: Sequence[Aggregation],
 ) -> tuple[pd.DataFrame, list[Note]]:
-    wanted = [("overall", "", m) for m in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_error")]
-    wanted += [("referral", "argmax", m) for m in ("sensitivity", "specificity")]
+    plain = [("overall", "", m) for m in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_error")]
+    plain += [("referral", "argmax", m) for m in ("sensitivity", "specificity")]
+    fitted = [*plain, ("overall", "", "nll"), ("overall", "", "macro_roc_auc")]
     rows, notes = [], []
-    for unit, rule, part, note in units(table, question.classes):
-        notes += [Note("", text) for text in note]
-        if part.empty:
-            continue
-        narrow = Question(question.classes, question.urgent, costs=question.costs, ranked=False)
-        estimates, _ = _estimates(Statistics(part, narrow), resamples, seed, level)
+
+    def judge(unit: str, rule: str, part: pd.DataFrame, asked: Question, wanted: list[tuple[str, str, str]]) -> None:
+        estimates, _ = _estimates(Statistics(part, asked), resamples, seed, level)
         for r in estimates.itertuples():
             if (r.section, r.of, r.metric) in wanted:
                 name = f"urgent_{r.metric}" if r.section == "referral" else r.metric
                 method = r.method.replace("over scans", f"over {unit}s")
                 rows.append([unit, rule, name, r.value, r.low, r.high, method, len(part)])
+
+    narrow = Question(question.classes, question.urgent, costs=question.costs, ranked=False)
+    by_level = {how.level: how for how in aggregations}
+    for unit, rule, part, note in units(table, question.classes):
+        notes += [Note("", text) for text in note]
+        if part.empty:
+            continue
+        judge(unit, rule, part, narrow, plain)
+        how = by_level.get(unit) if rule == "mean_probability" else None
+        if how is not None:
+            whole = Question(question.classes, question.urgent, costs=question.costs)
+            judge(unit, "fitted", aggregated_tables(table, how, question.classes)[0], whole, fitted)
+            notes.append(Note("", f"Of {unit}s, fitted: the answer is {how.words}; octfast evaluate --level {unit}."))
     return pd.DataFrame(rows, columns=["unit", "rule", *_ESTIMATE, "n"]), notes
 
 

@@ -181,6 +181,7 @@ def limits(known: Provenance, split: str) -> list[str]:
 def unit_tables(units: pd.DataFrame, scans: int) -> list[dict[str, Any]]:
     """Results for whole patients, eyes and volumes, for tables; none where each scan is a unit of its own."""
     rules = {"majority": "the class of most of its scans", "mean_probability": "the highest mean probability"}
+    rules["fitted"] = "as was fitted on held-out scans"
     frame = units[units["n"] < scans]
     if frame.empty:
         return []

@@ -10,6 +10,7 @@ from typing import Any
 from octfast.console import track
 from octfast.data.volumes.reader import VolumeReader
 from octfast.deploy.predict.inputs import Item
+from octfast.deploy.predict.outputs import units_file
 from octfast.deploy.predict.prediction import Prediction
 from octfast.deploy.predict.rows import Row, Wanted
 from octfast.deploy.predict.units import UnitTables, stream_units
@@ -27,11 +28,6 @@ def refuse_for_units(level: str, **given: Any) -> None:
     idle = next((name for name, value in given.items() if value), None)
     if idle is not None:
         raise UsageError(f"--{idle}: the model answers for a whole {level}", f"leave --{idle} out")
-
-
-def units_file(out: Path, level: str) -> Path:
-    """Where the table of units stands: beside that of scans, -volumes, -eyes or -patients in its name."""
-    return out.with_name(f"{out.stem}-{level}s{out.suffix}")
 
 
 def predict_for_units(

@@ -11,9 +11,14 @@ from octfast.errors import UsageError
 from octfast.files import is_taken
 
 
+def units_file(out: Path, level: str) -> Path:
+    """Where the table of units stands: beside that of scans, -volumes, -eyes or -patients in its name."""
+    return out.with_name(f"{out.stem}-{level}s{out.suffix}")
+
+
 def volumes_file(out: Path) -> Path:
     """Where the table of volumes stands: beside the table of scans, -volumes in its name."""
-    return out.with_name(f"{out.stem}-volumes{out.suffix}")
+    return units_file(out, "volume")
 
 
 def check_out(out: Path | None, format: str | None, inputs: Sequence[str | Path], resume: bool, force: bool) -> str:
@@ -34,13 +39,23 @@ def check_out(out: Path | None, format: str | None, inputs: Sequence[str | Path]
     if kind == "parquet":
         check_parquet()
     for file in (out, volumes_file(out)):
-        if any(i != "-" and _same(file, i) for i in inputs):
-            raise UsageError(f"{file} is an input", "give another --out; inputs are never overwritten")
-        if _is_there(file, "--out") and not (resume or force):
-            raise UsageError(f"{file} exists", "give another --out, or --force to replace it")
-        if file.is_dir():
-            raise UsageError(f"{file} is a folder", "give --out the name of a file")
+        check_file(file, inputs, resume or force)
     return kind
+
+
+def check_file(file: Path, inputs: Sequence[str | Path], again: bool) -> None:
+    """See that a table can be written into a file; `again` : whether one that is there may be replaced.
+
+    Raises
+    ------
+    UsageError : it is an input, a folder, or there.
+    """
+    if any(i != "-" and _same(file, i) for i in inputs):
+        raise UsageError(f"{file} is an input", "give another --out; inputs are never overwritten")
+    if _is_there(file, "--out") and not again:
+        raise UsageError(f"{file} exists", "give another --out, or --force to replace it")
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder", "give --out the name of a file")
 
 
 def check_pictures(paths: dict[str, Path], inputs: Sequence[str | Path], again: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from octfast.console import track
 from octfast.data.fit import seen_in_words
 from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
+from octfast.deploy.predict.aggregated import AggregatedTable
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
 from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
-from octfast.deploy.predict.outputs import check_out, check_pictures, volumes_file
+from octfast.deploy.predict.outputs import check_file, check_out, check_pictures, units_file, volumes_file
 from octfast.deploy.predict.prediction import Prediction
 from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted, stream_rows
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.errors import DataError, UsageError
 from octfast.files import sha256_of
+from octfast.model.aggregation import aggregation_of, fitted_levels
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE
 from octfast.model.bundle.read import find_bundle
 from octfast.notices import SYNTHETIC_NOTE
@@ -62,7 +64,8 @@ def predict(
     ----------
     bundle : the folder of a bundle, a run folder, or what `octfast.load` gave.
     inputs : files, folders, patterns, tables with a column of paths; see `octfast.deploy.predict.inputs.find_inputs`.
-    out : a file to write the table to, row by row; volumes get a second one beside it, NAME-volumes.
+    out : a file to write the table to, row by row; volumes get a second one beside it, NAME-volumes. Where the model
+        keeps how eyes and patients are answered for and a table names them, NAME-eyes and NAME-patients too.
     format : "csv", "jsonl" or "parquet"; None goes by the ending of `out`.
     top_k : also name the classes up to the k-th most probable.
     abstain_below : mark rows whose predicted class is less probable than this, in a column `abstained`; None goes by
@@ -153,13 +156,13 @@ def run_prediction(
     check_pictures({k: at_home(v) for k, v in pictures.items() if v is not None}, inputs, resume or force)
     names = [os.fspath(i) for i in inputs]
     items = find_inputs(names, recursive=recursive, stdin=stdin, path_column=path_column)
-    total = None
+    total, of = None, []
     if "-" not in names:
         listed = list(items)
         total = len(listed)
         if not listed:
             raise DataError(f"nothing to predict in {', '.join(names) or 'no input'}", "give scans, or folders of them")
-        items = iter(listed)
+        items, of = iter(listed), [item.of for item in listed]
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle, precision, device, weights)
     memory = int((volume_memory or MAX_MEMORY / (1 << 30)) * (1 << 30))
     if (level := predictor.info.level) != "scan":
@@ -169,6 +172,10 @@ def run_prediction(
             of_units: dict[str, Any] = {"wanted": wanted, "out": to, "kind": kind, "force": force, "bs": bs}
             predict_for_units(predictor, found, items, on_row, reader=reader, **of_units)
         return found
+    aggregated = _aggregated(predictor, wanted, of)
+    if to is not None:
+        for level in aggregated:
+            check_file(units_file(to, level), inputs, resume or force)
     if heatmaps is not None:
         from octfast.deploy.predict.pictures import check_heat_maps
 
@@ -186,7 +193,7 @@ def run_prediction(
         if journal is not None:
             journal.open(resume, force)
             stack.push(_leave(journal))
-        sinks = _Sinks(table, found, on_row, heatmaps, montage)
+        sinks = _Sinks(table, found, on_row, heatmaps, montage, aggregated)
         number = 0
         if journal is not None and journal.done:
             log.info("resuming after %d files and %d rows", journal.done, journal.rows)
@@ -216,8 +223,15 @@ def run_prediction(
     return found
 
 
+def _aggregated(predictor: Predictor, wanted: Wanted, of: Sequence[Mapping[str, str]]) -> dict[str, AggregatedTable]:
+    """A table a level for which the model keeps how its scans are put together."""
+    kept, classes = predictor.info.calibration, predictor.classes
+    hows = [aggregation_of(kept, level, classes) for level in fitted_levels(kept)]
+    return {how.level: AggregatedTable(how, classes, wanted, of) for how in hows}
+
+
 class _Sinks:
-    """Where rows go beside the journal: the caller, the counts, the volumes, heat maps and the montage."""
+    """Where rows go beside the journal: the caller, the counts, the volumes and units, heat maps and the montage."""
 
     def __init__(
         self,
@@ -226,11 +240,13 @@ class _Sinks:
         on_row: Callable[[Row, list[str]], None] | None,
         heatmaps: str | Path | None,
         montage: str | Path | None,
+        aggregated: dict[str, AggregatedTable],
     ):
         self.table = table
         self.found = found
         self.on_row = on_row
-        self.volumes = VolumeTable(table.rule)
+        self.aggregated = {level: of for level, of in aggregated.items() if level != "volume"}
+        self.volumes: VolumeTable | AggregatedTable = aggregated.get("volume") or VolumeTable(table.rule)
         self.heatmaps = at_home(heatmaps) if heatmaps is not None else None
         self.montage = at_home(montage) if montage is not None else None
         if self.montage is not None:
@@ -255,6 +271,8 @@ class _Sinks:
         """Hand a row on."""
         self.found.add(row)
         self.volumes.add(row)
+        for of_level in self.aggregated.values():
+            of_level.add(row)
         if self.montage is not None:
             self.shown.add(row.values)
         if self.on_row is not None:
@@ -270,6 +288,13 @@ class _Sinks:
                 beside = volumes_file(out)
                 write_table(found.volumes, found.volume_columns, beside, kind)
                 found.files.append(beside)
+        for level, of_level in self.aggregated.items():
+            if rows := of_level.rows():
+                found.units[level], found.unit_columns[level] = rows, of_level.columns
+                if out is not None:
+                    beside = units_file(out, level)
+                    write_table(rows, of_level.columns, beside, kind)
+                    found.files.append(beside)
         if self.heatmaps is not None:
             found.files.append(self.heatmaps)
         if self.montage is not None:

@@ -22,7 +22,9 @@ class Prediction:
     remarked : rows with remarks.
     abstained, referred : rows so marked; None where the model cannot abstain, or has no urgent classes.
     unlike : rows that are unlike the training scans; None where the model does not know.
-    volumes : a row a volume, the urgent first; see `VolumeTable`.
+    volumes : a row a volume, the urgent first; see `VolumeTable`, or `AggregatedTable` where the model keeps how
+        volumes are answered for.
+    units : rows of eyes and patients by level, for which the model keeps that; with `unit_columns`.
     files : what was written.
     synthetic : whether the model was trained on phantoms.
     level : what has one answer, see `BundleInfo`; above scans `volumes` are its units.
@@ -42,6 +44,8 @@ class Prediction:
     unlike: int | None = None
     volumes: list[dict[str, Any]] = field(default_factory=list)
     volume_columns: list[str] = field(default_factory=list)
+    units: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    unit_columns: dict[str, list[str]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
     def add_unit(self, unit: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from octfast.files import disk_errors_of, whole_file
 FORMATS = ("csv", "jsonl", "parquet")
 _SUFFIXES = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet"}
 _TEXT = {"path", "eye", "patient", "predicted", "heat_map", "quality", "most", "name", "remarks", "error"}
-_WHOLE = {"volume", "frame", "frames", "unread", "urgent_frame", "unit", "most_frame"}
+_WHOLE = {"volume", "frame", "frames", "unread", "urgent_frame", "unit", "most_frame", "unlike_scans"}
 _YES_NO = {"abstained", "referred", "unlike_training"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _CHUNK = 10_000

@@ -11,6 +11,7 @@ from typing import Any
 from octfast.data.fit import FITS
 from octfast.data.units import LEVELS
 from octfast.errors import BundleError
+from octfast.model.aggregation import RULES, TOP
 from octfast.model.bundle.strict import HINT, MEND, is_number, parse_json
 from octfast.model.quality import MEASURES
 
@@ -199,13 +200,8 @@ def _is_pooling(pooling: Any, level: str) -> bool:
 
 def _wrong_calibration(calibration: Mapping[str, Any], classes: tuple[str, ...]) -> str:
     """What is wrong with the parts of a calibration that predictions are made with; empty where nothing is."""
-    for key in ("operating", "conformal"):
-        part = calibration.get(key)
-        if part is not None and not (isinstance(part, dict) and is_number(part.get("threshold"))):
-            return f"{key} has no threshold"
-        # What is rounded down may lie a little below 0. Above 1 nobody would ever be referred.
-        if part is not None and not -1e-6 <= part["threshold"] <= 1:
-            return f"the threshold of {key} is not a probability"
+    if what := _wrong_thresholds(calibration, classes) or _wrong_units(calibration.get("units"), classes):
+        return what
     quality = calibration.get("quality")
     if quality is not None:
         limits = quality.get("limits") if isinstance(quality, dict) else None
@@ -213,6 +209,17 @@ def _wrong_calibration(calibration: Mapping[str, Any], classes: tuple[str, ...])
             return f"quality has no limits of {', '.join(MEASURES)}"
         if not all(is_number(v) and v > 0 for v in limits.values()):
             return "a limit of quality is not a number above 0"
+    return ""
+
+
+def _wrong_thresholds(calibration: Mapping[str, Any], classes: tuple[str, ...]) -> str:
+    for key in ("operating", "conformal"):
+        part = calibration.get(key)
+        if part is not None and not (isinstance(part, dict) and is_number(part.get("threshold"))):
+            return f"{key} has no threshold"
+        # What is rounded down may lie a little below 0. Above 1 nobody would ever be referred.
+        if part is not None and not -1e-6 <= part["threshold"] <= 1:
+            return f"the threshold of {key} is not a probability"
     operating = calibration.get("operating")
     if operating is not None:
         urgent = operating.get("urgent")
@@ -220,4 +227,26 @@ def _wrong_calibration(calibration: Mapping[str, Any], classes: tuple[str, ...])
             return "operating names no urgent classes of the model"
         if len(set(urgent)) != len(urgent) or len(urgent) == len(classes):
             return "operating names an urgent class twice, or all classes"
+    return ""
+
+
+def _wrong_units(kept: Any, classes: tuple[str, ...]) -> str:
+    """What is wrong with what is kept of answers for volumes, eyes and patients; empty where nothing is."""
+    if kept is None:
+        return ""
+    if not isinstance(kept, dict) or not set(kept) <= set(LEVELS[1:]):
+        return f"units is not of {', '.join(LEVELS[1:])}"
+    for level, part in kept.items():
+        if not isinstance(part, dict) or not {"rule", "k", "temperature", "urgent"} <= set(part):
+            return f"units: {level} lacks rule, k, temperature or urgent"
+        rule, k, urgent = part["rule"], part["k"], part["urgent"]
+        if rule not in RULES or ((type(k) is not int or not 1 <= k <= 10_000) if rule == TOP else k is not None):
+            return f"units: {level} has no rule, or a k that does not go with it"
+        if not (is_number(part["temperature"]) and 1e-4 <= part["temperature"] <= 1e4):
+            return f"units: the temperature of {level} is not a positive number from 0.0001 to 10,000"
+        named = isinstance(urgent, list | tuple) and all(isinstance(c, str) for c in urgent)
+        if not (named and set(urgent) < set(classes)):
+            return f"units: {level} names no urgent classes of the model"
+        if what := _wrong_thresholds(part, classes):
+            return f"units: {level}: {what}"
     return ""
