@@ -49,6 +49,7 @@ def _ended(app: Any) -> int:
     import typer
 
     from octfast.console import has_failed, print_error
+    from octfast.processes import LostProcessError
 
     try:
         # Not standalone, as typer would draw boxes around its errors.
@@ -58,7 +59,9 @@ def _ended(app: Any) -> int:
         return code if isinstance(code, int) and code else int(has_failed())
     except OctfastError as e:
         _say_where()
-        print_error(e.message, e.hint)
+        # Of several processes the first says it for all.
+        if _is_first() or isinstance(e, LostProcessError):
+            print_error(e.message, e.hint)
         return e.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
@@ -91,6 +94,12 @@ def _ended(app: Any) -> int:
     return 1
 
 
+def _is_first() -> bool:
+    from octfast.launcher import launched
+
+    return (launched() or (0, 1))[0] == 0
+
+
 def _misread(error: Any) -> int:
     """Say what of the command line could not be read, and what was perhaps meant."""
     from octfast.console import print_error
@@ -99,6 +108,8 @@ def _misread(error: Any) -> int:
         error.show()
         return error.exit_code
     near = _nearest_first(getattr(error, "option_name", None) or "", getattr(error, "possibilities", None) or ())
+    if not _is_first():
+        return error.exit_code
     message, _, guess = (error.message if near else error.format_message()).partition(" Did you mean ")
     meant = " or ".join(near) or guess.rstrip("?").replace("'", "").replace(", ", " or ")
     context = getattr(error, "ctx", None)

@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "octfast"
 ROOMS = ("data", "model", "run", "train", "assess", "deploy", "cli")
-FOR_ALL = {"errors", "console", "figure", "files", "notices"}
+FOR_ALL = {"errors", "console", "figure", "files", "launcher", "meeting", "notices", "processes"}
 BESIDE = {"doctor"}  # may look into every room but the command line, which alone may ask it
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = sorted(file.parent for file in PACKAGE.glob("*/**/__init__.py"))

@@ -131,6 +131,8 @@ def predict(
             volume_memory=volume_memory,
             any_modality=any_modality,
         )
+        if found is None:  # one of several processes, of which the first speaks
+            return
         _end(found, kept, as_json, volume_summary, printed, out is not None, format or "csv")
         sys.stdout.flush()
     except BrokenPipeError:

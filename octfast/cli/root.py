@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Annotated
 
 import typer
@@ -25,6 +27,9 @@ from octfast.cli.suggest import suggest
 from octfast.cli.train import train
 from octfast.cli.tune import tune
 from octfast.cli.verbosity import QuietOption, VerboseOption, add_verbosity
+from octfast.launcher import launched
+
+log = logging.getLogger("octfast")
 
 app = typer.Typer(
     name="octfast",
@@ -54,8 +59,13 @@ def versions() -> str:
     return f"octfast {version('octfast')}\n{', '.join(others)}"
 
 
+# What is divided among several processes; every other command is left to the first of them.
+_DIVIDED = ("train", "tune", "predict")
+
+
 @app.callback()
 def _octfast(
+    ctx: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -79,6 +89,13 @@ def _octfast(
         from octfast.console import set_verbosity
 
         set_verbosity(quiet, verbose)
+    if (started := launched()) is not None and ctx.invoked_subcommand not in _DIVIDED:
+        rank, size = started
+        if rank:
+            raise typer.Exit()
+        for name in ("RANK", "WORLD_SIZE"):  # by which fastai would wait for the others
+            os.environ.pop(name)
+        log.info("octfast %s is not divided: of %d processes the first does it alone", ctx.invoked_subcommand, size)
 
 
 for command in (

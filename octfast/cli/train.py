@@ -53,6 +53,8 @@ def train(ctx: typer.Context, as_json: bool, resume: bool, config: Path | None, 
         run = repeat_training(config, **named)
     else:
         run = train_classifier(made)
+    if run is None:  # one of several processes, of which the first speaks
+        return
     about = run.config
     results = {split: headline(table) for split in ("valid", "test") if (table := run.predictions(split)) is not None}
     if about["chosen"].get("folds"):

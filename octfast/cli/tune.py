@@ -38,6 +38,8 @@ def tune(as_json: bool, **given: Any) -> None:
 
     values: dict[str, Any] = {k: str(v) if isinstance(v, Path) else v for k, v in given.items()}
     found = search(values.pop("data"), **values)
+    if found is None:  # one of several processes, of which the first speaks
+        return
     if as_json:
         print_json({**found.to_dict(), "folder": str(found.folder), "run": str(found.run)})
         return

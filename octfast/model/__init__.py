@@ -2,5 +2,6 @@
 
 From outside: `arch`, `heads`, `engine`, `networks`, `prefetch`, `quality`, `forward`, `temperature`, `decide`,
 `summary`, `bundle.build`, `bundle.info`, `bundle.read`, `bundle.write`, `bundle.show`, `bundle.state`,
-`bundle.distance`, `pooling`, `units`, `aggregation`, `fit_aggregation`, `unlike`, `weights.load`, `weights.untrained`.
+`bundle.carry`, `bundle.distance`, `pooling`, `units`, `aggregation`, `fit_aggregation`, `unlike`, `weights.load`,
+`weights.untrained`.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from octfast.data.preprocess import normalise
 from octfast.errors import DataError
+from octfast.model.bundle.carry import packed, unpacked
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
 from octfast.model.prefetch import Picture, decoded_batches
 from octfast.model.quality import measure
 from octfast.model.unlike import Unlike, with_distance
+from octfast.processes import Computed, Content, Group, current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +49,7 @@ def run_pictures(
     Each picture in the order given, with its logits, float32 of shape (classes,) on the CPU, or with the reason why it
     cannot be read; and what is unusual about it, in words, `QualityNote`s of `octfast.model.quality` among them.
     """
-    bs = max(1, min(bs, BATCH_PIXELS // info.size**2))
+    bs = batch_of(info, bs)
     # One thread keeps ahead of a CPU; a GPU outruns several.
     workers = min(16, torch.get_num_threads()) if engine.device.type == "cuda" else 1
     limits = (info.calibration.get("quality") or {}).get("limits") if quality else None
@@ -58,6 +60,11 @@ def run_pictures(
         logits = iter(out.cpu())
         for picture, grey, remarks in batch:
             yield picture, grey if isinstance(grey, DataError) else next(logits), remarks
+
+
+def batch_of(info: BundleInfo, bs: int) -> int:
+    """How many pictures are run at a time where `bs` were asked for."""
+    return max(1, min(bs, BATCH_PIXELS // info.size**2))
 
 
 def measured(info: BundleInfo, pictures: Sequence[Picture]) -> Iterator[dict[str, float] | DataError]:
@@ -125,16 +132,69 @@ def run_scans(
     """
     tail = with_distance(model[1], unlike)
     engine = Engine(model[0], "auto" if precision == "int8" else precision, device, tail=tail)
+    n, paths = info.outputs, [str(path) for path in scans["path"]]
+    parts = [np.zeros((0, n + (unlike is not None)), np.float32)]
+    group, done = current(), 0
+    if group is None or group.rank or len(paths) <= bs:
+        given: Iterator[np.ndarray] = _run_batches(engine, info, paths, bs)
+    else:
+        given = _dealt(group, engine, model, info, unlike, paths, bs)
+    for outputs in given:
+        parts.append(outputs)
+        done += len(outputs)
+        if progress:
+            progress(done, len(scans))
+    stacked = np.concatenate(parts)
+    return stacked[:, :n], None if unlike is None else stacked[:, n].astype(float)
+
+
+def _run_batches(engine: Engine, info: BundleInfo, paths: list[str], bs: int) -> Iterator[np.ndarray]:
+    """What the head gives of pictures, batch by batch; raises DataError for one that cannot be read."""
     rows: list[Tensor] = []
-    for _, outputs, _ in run_pictures(engine, info, list(scans["path"]), bs):
+    for number, (_, outputs, _) in enumerate(run_pictures(engine, info, paths, bs), 1):
         if isinstance(outputs, DataError):
             raise outputs
         rows.append(outputs)
-        if progress:
-            progress(len(rows), len(scans))
-    n = info.outputs
-    stacked = (torch.stack(rows) if rows else torch.zeros(0, n + (unlike is not None))).numpy()
-    return stacked[:, :n], None if unlike is None else stacked[:, n].astype(float)
+        if len(rows) == batch_of(info, bs) or number == len(paths):
+            yield torch.stack(rows).numpy()
+            rows = []
+
+
+def _dealt(
+    group: Group,
+    engine: Engine,
+    model: nn.Sequential,
+    info: BundleInfo,
+    unlike: Unlike | None,
+    paths: list[str],
+    bs: int,
+) -> Iterator[np.ndarray]:
+    """As `_run_batches`, by several processes; each batch holds the pictures that it would hold in one."""
+    about, arrays = packed(model, info, unlike)
+    about |= {"paths": paths, "bs": bs, "precision": engine.precision, "device": engine.device.type}
+    each = batch_of(info, bs)
+    for _, given in group.deal(
+        "predictions", about, -(-len(paths) // each), _answering(engine, info, paths, bs), arrays
+    ):
+        yield given["outputs"]
+
+
+def answer_for_scans(about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Computed:
+    """What another process than the first does of a prediction, see `octfast.processes.Group.assist`."""
+    model, info, unlike = unpacked(about, arrays)
+    device = "cuda" if about["device"] == "cuda" else "cpu"
+    engine = Engine(model[0], about["precision"], device, tail=with_distance(model[1], unlike))
+    return _answering(engine, info, about["paths"], about["bs"])
+
+
+def _answering(engine: Engine, info: BundleInfo, paths: list[str], bs: int) -> Computed:
+    each = batch_of(info, bs)
+
+    def compute(claims: Iterator[int]) -> Iterator[Content]:
+        for k in claims:
+            yield {}, {"outputs": next(_run_batches(engine, info, paths[k * each : (k + 1) * each], bs))}
+
+    return compute
 
 
 def predictions_table(

@@ -28,6 +28,7 @@ from octfast.model.engine import Engine, half_where_fast, make_engine, one_threa
 from octfast.train.alone import OneProcess
 from octfast.train.bags import BagHeads, BagLoader
 from octfast.train.callbacks import EpochLog
+from octfast.train.dealt import activations
 from octfast.train.folds import FoldHeads, FoldLoader
 from octfast.train.folds import accuracy as fold_accuracy
 from octfast.train.part import FrozenLearner, StoredLoaders, stored_batch
@@ -128,7 +129,10 @@ def frozen_learner(
             dtype=dtype,
             block=source.block,
         )
-        stores.append(_stored(what, source, runner, spec, cache))
+        compute = functools.partial(
+            activations, learn, source, runner, training=what == "training", modules=len(prefix), body=body, dtype=dtype
+        )
+        stores.append(_stored(what, source, compute, spec, cache))
     bs = bs or dls.train.bs
     part = nn.Sequential(Unpack(shapes), *suffix).to(device)
     targets = [_targets(dls.train), _targets(dls.valid)]
@@ -191,12 +195,12 @@ def _convolves(modules: Iterable[nn.Module]) -> bool:
     return any(isinstance(m, nn.modules.conv._ConvNd) for part in modules for m in part.modules())
 
 
-def _stored(what: str, source: Views, engine: Callable, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
+def _stored(what: str, source: Views, compute: Callable, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
     total = len(source) * source.views
     with track(f"frozen part over the {what} scans", total, "pictures") as update:
         return open_store(
             spec,
-            lambda wanted: _activations(source, engine, wanted),
+            lambda wanted: _activations(compute, wanted),
             digests=source.digests,
             cache=cache,
             progress=lambda scans, _: update(scans * source.views, total),
@@ -227,7 +231,7 @@ def cut_model(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     ------
     UsageError : nothing is frozen, or all is.
     """
-    parts = _parts(model)
+    parts = parts_of(model)
     first = next((i for i, m in enumerate(parts) if any(p.requires_grad for p in m.parameters())), len(parts))
     if first == len(parts):
         raise UsageError("nothing in this model can be trained", "unfreeze its head: learn.freeze()")
@@ -270,9 +274,9 @@ class NextView(Callback):
         self.dls.train.view = self.epoch % self.dls.train.store.shape[1]
 
 
-def _activations(source: Views, engine: Callable, wanted: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def _activations(compute: Callable, wanted: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
     """For each array of rows an array of shape (len(rows), views, dim)."""
-    computed = _computed(source, engine, np.concatenate(wanted).tolist())
+    computed: Generator[np.ndarray, None, None] = compute(np.concatenate(wanted).tolist())
     try:
         have: list[np.ndarray] = []
         for rows in wanted:
@@ -285,21 +289,11 @@ def _activations(source: Views, engine: Callable, wanted: Sequence[np.ndarray]) 
         computed.close()
 
 
-def _computed(source: Views, engine: Callable, wanted: Sequence[int]) -> Generator[np.ndarray, None, None]:
-    for rows, batch in source.prefetch(wanted):
-        outs = [_flat(engine(x))[: len(rows)] for x in source.augment(batch, rows)]
-        yield torch.stack(outs, 1).cpu().numpy()
-
-
-def _parts(model: nn.Module) -> list[nn.Module]:
+def parts_of(model: nn.Module) -> list[nn.Module]:
     """The modules that a Sequential of Sequentials runs one after the other."""
     if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
-        return [part for child in model.children() for part in _parts(child)]
+        return [part for child in model.children() for part in parts_of(child)]
     return [model]
-
-
-def _flat(out: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return torch.cat([o.flatten(1) for o in (out if isinstance(out, tuple) else (out,))], 1)
 
 
 def _shapes(out: Tensor | tuple[Tensor, ...]) -> list[tuple[int, ...]]:

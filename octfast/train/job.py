@@ -16,12 +16,10 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
-from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 
 from octfast.console import track
-from octfast.data.loaders import oct_dataloaders
 from octfast.data.look import refuse_alike
 from octfast.data.phantom.draw import default_phantoms
 from octfast.data.prepare import Prepared, log_scans, prepare
@@ -29,26 +27,30 @@ from octfast.data.scans import SPLITS, write_csv
 from octfast.data.shapes import say_shapes
 from octfast.data.splits.hold_out import validation_share
 from octfast.data.units import units_of
-from octfast.errors import DataError, OctfastError, WeightsError
+from octfast.errors import DataError, OctfastError
 from octfast.figure import Files
 from octfast.model.arch import find_arch
-from octfast.model.bundle.state import RUNNING
+from octfast.model.bundle.state import RUNNING, resume_command
 from octfast.model.engine import check_engine
-from octfast.model.heads import check_head, set_dropout
+from octfast.model.heads import check_head
 from octfast.model.pooling import scan_head
+from octfast.processes import current, divided
 from octfast.run.folder import Run, new_run, set_latest
 from octfast.run.log import run_log
 from octfast.run.origin import fingerprint
 from octfast.run.state import held, training_state
 from octfast.train import checkpoint
+from octfast.train.assist import kinds
 from octfast.train.at_level import at_level, bags_of
 from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
+from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.crossval import Recipe, cross_validate
+from octfast.train.dealt import share
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
-from octfast.train.learner import answer_for, oct_learner, unfreeze_to
+from octfast.train.learner import unfreeze_to
 from octfast.train.leave_out import with_readable
 from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
 from octfast.train.past import Past, begun_with, forget_epochs
@@ -64,6 +66,7 @@ log = logging.getLogger("octfast")
 _LR_RANGE = {"linear": (1e-3, 2e-3), "untrained": (2e-3, 3e-3), "head": (3e-3, 1e-2), "more": (2e-4, 1e-2)}
 
 
+@divided(kinds)
 def train_classifier(config: TrainConfig | None = None, **fields: Any) -> Run:
     """Train a classifier of B-scans as `octfast train` does.
 
@@ -95,6 +98,8 @@ def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_fo
     keep_folder : whether the folder of a new run stays where nothing can be trained.
     """
     past, start = past or Past(), time.time()
+    if (group := current()) is not None:
+        group.goes_on = resume_command(run.path)
     with run_log(run.path / "log.txt") as notes, _alone():
         notes.extend(past.notes)
         with removed_on_failure(run, keep_folder) if past.new else nullcontext():
@@ -114,23 +119,11 @@ def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_fo
     return run
 
 
-def new_dataloaders(prepared: Prepared, config: TrainConfig) -> DataLoaders:
-    """The DataLoaders of these scans as a configuration has them."""
-    return oct_dataloaders(
-        prepared,
-        size=config.size,
-        fit=config.fit,
-        bs=config.bs,
-        seed=config.seed,
-        augment=config.augment,
-        num_workers=config.workers,
-    )
-
-
 def _begun(prepared: Prepared, config: TrainConfig) -> tuple[Learner, dict[str, Any]]:
     """A Learner of these scans, and what config.json says before the training."""
     learn = new_learner(new_dataloaders(prepared, config), config)
     start_balanced(scan_head(learn.model[1]), _class_weights(learn, config))
+    share(learn, prepared, config)
     return learn, _described(config, prepared, learn)
 
 
@@ -229,30 +222,6 @@ def prepared_scans(config: TrainConfig) -> Prepared:
     say_shapes(prepared.scans, config.fit)
     say_rare(prepared.scans)
     return prepared
-
-
-def new_learner(dls: DataLoaders, config: TrainConfig) -> Learner:
-    """An untrained Learner as configured."""
-    kwargs: dict[str, Any] = {
-        "arch": config.arch,
-        "head": config.head,
-        "seed": config.seed,
-        "unfreeze": config.unfreeze,
-        "random_layers": config.random_layers,
-        **({} if config.wd is None else {"wd": config.wd}),
-    }
-    try:
-        learn = oct_learner(dls, weights=config.weights, **kwargs)
-    except WeightsError as e:
-        if config.data is not None or config.weights != "auto":
-            raise
-        log.warning("%s; on phantoms an untrained body will do", e.message)
-        learn = oct_learner(dls, weights="none", **kwargs)
-    if config.level not in (None, "scan"):
-        answer_for(learn, str(config.level))
-    if config.dropout is not None:
-        set_dropout(learn.model[1], config.dropout)
-    return learn
 
 
 def _class_weights(learn: Learner, config: TrainConfig) -> torch.Tensor:

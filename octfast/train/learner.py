@@ -127,7 +127,7 @@ def oct_learner(
                 f"give a file of the whole {found.name}, another --head, or --random-layers to leave them random",
             )
         log.warning("random weights in %s: expect a low accuracy", said)
-    _match_normalisation(dls, found)
+    match_normalisation(dls, found)
     set_seed(seed)
     body, top = body_and_head(network, found, head, len(dls.vocab))
     loss = NLLLossFlat() if head == "article" else CrossEntropyLossFlat()
@@ -262,7 +262,7 @@ def _normalisation(dls: DataLoaders) -> Normalize:
     return next(tfm for tfm in dls.train.after_batch.fs if isinstance(tfm, Normalize))
 
 
-def _match_normalisation(dls: DataLoaders, arch: Arch) -> None:
+def match_normalisation(dls: DataLoaders, arch: Arch) -> None:
     """Normalise as the weights were trained: those of some timm architectures have statistics other than ImageNet's."""
     for dl in dls.loaders:
         norm = next((tfm for tfm in dl.after_batch.fs if isinstance(tfm, Normalize)), None)

@@ -15,9 +15,11 @@ from octfast.data.scans import load_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError
 from octfast.model.bundle.state import FINISHED, is_live, state_of
 from octfast.notices import Note, noted
+from octfast.processes import divided
 from octfast.run.folder import RUNS, Run, new_run, set_latest
 from octfast.run.state import held
 from octfast.train import checkpoint
+from octfast.train.assist import kinds
 from octfast.train.config import TrainConfig
 from octfast.train.job import check_names, prepared_scans, train_in
 from octfast.train.past import Past, past_scans, recorded_config, still_there, tidy
@@ -28,6 +30,7 @@ log = logging.getLogger("octfast")
 _FREE = ("out", "cache", "workers", "tracker")
 
 
+@divided(kinds)
 def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
     """Go on with a training that was killed, stopped or failed, as `octfast train --resume` does.
 
@@ -75,6 +78,7 @@ def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
         return train_in(found, replace(config, out=str(found.path)), past)
 
 
+@divided(kinds)
 def repeat_training(file: str | Path, **fields: Any) -> Run:
     """Train again as the config.json of a run says, into a new folder, and say what differs from it.
 

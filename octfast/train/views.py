@@ -8,7 +8,7 @@ import inspect
 import json
 import random
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -115,7 +115,14 @@ class Views:
 
         Gives (rows, batch); None in place of a batch that is drawn anew for each view.
         """
-        blocks = [list(wanted[i : i + self.block]) for i in range(0, len(wanted), self.block)]
+        yield from self.prefetch_blocks(self.blocks(wanted))
+
+    def blocks(self, wanted: Sequence[int]) -> list[list[int]]:
+        """The scans asked for, a block at a time."""
+        return [list(wanted[i : i + self.block]) for i in range(0, len(wanted), self.block)]
+
+    def prefetch_blocks(self, blocks: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
+        """As `prefetch`, of blocks that are taken as they are needed."""
         if self.random_items:
             yield from ((rows, None) for rows in blocks)
             return

@@ -14,11 +14,12 @@ from octfast.console import track
 from octfast.data.fit import seen_in_words
 from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.aggregated import AggregatedTable
+from octfast.deploy.predict.dealt import kinds, rows_of
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
 from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
 from octfast.deploy.predict.outputs import check_file, check_out, check_pictures, units_file, volumes_file
 from octfast.deploy.predict.prediction import Prediction
-from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted, stream_rows
+from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.errors import DataError, UsageError
@@ -27,6 +28,7 @@ from octfast.model.aggregation import aggregation_of, fitted_levels
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE
 from octfast.model.bundle.read import find_bundle
 from octfast.notices import SYNTHETIC_NOTE
+from octfast.processes import current, divided
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +118,8 @@ def predict(
         volume_memory=volume_memory,
         any_modality=any_modality,
     )
+    if found is None:  # one of several processes, of which the first answers
+        return None
     if found.level != "scan":
         units = as_table({name: [unit[name] for unit in found.volumes] for name in found.volume_columns})
         return units.astype({"volume": "Int64", "most_frame": "Int64"})
@@ -123,6 +127,7 @@ def predict(
     return table.astype({"volume": "Int64", "frame": "Int64"})
 
 
+@divided(kinds)
 def run_prediction(
     bundle: str | Path | Predictor,
     inputs: Sequence[str | Path],
@@ -168,6 +173,8 @@ def run_prediction(
     if (level := predictor.info.level) != "scan":
         refuse_for_units(level, heatmaps=heatmaps, montage=montage, resume=resume)
         found = Prediction([], predictor.classes, predictor.info.synthetic)
+        if (group := current()) is not None:
+            log.info("process 0 answers alone: for %ss the work is not divided among the %d", level, group.size)
         with VolumeReader(memory=memory, any_modality=any_modality) as reader:
             of_units: dict[str, Any] = {"wanted": wanted, "out": to, "kind": kind, "force": force, "bs": bs}
             predict_for_units(predictor, found, items, on_row, reader=reader, **of_units)
@@ -203,7 +210,7 @@ def run_prediction(
             items = _after(items, journal)
         stream = enumerate(items, start=journal.done if journal is not None else 0)
         update = stack.enter_context(track("predicting", total, "files")) if total else None
-        rows = stream_rows(table, stream, reader, bs)
+        rows = rows_of(table, stream, reader, bs)
         stack.callback(rows.close)
         for row in rows:
             number += 1

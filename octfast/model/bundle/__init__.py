@@ -1,4 +1,4 @@
 """The trained classifier on disk: model.safetensors and octfast.json, no pickle.
 
-From outside: `build`, `info`, `read`, `write`, `show`, `state`, `distance`.
+From outside: `build`, `carry`, `info`, `read`, `write`, `show`, `state`, `distance`.
 """

@@ -27,10 +27,11 @@ from octfast.model.arch import find_arch
 from octfast.model.engine import one_thread
 from octfast.model.heads import pooled_head, set_dropout
 from octfast.model.weights.load import cached_file
+from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.config import TrainConfig
+from octfast.train.dealt import share
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import NextView, frozen_learner
-from octfast.train.job import new_dataloaders, new_learner
 from octfast.train.store.loader import StoreLoader
 from octfast.train.store.rows import Rows
 from octfast.train.store.store import FeatureStore
@@ -118,6 +119,7 @@ def store_features(prepared: Prepared, config: TrainConfig, weights: dict[str, s
     for arch, file in weights.items():
         dls = new_dataloaders(prepared, config)
         learn = new_learner(dls, replace(config, arch=arch, weights=file))
+        share(learn, prepared, config)
         for number in dict.fromkeys([1, *views]):
             stores[arch, number] = frozen_learner(
                 learn,

@@ -12,8 +12,10 @@ from typing import Any
 from octfast.errors import UsageError
 from octfast.figure import Files
 from octfast.files import numbered_folder
+from octfast.processes import current, divided
 from octfast.run.folder import RUNS
 from octfast.run.state import stopped_by_sigterm
+from octfast.train.assist import kinds
 from octfast.train.config import TrainConfig
 from octfast.train.job import prepared_scans, train_classifier
 from octfast.train.leave_out import with_readable
@@ -24,6 +26,7 @@ from octfast.train.tune.trials import SEARCH, Search
 log = logging.getLogger("octfast")
 
 
+@divided(kinds)
 @stopped_by_sigterm()
 def tune(
     data: str | Path | None = None,
@@ -73,6 +76,8 @@ def tune(
     prepared = prepared_scans(config)
     folder = _folder(out)
     log.info("the search is kept in %s", folder)
+    if (group := current()) is not None:
+        group.goes_on = f"the same command with --out {folder}"
     features, prepared = with_readable(
         lambda p: store_features(p, config, weights_of, views), prepared, ("train", "valid")
     )

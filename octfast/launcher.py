@@ -1,0 +1,103 @@
+"""What a launcher of several processes says of this one, and what a process of several needs of the system."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+log = logging.getLogger("octfast")
+
+_NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launched() -> tuple[int, int] | None:
+    """This process's number and how many there are, where a launcher started several; else None.
+
+    A launcher sets all of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Fewer of them are leftovers, and
+    so are those of a launcher that keeps the meeting place itself, as torchrun does, where nobody answers there.
+    """
+    try:
+        rank, size, _, _, port = (os.environ[n] if n == "MASTER_ADDR" else int(os.environ[n]) for n in _NEEDED)
+    except (KeyError, ValueError):
+        return None
+    assert isinstance(rank, int) and isinstance(size, int) and isinstance(port, int)
+    if size < 2 or not 0 <= rank < size:
+        return None
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not _answers(os.environ["MASTER_ADDR"], port):
+        return None
+    return rank, size
+
+
+@functools.cache
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=10).close()
+        return True
+    except OSError:
+        return False
+
+
+def place() -> dict[str, Any]:
+    """Where this process is: numbers of processes can be compared on one machine, within one container."""
+    machine = socket.gethostname()
+    with suppress(OSError):
+        boot = open("/proc/sys/kernel/random/boot_id").read().strip()  # noqa: PTH123, SIM115
+        machine = f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116
+    return {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine}
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which a launcher sends where another process has ended, end the work as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process of this machine is there, and not only its remains."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    with suppress(OSError), open(f"/proc/{pid}/stat") as f:  # noqa: PTH123  (no file of a user's)
+        return f.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return True
+
+
+@contextmanager
+def unheard(said: list[str]) -> Iterator[None]:
+    """Keep octfast's log from the terminal; warnings are added to a list instead."""
+    from octfast import console
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING:
+                said.append(record.getMessage())
+
+    before, propagate, bars, level = list(log.handlers), log.propagate, console.bars, log.level
+    log.handlers[:], log.propagate, console.bars = [Keep()], False, False
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.handlers[:], log.propagate, console.bars = before, propagate, bars
+        log.setLevel(level)
