@@ -47,7 +47,7 @@ from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.crossval import Recipe, cross_validate
-from octfast.train.dealt import share
+from octfast.train.dealt import alone_in_group, share
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import unfreeze_to
@@ -300,6 +300,8 @@ def _fit_once(
         bs=bs,
     )
     whole = config.unfreeze == "all"
+    if not config.views or whole:
+        alone_in_group()
     if whole:
         log.info("the whole network is trained: augmented anew every epoch, after one epoch of the head alone")
         unfreeze_to(learn, "head")
