@@ -23,6 +23,7 @@ from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES, write_csv
 from octfast.data.volumes.kinds import eye_of, frames_in, is_volume, looks_like_frames
 from octfast.data.volumes.pseudonym import key_file, load_key, pseudonym
+from octfast.data.volumes.series import find_series
 from octfast.data.volumes.store import DRAFT, Store, Stored
 from octfast.errors import DataError, UsageError
 from octfast.files import is_taken, refuse_address, write_text
@@ -36,12 +37,16 @@ _SETTINGS = ("keep_names", "any_modality", "key")
 
 @dataclass
 class Found:
-    """A file with volumes, or a folder of pictures that is one, and what is known of it beside its own header."""
+    """A file with volumes, or a folder of pictures that is one, and what is known of it beside its own header.
+
+    `files` are those of a DICOM series with a file a B-scan, of which `path` is the first.
+    """
 
     path: Path
     label: str = ""
     patient: str = ""
     eye: str = ""
+    files: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -147,7 +152,7 @@ def _extract(
     removed: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     seen: set[str] = set()
-    found = store.volumes([source.path for source in sources], workers)
+    found = store.volumes([source.path for source in sources], workers, {s.path: s.files for s in sources if s.files})
     for n, (source, (path, volumes)) in enumerate(zip(sources, found, strict=True), 1):
         if isinstance(volumes, DataError):
             done.unreadable.append((path, volumes.message))
@@ -225,6 +230,31 @@ def find_volumes(
             "volumes are .vol, .e2e, .fda, .fds, .img, DICOM, TIFF of several pages, or folders of 25 to 200 pictures "
             "that are numbered",
         )
+    return _in_series(found)
+
+
+def _in_series(found: dict[Path, Found]) -> list[Found]:
+    """The same with one for each DICOM series with a file a B-scan.
+
+    Raises
+    ------
+    DataError : the files of a series have two labels, patients or eyes.
+    """
+    series, copies = find_series(found)
+    for copy in copies:
+        found.pop(copy)
+    for first, files in series.items():
+        one = found[first]
+        for file in files[1:]:
+            again = found.pop(file)
+            for what in ("label", "patient", "eye"):
+                if getattr(one, what) != getattr(again, what):
+                    raise DataError(
+                        f"one DICOM series has two {what}s: {first} is {getattr(one, what) or 'nothing'}, and {file} "
+                        f"{getattr(again, what) or 'nothing'}",
+                        "correct the table, or remove one of them",
+                    )
+        one.files = files
     return list(found.values())
 
 

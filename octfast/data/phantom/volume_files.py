@@ -102,6 +102,8 @@ def write_dicom(path: Path, held: Held) -> Path:
     ds = item(
         SOPClassUID=OphthalmicTomographyImageStorage,
         SOPInstanceUID=uid,
+        StudyInstanceUID=generate_uid(entropy_srcs=["study", held.patient]),
+        SeriesInstanceUID=generate_uid(entropy_srcs=["series", path.name, held.patient]),
         PatientID=held.patient,
         PatientName=f"PHANTOM^{held.patient}",
         Modality="OPT",

@@ -17,6 +17,7 @@ from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, eye_of, frames_in, is_volume, kind_of, looks_like_frames
 from octfast.data.volumes.pseudonym import load_key, pseudonym
 from octfast.data.volumes.reader import VolumeReader
+from octfast.data.volumes.series import find_series
 from octfast.data.volumes.store import ABOUT, Store, Stored, mark_used, volume_cache
 from octfast.errors import DataError, UsageError
 
@@ -59,7 +60,7 @@ def with_volumes(
     UsageError : the patient is to be taken from volumes, and there are none.
     DataError : the key or the cache cannot be used; one volume stands under two labels or in two splits.
     """
-    scans = _gathered(scans, base)
+    scans, series = _in_series(_gathered(scans, base))
     kinds = {path: _what(Path(path)) for path in scans["path"]}
     files = [
         Path(path) for path, kind in kinds.items() if kind == "file" or (kind == "folder" and _is_deep(Path(path)))
@@ -68,7 +69,7 @@ def with_volumes(
         if patient_from == TAG:
             raise UsageError("--patient-from tag: there are no volumes", "pictures name no patient within")
         return scans
-    stored = _stored(files, cache) if files else {}
+    stored = _stored(files, cache, series) if files else {}
     names = _names(scans, [path for path, kind in kinds.items() if kind])
     often = Counter(names.values())
     places: Counter[str] = Counter()
@@ -130,16 +131,18 @@ def with_volumes(
     return out
 
 
-def _refuse_contradiction(first: dict[str, Any], again: dict[str, Any]) -> None:
+def _refuse_contradiction(
+    first: dict[str, Any], again: dict[str, Any], what_has: str = "one volume", other: str = "its copy"
+) -> None:
     """
     Raises
     ------
-    DataError : two files of one content have two labels, or stand in two splits.
+    DataError : two files of one content, or of one series, have two labels, or stand in two splits.
     """
     for what in ("label", "split"):
         if first[what] != again[what]:
             raise DataError(
-                f"one volume has two {what}s: {first['path']} is {first[what]}, and {again['path']}, its copy, "
+                f"{what_has} has two {what}s: {first['path']} is {first[what]}, and {again['path']}, {other}, "
                 f"{again[what]}",
                 "remove one of them",
             )
@@ -203,6 +206,40 @@ def _gathered(scans: pd.DataFrame, base: Path) -> pd.DataFrame:
     return pd.concat([scans.drop(index=gone), pd.DataFrame(rows)], ignore_index=True)
 
 
+def _in_series(scans: pd.DataFrame) -> tuple[pd.DataFrame, dict[Path, tuple[Path, ...]]]:
+    """The table with one row for each DICOM series with a file a B-scan, and the files of each by the first.
+
+    Files of which a table names the volume stay as it says.
+
+    Raises
+    ------
+    DataError : the files of a series have several labels, splits, or patients that were named.
+    """
+    left = scans
+    if "volume" in scans:
+        left = scans[scans["volume"].isna() | (scans["volume"].astype(str).str.strip() == "")]
+    found, copies = find_series(left["path"])
+    if not found and not copies:
+        return scans, {}
+    own = scans.drop_duplicates("path").set_index("path")
+    for files in found.values():
+        first = own.loc[str(files[0])]
+        for file in files[1:]:
+            again = own.loc[str(file)]
+            _refuse_contradiction(
+                {**first, "path": files[0]}, {**again, "path": file}, "one DICOM series", "another B-scan of it"
+            )
+            guessed = _is_own(first["patient"], files[0]) and _is_own(again["patient"], file)
+            if first["patient"] != again["patient"] and not guessed:
+                raise DataError(
+                    f"one DICOM series has two patients: {files[0]} is of {first['patient']}, and {file} of "
+                    f"{again['patient']}",
+                    "--patient-from tag takes the patient from the files",
+                )
+    merged = {str(file) for file in (*copies, *(file for files in found.values() for file in files[1:]))}
+    return scans[~scans["path"].isin(merged)].reset_index(drop=True), found
+
+
 def _is_deep(folder: Path) -> bool:
     """Whether the pictures in a folder have more than 8 bits, so that all must be spread alike."""
     files = frames_in(folder)
@@ -213,12 +250,14 @@ def _is_deep(folder: Path) -> bool:
         return True
 
 
-def _stored(files: list[Path], cache: str | Path | None) -> dict[Path, list[Stored] | DataError]:
+def _stored(
+    files: list[Path], cache: str | Path | None, series: Mapping[Path, tuple[Path, ...]]
+) -> dict[Path, list[Stored] | DataError]:
     root = volume_cache(cache)
     store = Store(root, load_key())
     found: dict[Path, list[Stored] | DataError] = {}
     with track("reading volumes", len(files), "files") as update:
-        for path, volumes in store.volumes(files):
+        for path, volumes in store.volumes(files, series=series):
             found[path] = volumes
             update(len(found), len(files))
     whole = [volumes[0] for volumes in found.values() if not isinstance(volumes, DataError)]

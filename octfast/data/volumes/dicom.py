@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from octfast.data.decode import greys, spread
-from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan
+from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan, distances, micrometres
 from octfast.data.volumes.dicom_header import about_dicom
 from octfast.errors import DataError
 
@@ -50,13 +52,8 @@ def read_dicom(path: Path, name: str, any_modality: bool = False, tell: bool = F
         a compression that nothing here decodes.
     """
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-    from pydicom.pixels import iter_pixels
 
-    try:
-        about = dcmread(path, stop_before_pixels=True, specific_tags=[*_READ])
-    except InvalidDicomError:
-        raise DataError(f"{name} is not a DICOM file", "it lacks DICOM's mark; save it again, or remove it") from None
+    about = _header(path, name, _READ)
     _check(about, name, any_modality)
     eye = _eye(about)
     away: list[float | None] = [None] * int(about.get("NumberOfFrames") or 1)
@@ -66,14 +63,96 @@ def read_dicom(path: Path, name: str, any_modality: bool = False, tell: bool = F
         except Exception:  # pydicom raises anything over a value that cannot be; the pixels may be whole
             said = About(eye=eye, notes=("its header is damaged, and nothing else of it is taken",))
         yield said
+    for n, grey in enumerate(_greys(path, about, name)):
+        yield BScan(grey, 0, n, eye, away[n] if n < len(away) else None)
+
+
+def read_series(paths: list[Path], any_modality: bool = False, tell: bool = False) -> Iterator[About | BScan]:
+    """The B-scans of a series with a file each, in the order given, as those of one volume; see `read_dicom`.
+
+    What is said of the volume is what the first file says. Where nothing tells what is black and white, all are spread
+    alike.
+
+    Raises
+    ------
+    DataError : as `read_dicom`, for the first that cannot be read.
+    """
+    from pydicom import dcmread
+    from pydicom.pixels import iter_pixels
+
+    heads = []
+    for path in paths:
+        heads.append(_header(path, str(path), (*_READ, "ImagePositionPatient")))
+        _check(heads[-1], str(path), any_modality)
+    eye = _eye(heads[0])
+    away: list[float | None] = [None] * len(paths)
+    if tell:
+        places = [_place(head) for head in heads]
+        along = distances(np.array(places)) if all(places) else None
+        try:
+            said, _ = about_dicom(dcmread(paths[0], stop_before_pixels=True), eye)
+            between = micrometres(heads[0].get("SpacingBetweenSlices"))
+        except Exception:  # as for one file
+            said, between = About(eye=eye, notes=("its header is damaged, and nothing else of it is taken",)), None
+        if along is not None:
+            between = between or round(1000 * along[-1] / (len(along) - 1), 4)
+            away = [*along]
+        yield replace(said, between_um=between)
+    ends: tuple[float, float] | None = None
+    for path, about in zip(paths, heads, strict=True):
+        if _needs_ends(about):
+            with path.open("rb") as f:
+                low, high = _ends(iter_pixels(f), about)
+            ends = (low, high) if ends is None else (min(ends[0], low), max(ends[1], high))
+    for n, (path, about) in enumerate(zip(paths, heads, strict=True)):
+        for grey in islice(_greys(path, about, str(path), ends if _needs_ends(about) else None), 1):
+            yield BScan(grey, 0, n, eye, away[n])
+
+
+def series_of(path: Path, name: str) -> dict[str, Any]:
+    """What tells the series of a file; see `octfast.data.volumes.series.Header`."""
+    tags = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "InstanceNumber", "ImagePositionPatient")
+    about = _header(path, name, (*_READ[:7], *tags, "SharedFunctionalGroupsSequence", "Modality"))
+    found: dict[str, Any] = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "instance": "SOPInstanceUID"}
+    found = {key: str(about.get(tag) or "")[:64] for key, tag in found.items()}
+    for key, tag in (("frames", "NumberOfFrames"), ("rows", "Rows"), ("columns", "Columns")):
+        found[key] = int(about.get(tag) or (1 if key == "frames" else 0))
+    number = about.get("InstanceNumber")
+    found |= {"number": None if number is None else int(number), "place": _place(about) or None}
+    return {**found, "eye": _eye(about), "modality": str(about.get("Modality") or "")[:16]}
+
+
+def _header(path: Path, name: str, tags: Sequence[str]) -> Any:
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        return dcmread(path, stop_before_pixels=True, specific_tags=[*tags])
+    except InvalidDicomError:
+        raise DataError(f"{name} is not a DICOM file", "it lacks DICOM's mark; save it again, or remove it") from None
+
+
+def _place(about: Any) -> list[float]:
+    """Where the first pixel of a file with one frame lies, in millimetres; empty where it does not say."""
+    try:
+        found = [float(mm) for mm in about.get("ImagePositionPatient") or ()]
+    except (TypeError, ValueError):
+        return []
+    return found if len(found) == 3 and all(map(np.isfinite, found)) else []
+
+
+def _greys(path: Path, about: Any, name: str, ends: tuple[float, float] | None = None) -> Iterator[np.ndarray]:
+    """The frames of a file as they are shown; `ends` of the whole volume where it has other files, too."""
+    from pydicom.pixels import iter_pixels
+
     try:
         # Not by its path, which pydicom follows to a name that a file in memory has not.
         with path.open("rb") as f:
-            ends = _ends(iter_pixels(f), about) if _needs_ends(about) else None
-            f.seek(0)
+            if ends is None and _needs_ends(about):
+                ends = _ends(iter_pixels(f), about)
+                f.seek(0)
             for n, samples in enumerate(iter_pixels(f)):
-                grey = _grey(samples, _look(about, n), about, name, ends)
-                yield BScan(grey, 0, n, eye, away[n] if n < len(away) else None)
+                yield _grey(samples, _look(about, n), about, name, ends)
     except (NotImplementedError, RuntimeError) as e:
         syntax = getattr(getattr(about, "file_meta", None), "TransferSyntaxUID", None)
         if "decode" not in str(e) and "plugin" not in str(e) and "decompress" not in str(e):

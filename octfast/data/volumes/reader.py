@@ -8,15 +8,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from octfast.data.volumes.about import MAX_FRAME_PIXELS, About, BScan
 from octfast.errors import DataError
+
+T = TypeVar("T")
 
 MAX_SECONDS = 60.0
 MAX_MEMORY = 4 << 30
@@ -64,11 +66,11 @@ class VolumeReader:
                     if pipe is not None:
                         pipe.close()
 
-    def read(self, path: str | Path, kind: str) -> Iterator[BScan]:
+    def read(self, path: str | Path, kind: str, files: Sequence[str | Path] = ()) -> Iterator[BScan]:
         """The B-scans of a file, as they are read; as `read_all`, without what the file says of its volumes."""
-        return (scan for scan in self._read(path, kind, tell=False) if isinstance(scan, BScan))
+        return (scan for scan in self._read(path, kind, files, tell=False) if isinstance(scan, BScan))
 
-    def read_all(self, path: str | Path, kind: str) -> Iterator[About | BScan]:
+    def read_all(self, path: str | Path, kind: str, files: Sequence[str | Path] = ()) -> Iterator[About | BScan]:
         """What a file says of each volume in it, and after that the volume's B-scans, as they are read.
 
         A damaged file may give some B-scans before the error.
@@ -76,20 +78,40 @@ class VolumeReader:
         Parameters
         ----------
         kind : see `octfast.data.volumes.kinds.kind_of`; or "folder", whose pictures are the B-scans of one volume.
+        files : of a DICOM series that are one volume, in their order, of which `path` is the first; see
+            `octfast.data.volumes.series.find_series`.
 
         Raises
         ------
         DataError : it cannot be read, a package for it is missing, or it asks for more time, memory, B-scans
             (4,096) or pixels a B-scan (16 million) than a file may.
         """
-        return self._read(path, kind, tell=True)
+        return self._read(path, kind, files, tell=True)
 
-    def _read(self, path: str | Path, kind: str, tell: bool) -> Iterator[About | BScan]:
+    def header(self, path: str | Path) -> dict[str, Any]:
+        """What tells the series of a DICOM file and its place there; see `octfast.data.volumes.series.Header`.
+
+        Raises
+        ------
+        DataError : see `read_all`.
+        """
+        (head,) = self._answers(path, {"kind": "header"}, lambda head, process: head["header"])
+        return head
+
+    def _read(self, path: str | Path, kind: str, files: Sequence[str | Path], tell: bool) -> Iterator[About | BScan]:
+        def made(head: dict[str, Any], process: subprocess.Popen[bytes]) -> About | BScan:
+            return self._about(head["about"], process, path) if "about" in head else self._frame(head, process, path)
+
+        asked: dict[str, Any] = {"kind": "series" if files else kind, "any_modality": self.any_modality, "tell": tell}
+        if files:
+            asked["files"] = [str(Path(file).absolute()) for file in files]
+        return self._answers(path, asked, made)
+
+    def _answers(self, path: str | Path, asked: dict[str, Any], made: Callable[..., T]) -> Iterator[T]:
         done = False
         try:
             process = self._start()
-            asked = {"path": str(Path(path).absolute()), "kind": kind, "name": str(path)}
-            self._ask({**asked, "any_modality": self.any_modality, "tell": tell}, process, path)
+            self._ask({"path": str(Path(path).absolute()), "name": str(path), **asked}, process, path)
             while True:
                 head = self._head(process, path)
                 if "error" in head:
@@ -98,7 +120,7 @@ class VolumeReader:
                 if "end" in head:
                     done = True
                     return
-                yield self._about(head["about"], process, path) if "about" in head else self._frame(head, process, path)
+                yield made(head, process)
         finally:
             if not done:
                 self.close()

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from octfast.data.volumes.kinds import kind_of
 from octfast.data.volumes.pseudonym import content_of, pseudonym
 from octfast.data.volumes.reader import VolumeReader
 from octfast.errors import DataError
-from octfast.files import cache_root, usable_cores, write_text
+from octfast.files import cache_root, sha256_of, usable_cores, write_text
 from octfast.notices import SYNTHETIC
 
 # Raised whenever other files would be written, as the folders of the cache are named after it.
@@ -82,14 +82,19 @@ class Store:
         self._lock = threading.Lock()
 
     def volumes(
-        self, paths: Sequence[Path], workers: int | None = None
+        self,
+        paths: Sequence[Path],
+        workers: int | None = None,
+        series: Mapping[Path, Sequence[Path]] | None = None,
     ) -> Iterator[tuple[Path, list[Stored] | DataError]]:
         """The volumes of each file (or folder of pictures) in the order given, or why it cannot be read.
+
+        series : the files of those that are the first of a DICOM series.
 
         A folder of pictures appears whole or not at all, so that what was interrupted goes on where it stopped.
         """
         with ExitStack() as stack:
-            self._stack = stack
+            self._stack, self._series = stack, series or {}
             pool = stack.enter_context(ThreadPoolExecutor(workers or min(4, usable_cores())))
             try:
                 yield from zip(paths, pool.map(self._volumes, paths), strict=True)
@@ -100,7 +105,8 @@ class Store:
     def _volumes(self, path: Path) -> list[Stored] | DataError:
         try:
             kind = "folder" if path.is_dir() else kind_of(path)
-            content = content_of(path)
+            files = self._series.get(path, ())
+            content = sha256_of(*files) if files else content_of(path)
         except DataError as e:
             return e
         except OSError as e:
@@ -112,7 +118,7 @@ class Store:
             return found
         if kind in ("picture", ""):
             return DataError(f"{path} is no volume", "leave it out")
-        return self._make(path, kind, content, name)
+        return self._make(path, kind, files, name)
 
     def _name(self, path: Path, content: str) -> str:
         if not self.keep_names:
@@ -127,13 +133,13 @@ class Store:
             self._own.reader = self._stack.enter_context(VolumeReader(any_modality=self.any_modality))
         return self._own.reader
 
-    def _make(self, path: Path, kind: str, content: str, name: str) -> list[Stored] | DataError:
+    def _make(self, path: Path, kind: str, files: Sequence[Path], name: str) -> list[Stored] | DataError:
         folder = self.root / name
         draft = self.root / f".{name[:50]}-{uuid.uuid4().hex[:8]}{DRAFT}"
         try:
             draft.mkdir(parents=True)
             said: list[dict[str, Any]] = []
-            for found in self._reader().read_all(path, kind):
+            for found in self._reader().read_all(path, kind, files):
                 if isinstance(found, About):
                     own = name if not found.volume else f"{name}-{found.volume}"
                     said.append(self._said(found, own))

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +33,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         allowed, tell = asked.get("any_modality", False), asked.get("tell", False)
-        answer(asked["path"], asked["kind"], asked["name"], out, memory, allowed, tell)
+        answer(asked["path"], asked["kind"], asked["name"], out, memory, allowed, tell, asked.get("files", ()))
 
 
 def limit(memory: int) -> None:
@@ -55,16 +55,23 @@ def answer(
     memory: int = MAX_MEMORY,
     any_modality: bool = False,
     tell: bool = False,
+    files: Sequence[str] = (),
 ) -> None:
     """Send the B-scans of a file, then that it ended, or why it cannot be read.
 
     Parameters
     ----------
+    kind : as of `frames_of`; or "header", for what tells the series of a DICOM file.
     tell : send what the file says of each volume, too, the patient's number among it; else nothing of that.
+    files : of a DICOM series, in their order.
     """
     said: dict[str, Any]
     try:
-        for found in frames_of(Path(path), kind, name, any_modality, tell):
+        if kind == "header":
+            from octfast.data.volumes.dicom import series_of
+
+            _write(out, json.dumps({"header": series_of(Path(path), name)}).encode() + b"\n")
+        for found in frames_of(Path(path), kind, name, any_modality, tell, files) if kind != "header" else ():
             if isinstance(found, BScan):
                 send(found, name, out)
             elif tell:
@@ -87,14 +94,24 @@ def answer(
 
 
 def frames_of(
-    path: Path, kind: str, name: str, any_modality: bool = False, tell: bool = False
+    path: Path,
+    kind: str,
+    name: str,
+    any_modality: bool = False,
+    tell: bool = False,
+    files: Sequence[str] = (),
 ) -> Iterator[About | BScan]:
     """The B-scans of a file of a kind (see `octfast.data.volumes.kinds.kind_of`), each volume after what is said of it.
 
     Parameters
     ----------
     tell : read that, too; what is said of a volume is empty otherwise.
+    files : of a DICOM series ("series"), in their order.
     """
+    if kind == "series":
+        from octfast.data.volumes.dicom import read_series
+
+        return read_series([Path(file) for file in files], any_modality, tell)
     if kind == "dicom":
         from octfast.data.volumes.dicom import read_dicom
 

@@ -6,7 +6,7 @@ import glob
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +17,8 @@ from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of
+from octfast.data.volumes.reader import VolumeReader
+from octfast.data.volumes.series import find_series
 from octfast.data.volumes.store import is_fundus
 from octfast.errors import DataError, UsageError
 from octfast.files import refuse_address
@@ -39,12 +41,14 @@ class Item:
     problem : why it cannot be read, where that is known already; else empty.
     hint : what to do then.
     of : what a table says of it beside: its `patient`, `eye` and `volume`, where there are such columns.
+    files : of a DICOM series with a file a B-scan, in their order, of which `path` is the first.
     """
 
     path: str
     problem: str = ""
     hint: str = ""
     of: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.path.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
@@ -89,6 +93,27 @@ def find_inputs(
                     yield from _named(given, recursive, None, tables=False)
         else:
             yield from _named(name, recursive, path_column)
+
+
+def with_series(items: Sequence[Item], reader: VolumeReader) -> list[Item]:
+    """The items with one for each DICOM series with a file a B-scan, in the place of the first of its files.
+
+    Files of which a table names the volume stay as they are.
+    """
+    found, copies = find_series([item.path for item in items if not item.problem and not item.of.get("volume")], reader)
+    series = {str(file): files for files in found.values() for file in files}
+    out: list[Item] = []
+    done: set[tuple[Path, ...]] = set()
+    for item in items:
+        files = series.get(str(Path(item.path)))
+        if Path(item.path) in copies:
+            continue
+        if files is None:
+            out.append(item)
+        elif files not in done:
+            done.add(files)
+            out.append(Item(str(files[0]), of=item.of, files=tuple(map(str, files))))
+    return out
 
 
 def _standard_input() -> BinaryIO:

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,8 +150,13 @@ def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], t
     return fig
 
 
-def read_again(rows: list[dict[str, Any]], reader: VolumeReader) -> list[np.ndarray | str]:
-    """The pictures of rows, grey samples of shape (H, W) no larger than needed, or why one cannot be read."""
+def read_again(
+    rows: list[dict[str, Any]], reader: VolumeReader, series: Mapping[str, Sequence[str]] | None = None
+) -> list[np.ndarray | str]:
+    """The pictures of rows, grey samples of shape (H, W) no larger than needed, or why one cannot be read.
+
+    series : the files of those paths that are the first of a DICOM series.
+    """
     found: dict[int, np.ndarray | str] = {}
     volumes: dict[str, dict[tuple[int, int], int]] = {}
     for n, row in enumerate(rows):
@@ -164,7 +169,7 @@ def read_again(rows: list[dict[str, Any]], reader: VolumeReader) -> list[np.ndar
             volumes.setdefault(row["path"], {})[row["volume"], row["frame"]] = n
     for path, wanted in volumes.items():
         try:
-            for scan in reader.read(path, kind_of(path)):
+            for scan in reader.read(path, kind_of(path), (series or {}).get(path, ())):
                 n_or_none = wanted.pop((scan.volume, scan.frame), None)
                 if n_or_none is not None:
                     found[n_or_none] = _small(Image.fromarray(scan.pixels))

@@ -15,7 +15,7 @@ from octfast.data.fit import seen_in_words
 from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.aggregated import AggregatedTable
 from octfast.deploy.predict.dealt import kinds, rows_of
-from octfast.deploy.predict.inputs import Item, at_home, find_inputs
+from octfast.deploy.predict.inputs import Item, at_home, find_inputs, with_series
 from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
 from octfast.deploy.predict.outputs import check_file, check_out, check_pictures, units_file, volumes_file
 from octfast.deploy.predict.prediction import Prediction
@@ -167,9 +167,14 @@ def run_prediction(
         total = len(listed)
         if not listed:
             raise DataError(f"nothing to predict in {', '.join(names) or 'no input'}", "give scans, or folders of them")
-        items, of = iter(listed), [item.of for item in listed]
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle, precision, device, weights)
     memory = int((volume_memory or MAX_MEMORY / (1 << 30)) * (1 << 30))
+    series: dict[str, tuple[str, ...]] = {}
+    if total is not None:
+        with VolumeReader(memory=memory, any_modality=any_modality) as reader:
+            listed = with_series(listed, reader)
+        total, items, of = len(listed), iter(listed), [item.of for item in listed]
+        series = {item.path: item.files for item in listed if item.files}
     if (level := predictor.info.level) != "scan":
         refuse_for_units(level, heatmaps=heatmaps, montage=montage, resume=resume)
         found = Prediction([], predictor.classes, predictor.info.synthetic)
@@ -200,7 +205,7 @@ def run_prediction(
         if journal is not None:
             journal.open(resume, force)
             stack.push(_leave(journal))
-        sinks = _Sinks(table, found, on_row, heatmaps, montage, aggregated)
+        sinks = _Sinks(table, found, on_row, heatmaps, montage, aggregated, series)
         number = 0
         if journal is not None and journal.done:
             log.info("resuming after %d files and %d rows", journal.done, journal.rows)
@@ -248,7 +253,9 @@ class _Sinks:
         heatmaps: str | Path | None,
         montage: str | Path | None,
         aggregated: dict[str, AggregatedTable],
+        series: dict[str, tuple[str, ...]],
     ):
+        self.series = series
         self.table = table
         self.found = found
         self.on_row = on_row
@@ -312,7 +319,7 @@ class _Sinks:
             title = "The most urgent scans" if self.table.rule.urgent else "The first scans"
             seen = seen_in_words(self.table.predictor.info.fit)
             note = "  ".join(w for w in (SYNTHETIC_NOTE if found.synthetic else "", seen and f"({seen})") if w)
-            fig = plot_montage(rows, read_again(rows, reader), title, note)
+            fig = plot_montage(rows, read_again(rows, reader, self.series), title, note)
             save_figure(fig, self.montage, dpi=110)
             found.files.append(self.montage)
 

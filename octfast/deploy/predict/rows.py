@@ -169,7 +169,7 @@ def pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[Orig
     held = None
     try:
         # One behind, as only the next one shows which is the last.
-        for scan in reader.read(item.path, kind):
+        for scan in reader.read(item.path, kind, item.files):
             if held is not None:
                 yield held
             held = Origin(n, item.path, False, True, scan.volume, scan.frame, scan.eye), scan.pixels

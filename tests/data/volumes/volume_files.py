@@ -52,6 +52,23 @@ def write_dicom(path: Path, frames: np.ndarray, *, syntax: str | None = None, **
     return path
 
 
+def write_series(
+    folder: Path, frames: np.ndarray, places: Sequence[float] | None = None, series: str = "1.2.3", **elements: object
+) -> list[Path]:
+    """The B-scans as DICOM files of one series, in an order of their names that is not theirs.
+
+    places : in millimetres; None writes InstanceNumber alone, 1 and up.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for n, frame in enumerate(frames):
+        more: dict[str, object] = {"StudyInstanceUID": "1.2", "SeriesInstanceUID": series, **elements}
+        more |= {"InstanceNumber": n + 1} if places is None else {"ImagePositionPatient": [1, places[n], 2]}
+        name = f"{series}-{(7 * n + 3) % 11:02d}.dcm"
+        written.append(write_dicom(folder / name, frame[None], **{"NumberOfFrames": 1, **more}))
+    return written
+
+
 def raw_reflectivity(grey: np.ndarray) -> np.ndarray:
     """What Heidelberg's files hold for grey of 0 to 255: the inverse of how it is shown."""
     return np.exp(grey.astype(np.float64) / 255 * 8.285 - 8.3) - 2.44e-4

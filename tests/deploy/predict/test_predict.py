@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from octfast.deploy.predict.predict import predict
+from octfast.deploy.predict.predict import predict, run_prediction
 from octfast.deploy.predictor import Predictor
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.write import update_info
+from tests.data.volumes import volume_files as files
 from tests.deploy.predict.conftest import CLASSES, interrupted
 from tests.pictures import scan
 
@@ -103,3 +104,12 @@ def test_inputs_that_can_be_no_files_do_not_end_it(predictor, scans):
     given = ["x" * 5000, "~no such user/x.png", "scans/0.png"]
     table = predict(predictor, given, out="out.csv", heatmaps="maps", force=True)
     assert [bool(e) for e in table["error"]] == [True, True, False]
+
+
+def test_a_dicom_series_is_one_volume(trained, tmp_path):
+    pytest.importorskip("pydicom", minversion="3")
+    files.write_series(tmp_path / "s", files.frames_of(4, 40, 48), series="1.2.8")
+    files.write_series(tmp_path / "s", files.frames_of(2, 40, 48), series="1.2.9")
+    found = run_prediction(trained.bundle, [tmp_path / "s"], montage=tmp_path / "m.png")
+    assert sorted(v["frames"] for v in found.volumes) == [2, 4] and found.failed == 0
+    assert (tmp_path / "m.png").is_file()
