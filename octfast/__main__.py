@@ -29,8 +29,11 @@ def main() -> None:
     """Run the command line; what a user can cause ends in one line that says what is wrong and one what to do."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    # What Apple's GPU cannot do is done by the CPU, and torch says what that is.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|fastai|timm)\.")
+    warnings.filterwarnings("default", message=".*MPS backend.*fall back")
     warnings.filterwarnings("ignore", message="DataFrame is highly fragmented")  # pandas', of a table of 300 classes
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding has no letters for is printed all the same.

@@ -37,6 +37,17 @@ settings.register_profile(
 settings.load_profile("octfast")
 
 
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 def pytest_unconfigure():
     shutil.rmtree(HOME, ignore_errors=True)
 

@@ -34,6 +34,7 @@ from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import INFO_FILE, BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.decide import urgent_classes
+from octfast.model.device import find_device
 from octfast.model.forward import headline, predict_scans
 from octfast.model.units import predict_units
 from octfast.notices import UNSEEN, Note
@@ -54,6 +55,7 @@ def evaluate_run(
     urgent: Sequence[str] | None = None,
     sensitivity: float | None = None,
     unit: str | None = None,
+    device: str | None = None,
     **asked: Any,
 ) -> Evaluation:
     """Judge a run on a split and write metrics-<split>.json into its folder; the model runs only if it never has.
@@ -67,6 +69,7 @@ def evaluate_run(
         the bundle keeps, else one for 0.95.
     unit : "volume", "eye" or "patient" judges whole ones by what a model of scans says of theirs, see
         `octfast.assess.at_level.at_level`, and writes metrics-<split>-<level>s.json; None the model's own.
+    device : that the model runs on where its predictions are not there yet; None takes a GPU where there is one.
     asked : the further parameters of `evaluate_table`.
 
     Raises
@@ -77,7 +80,7 @@ def evaluate_run(
     if split is None:
         split = "test" if (run.scans["split"] == "test").any() else "valid"
         log.info("split: %s%s", split, "" if split == "test" else ", as there are no test scans")
-    table, info = run_predictions(run, split)
+    table, info = run_predictions(run, split, device=device)
     level = check_level_asked(unit, info)
     point, notes = operating_point(info, run, urgent, sensitivity, level)
     table, at, _, said = at_level(table, info, level)
@@ -111,6 +114,7 @@ def evaluate_data(
     sensitivity: float | None = None,
     known_only: bool = False,
     precision: str | None = None,
+    device: str | None = None,
     columns: dict[str, str | None] | None = None,
     unit: str | None = None,
     **asked: Any,
@@ -128,6 +132,7 @@ def evaluate_data(
     split : of the data, or "all"; None takes test where there is one, else valid, else all.
     known_only : whether to leave out scans of classes that the model has not, rather than to refuse.
     precision : see `octfast.model.engine`; None takes the run's where it is known, else auto.
+    device : see `octfast.model.device.find_device`; None takes a GPU where there is one.
     columns : `path_column` and so on, for a table.
     urgent, sensitivity, unit, asked : see `evaluate_run`.
 
@@ -138,6 +143,7 @@ def evaluate_data(
     """
     # What is wrong with the question is better said before the model has run.
     out = evaluation_folder(out, data)
+    on = find_device(device)
     bundle, run = find_bundle_and_run(model)
     info = read_info(bundle)
     level = check_level_asked(unit, info)
@@ -168,7 +174,8 @@ def evaluate_data(
         precision = run.config.get("precision", "auto") if run else "auto"
     each = None
     with track("predicting", len(scans)) as update:
-        given: dict[str, Any] = {"precision": precision, "progress": update, "unlike": load_distance(bundle, info)}
+        given: dict[str, Any] = {"precision": precision, "device": on, "progress": update}
+        given["unlike"] = load_distance(bundle, info)
         if info.level == "scan":
             table = predict_scans(network, info, scans, **given)
         else:

@@ -19,6 +19,7 @@ from octfast.errors import BundleError, DataError, UsageError
 from octfast.files import in_threads
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle, read_info
+from octfast.model.device import find_device
 from octfast.model.forward import predict_scans
 from octfast.model.temperature import rescale
 from octfast.model.units import predict_units
@@ -28,7 +29,7 @@ log = logging.getLogger("octfast")
 
 
 def run_predictions(
-    run: Run, split: str = "valid", temperature: float | None = None
+    run: Run, split: str = "valid", temperature: float | None = None, device: str | None = None
 ) -> tuple[pd.DataFrame, BundleInfo]:
     """The Predictions table of a split of a run at the temperature that its model has now, and what that model is.
 
@@ -40,10 +41,11 @@ def run_predictions(
     ----------
     split : "valid", "test" or "train".
     temperature : to give the table at another one; 1 is uncalibrated.
+    device : that the model runs on, where it does; None takes a GPU where there is one.
 
     Raises
     ------
-    UsageError : another word.
+    UsageError : another word, or no such device.
     DataError : the run has no scans in that split, or none of them can be read.
     BundleError : the run has no trained model, or a table that is not of it or was edited, see `check_table`.
     """
@@ -67,11 +69,13 @@ def run_predictions(
             f"{split} scans, so that its own answers for them would look too good",
             "copy the file from where the run was made, train again, or look at --split test",
         )
+    on = find_device(device)
     model, info = load_bundle(run.bundle, units=True)
 
     def predict(scans: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         with track(f"predicting {split}", len(scans)) as update:
-            given: dict[str, Any] = {"precision": run.config.get("precision", "auto"), "progress": update}
+            precision = run.config.get("precision", "auto")
+            given: dict[str, Any] = {"precision": precision, "device": on, "progress": update}
             if info.level == "scan":
                 return predict_scans(model, info, scans, **given), None
             return predict_units(model, info, scans, **given)

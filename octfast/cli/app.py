@@ -66,7 +66,7 @@ def app(
         str, typer.Option(metavar="PATH", help="Path under which a proxy serves the page, such as /octfast.")
     ] = "",
     precision: options.Precision = "auto",
-    device: options.Device = None,
+    device: options.Device = "auto",
     weights: options.StockWeights = None,
     open_: Annotated[bool, typer.Option("--open", help="Show the page in your browser.")] = False,
 ) -> None:

@@ -69,6 +69,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="DIR", help="Also draw ROC, precision-recall, reliability and risk-coverage there."),
     ] = None,
+    device: options.Device = "auto",
     format: options.FigureFormat = "png",
     dpi: options.Dpi = 120,
     path_column: options.PathColumn = None,
@@ -133,6 +134,7 @@ def evaluate(
         "seed": seed,
         "top_k": top_k,
         "abstain_below": abstain_below,
+        "device": device,
         "by_group": by or (),
         "unit": level,
     }

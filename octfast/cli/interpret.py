@@ -39,6 +39,7 @@ def interpret(
             "--similar", help="Also draw the top losses beside the scans of other patients that are most like them."
         ),
     ] = False,
+    device: options.Device = "auto",
     format: options.FigureFormat = "png",
     dpi: options.Dpi = 120,
     data: options.DataMoved = None,
@@ -81,6 +82,7 @@ def interpret(
         label_errors=label_errors,
         folds=folds or (),
         similar=similar,
+        device=device,
         files=Files(format, dpi),
     )
     if as_json:

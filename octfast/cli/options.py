@@ -75,7 +75,7 @@ AnswerAnyway = Annotated[
 Arch = Annotated[str, Option(help="A torchvision name that fastai knows, or any timm name.")]
 Head = Annotated[str, Option(help="octfast, fastai or article.")]
 Precision = Annotated[str, Option(help="auto, fp32, bf16 or fp16.")]
-Device = Annotated[str | None, Option(help="cpu or cuda; by default the GPU where there is one.")]
+Device = Annotated[str, Option(help="auto (a CUDA GPU where there is one, else the CPU), cpu, cuda, cuda:1 or mps.")]
 StockWeights = Annotated[
     Path | None,
     Option("--weights", help="File of stock weights, for a slim bundle; by default where torch and timm keep them."),

@@ -58,7 +58,7 @@ def predict(
     ] = False,
     bs: Annotated[int, typer.Option(min=1, help="Pictures a batch.")] = 16,
     precision: options.Precision = "auto",
-    device: options.Device = None,
+    device: options.Device = "auto",
     weights: options.StockWeights = None,
     as_json: options.Json = False,
 ) -> None:

@@ -19,6 +19,7 @@ from octfast.model.bundle.distance import load_distance
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import find_bundle, load_bundle
 from octfast.model.decide import Rule, decide, rule_of
+from octfast.model.device import find_device
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
 from octfast.model.pooling import pool
@@ -80,7 +81,7 @@ def load(
     BundleError : see `octfast.model.bundle.read.load_bundle`.
     UsageError : an unknown precision or device, or two that do not go together.
     """
-    on = _device(device)
+    on = find_device(device)
     model, info = load_bundle(find_bundle(bundle), weights=weights, units=True)
     unlike = load_distance(find_bundle(bundle), info)
     return Predictor(model, info, precision=precision, device=on, unlike=unlike)
@@ -140,7 +141,7 @@ class Predictor:
     ):
         self.info = info
         self.unlike = unlike
-        self.device = _device(device)
+        self.device = find_device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
         if precision == "int8":
             raise UsageError("a loaded model does not run in int8", "use precision auto, fp32, bf16 or fp16")
@@ -466,16 +467,3 @@ def as_table(columns: dict[str, Any]) -> pd.DataFrame:
             return pd.Series(values, dtype=object)
 
     return pd.DataFrame({name: column(values) for name, values in columns.items()})
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        # To and fro, as there are devices, such as meta, that take numbers and give none.
-        torch.zeros(1, device=found).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        reason = " ".join(str(e).split())[:120]
-        raise UsageError(f"cannot run on {str(device)!r}: {reason}", "use cpu, or cuda where there is a GPU") from None
-    return found

@@ -18,7 +18,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from octfast.errors import UsageError
 from octfast.model.arch import PooledStage
+from octfast.model.compiler import compiled_network
 from octfast.model.depths import Depths
+from octfast.model.device import half_of
+from octfast.model.memory import Passes
 
 if TYPE_CHECKING:
     from octfast.model.openvino import OpenVinoEngine
@@ -41,6 +44,7 @@ def make_engine(
     tail: nn.Module | None = None,
     calibration: Callable[[], Iterable[Tensor]] | None = None,
     cache: str | Path | None = None,
+    compiled: bool = False,
 ) -> Engine | OpenVinoEngine:
     """An engine, to be called with pictures, that runs a copy of the network: in eval mode, folded, in low precision.
 
@@ -54,15 +58,18 @@ def make_engine(
     calibration : for int8; gives batches of training pictures as the network sees them, float32 of shape
         (B, 3, H, W), of which the first few are used (see `octfast.model.openvino`).
     cache : root of the cache, where a network in int8 is kept; None takes the user's.
+    compiled : whether torch.compile makes kernels of the network; not of OpenVINO's.
 
     Raises
     ------
-    UsageError : see `check_engine`; or int8 without pictures; or a network that OpenVINO cannot convert (at the first
-        call).
+    UsageError : see `check_engine` and `octfast.model.compiler.check_compiler`; or int8 without pictures; or a
+        network that OpenVINO cannot convert (at the first call).
     """
     device = torch.device(device or next(network.parameters()).device)
     if check_engine(engine, precision, device) == "torch":
-        return Engine(network, precision, device, tail)
+        return Engine(network, precision, device, tail, compiled=compiled)
+    if compiled:
+        raise UsageError("--compile is torch's, and OpenVINO compiles by itself", "leave --compile out")
     from octfast.model.openvino import OpenVinoEngine
 
     folded = _folded(network).to(device, torch.float32)
@@ -107,10 +114,15 @@ class Engine:
     network : what to run; the caller's is not changed.
     tail : run in float32 on the network's output; a head, which is small and needs the precision.
     precision : "auto", "fp32", "bf16" or "fp16".
+    compiled : whether torch.compile makes kernels of the network, at the first call.
+
+    A batch that memory is too small for is run in passes of half as many pictures, and half of that; see
+    `octfast.model.memory.Passes`. In fp32 a GPU convolves in float32 and never in TF32.
 
     Attributes
     ----------
     precision : fp32, bf16 or fp16.
+    passes : how many pictures memory has been found to hold at once.
     device : where it runs.
     name : of the library that runs it.
     description : one phrase for a person.
@@ -126,6 +138,8 @@ class Engine:
         precision: str = "auto",
         device: torch.device | str | None = None,
         tail: nn.Module | None = None,
+        *,
+        compiled: bool = False,
     ):
         self.device = torch.device(device or next(network.parameters()).device)
         self._net = _folded(network).to(self.device).to(memory_format=torch.channels_last)
@@ -134,15 +148,49 @@ class Engine:
         self._tail = _copied(tail, self.device)
         self.description = f"{self.precision} by torch {torch.__version__.split('+')[0]} on {self.device.type}"
         self.key: dict[str, Any] = {"name": self.name, "precision": self.precision, "version": torch.__version__}
+        self.passes = Passes("the network", last=False)
+        if compiled:
+            # Fused kernels round otherwise, so that what they give is stored apart.
+            self._net = compiled_network(self._net, self.device)
+            self.description += ", compiled"
+            self.key["compiled"] = True
 
     def __call__(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run pictures, float32 of shape (B, 3, H, W), through the network; the output is float32."""
-        with torch.inference_mode():
-            x = x.as_subclass(Tensor).to(self.device, _DTYPES[self.precision], non_blocking=True)
-            out = self._net(x.contiguous(memory_format=torch.channels_last))
-            if isinstance(out, tuple):
-                return tuple(o.float() for o in out)
-            return out.float() if self._tail is None else self._tail(out.float())
+        """Run pictures, float32 of shape (B, 3, H, W), through the network; the output is float32.
+
+        Raises
+        ------
+        torch.cuda.OutOfMemoryError, RuntimeError, MemoryError : memory is too small for a single picture.
+        """
+        with torch.inference_mode(), self._exact():
+            if not len(x):
+                return self._pass(x)
+            outs = self.passes(len(x), lambda part: self._pass(x[part]))
+            if len(outs) == 1:
+                return outs[0]
+            if isinstance(outs[0], tuple):
+                return tuple(torch.cat(parts) for parts in zip(*outs, strict=True))
+            return torch.cat([out for out in outs if isinstance(out, Tensor)])
+
+    def _pass(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = x.as_subclass(Tensor).to(self.device, _DTYPES[self.precision], non_blocking=True)
+        out = self._net(x.contiguous(memory_format=torch.channels_last))
+        if isinstance(out, tuple):
+            return tuple(o.float() for o in out)
+        return out.float() if self._tail is None else self._tail(out.float())
+
+    @contextmanager
+    def _exact(self) -> Iterator[None]:
+        """Without TF32, which keeps 10 bits of a float32's 23, where float32 was asked for."""
+        if self.device.type != "cuda" or self.precision != "fp32":
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32 = before
 
 
 def fold(network: nn.Module) -> nn.Module:
@@ -206,7 +254,7 @@ def choose_precision(network: nn.Module, precision: str, device: torch.device) -
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "fp16"
+        return half_of(torch.cuda.get_device_capability(device))
     return "bf16" if device.type == "cpu" and _has_bf16() else "fp32"
 
 
@@ -239,7 +287,11 @@ def _folded(network: nn.Module) -> nn.Module:
 
 
 def _copied(tail: nn.Module | None, device: torch.device) -> nn.Module | None:
-    return None if tail is None else copy.deepcopy(tail).eval().to(device)
+    if tail is None:
+        return None
+    copied = copy.deepcopy(tail).eval()
+    # Apple's GPU has no float64.
+    return (copied.float() if device.type == "mps" else copied).to(device)
 
 
 def _installed(package: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from octfast.processes import Computed, Content, Kinds
 from octfast.train.build import new_dataloaders
 from octfast.train.config import TrainConfig
 from octfast.train.dealt import run_blocks, versions
+from octfast.train.device import computing
 from octfast.train.frozen import hash_of_body, parts_of
 from octfast.train.learner import match_normalisation
 from octfast.train.views import Views
@@ -36,6 +38,9 @@ def kinds() -> Kinds:
 class _Helper:
     """What a process knows of the Learner of process 0: its scans and its model."""
 
+    def __init__(self) -> None:
+        self._where = ExitStack()
+
     def take(self, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Make the same DataLoaders and the same model."""
         if (here := versions()) != about["versions"]:
@@ -44,7 +49,11 @@ class _Helper:
         self.model, self.info, _ = unpacked(about, arrays)
         table = pd.DataFrame(about["scans"])
         prepared = Prepared(table, table.iloc[:0].assign(reason=""), Path(about["root"]))
-        self.dls = new_dataloaders(prepared, TrainConfig(**about["config"]))
+        config = TrainConfig(**about["config"])
+        # Until other scans are told of, or this process ends.
+        self._where.close()
+        self._where.enter_context(computing(config.device, config.deterministic))
+        self.dls = new_dataloaders(prepared, config)
         match_normalisation(self.dls, find_arch(self.info.arch))
 
     def activations(self, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Computed:
@@ -62,7 +71,8 @@ class _Helper:
         dl = self.dls.valid if not about["training"] else train if about["views"] > 1 else self.dls.test_dl(train.items)
         source = _Checked(dl, about["views"], about["seed"], device, None)
         source.digests = arrays["digests"]
-        engine = Engine(nn.Sequential(*prefix).eval(), about["precision"], device)
+        network = nn.Sequential(*prefix).eval()
+        engine = Engine(network, about["precision"], device, compiled=about["compiled"])
         blocks = source.blocks(arrays["wanted"].tolist())
 
         def compute(claims: Iterator[int]) -> Iterator[Content]:

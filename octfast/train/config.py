@@ -129,6 +129,11 @@ class TrainConfig:
     precision: str = _option(
         "auto", "Precision of the frozen part: auto, fp32, bf16, fp16 (on a GPU) or int8 (by OpenVINO)."
     )
+    device: str = _option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1 or mps.")
+    compile: bool = _option(False, "Let torch.compile make kernels: of the frozen part, and of what is trained.")
+    deterministic: bool = _option(
+        False, "Repeat bit for bit on a GPU too, more slowly; on a CPU a training always repeats."
+    )
     cache: str | None = _option(None, "Folder of the stored activations; by default the user's cache.", path=True)
     workers: int | None = _option(None, "Decoding processes or threads; by default chosen.", least=0)
     tracker: str | None = _option(

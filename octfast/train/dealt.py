@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from octfast.data.prepare import Prepared
 from octfast.model.bundle.carry import packed
 from octfast.model.engine import Engine
+from octfast.model.memory import Passes
 from octfast.processes import Content, Group, current
 from octfast.train.config import TrainConfig
 from octfast.train.learner import bundle_info
@@ -85,6 +87,7 @@ def activations(
         "device": source.device.type,
         "block": source.block,
         "precision": getattr(engine, "precision", "fp32"),
+        "compiled": bool(getattr(engine, "key", {}).get("compiled")),
         "modules": modules,
         "body": body,
         "dtype": dtype,
@@ -100,9 +103,25 @@ def activations(
 
 def run_blocks(source: Views, engine: Callable, blocks: Iterable[list[int]]) -> Iterator[np.ndarray]:
     """What an engine gives of blocks of scans, of shape (n, views, dim) each."""
+    passes = Passes("the frozen part")
+    before: Tensor | None = None
     for rows, batch in source.prefetch_blocks(blocks):
-        outs = [flat(engine(x))[: len(rows)] for x in source.augment(batch, rows)]
-        yield torch.stack(outs, 1).cpu().numpy()
+        # Bound here, as a pass runs before the next block comes.
+        def part(which: slice, rows: list[int] = rows, batch: Any = batch) -> Tensor:
+            here, size = rows[which], source.block if passes.most is None else which.stop - which.start
+            some = batch if batch is None or passes.most is None else batch[which]
+            return torch.stack([flat(engine(x))[: len(here)] for x in source.each_view(some, here, size)], 1)
+
+        block = torch.cat(passes(len(rows), part))
+        if source.device.type != "cuda":
+            yield block.cpu().numpy()
+            continue
+        # A block is fetched when the GPU has got the next one, so that it does not wait for the disk.
+        if before is not None:
+            yield before.cpu().numpy()
+        before = block
+    if before is not None:
+        yield before.cpu().numpy()
 
 
 def flat(out: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from octfast.console import track
 from octfast.data.units import Units
 from octfast.errors import UsageError
+from octfast.model.compiler import compile_in_place
 from octfast.model.engine import Engine, half_where_fast, make_engine, one_thread
 from octfast.train.alone import OneProcess
 from octfast.train.bags import BagHeads, BagLoader
@@ -54,6 +55,7 @@ def frozen_learner(
     folds: np.ndarray | None = None,
     units: Units | None = None,
     units_a_batch: int = 4,
+    compiled: bool = False,
 ) -> FrozenLearner:
     """A Learner that trains the part of another that is not frozen, on stored activations of the frozen part.
 
@@ -84,6 +86,7 @@ def frozen_learner(
     units : of the training scans, then of the validation scans: the head, a `BagHead`, learns one answer for all scans
         of a unit. Needs folds.
     units_a_batch : batch size, in units.
+    compiled : whether torch.compile makes kernels of the frozen part, and of what is trained where that convolves.
 
     Returns
     -------
@@ -109,6 +112,7 @@ def frozen_learner(
         device=device,
         calibration=lambda: _sample(sources[0], 16),
         cache=cache,
+        compiled=compiled,
     )
     log.info(
         "the frozen part (%.1f million parameters) runs once a view, in %s",
@@ -179,6 +183,8 @@ def frozen_learner(
         fast.add_cbs([ChannelsLast(), MixedPrecision()])
     elif device.type == "cpu":
         fast.pace = (half_where_fast if precision != "fp32" else nullcontext) if _convolves(suffix) else one_thread
+    if compiled and _convolves(suffix):
+        compile_in_place(part, device)
     fast.add_cb(OneProcess())
     return fast
 

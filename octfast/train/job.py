@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
-from fastai.torch_core import default_device
 
 from octfast.console import track
 from octfast.data.look import refuse_alike
@@ -31,8 +30,11 @@ from octfast.errors import DataError, OctfastError
 from octfast.figure import Files
 from octfast.model.arch import find_arch
 from octfast.model.bundle.state import RUNNING, resume_command
+from octfast.model.compiler import check_compiler, compile_in_place
+from octfast.model.device import find_device
 from octfast.model.engine import check_engine
 from octfast.model.heads import check_head
+from octfast.model.memory import out_of_memory
 from octfast.model.pooling import scan_head
 from octfast.processes import current, divided
 from octfast.run.folder import Run, new_run, set_latest
@@ -48,6 +50,7 @@ from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.crossval import Recipe, cross_validate
 from octfast.train.dealt import alone_in_group, share
+from octfast.train.device import computing
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import unfreeze_to
@@ -100,7 +103,7 @@ def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_fo
     past, start = past or Past(), time.time()
     if (group := current()) is not None:
         group.goes_on = resume_command(run.path)
-    with run_log(run.path / "log.txt") as notes, _alone():
+    with run_log(run.path / "log.txt") as notes, _alone(), computing(config.device, config.deterministic):
         notes.extend(past.notes)
         with removed_on_failure(run, keep_folder) if past.new else nullcontext():
             if past.new:
@@ -190,7 +193,10 @@ def _alone() -> Iterator[None]:
 def check_names(config: TrainConfig) -> None:
     """Refuse a name that is unknown before the scans are read, which may take minutes."""
     check_head(config.head, find_arch(config.arch))
-    check_engine(config.engine, config.precision, default_device())
+    device = find_device(config.device, apple=True)
+    check_engine(config.engine, config.precision, device)
+    if config.compile:
+        check_compiler(device)
     check_tracker(config.tracker)
     if config.valid != "folder":
         validation_share(config.valid)
@@ -244,7 +250,7 @@ def _described(config: TrainConfig, prepared: Prepared, learn: Learner) -> dict[
 
 
 def _fit(learn: Learner, config: TrainConfig, run: Run, kept: Callable[[], None]) -> tuple[Learner, dict[str, Any]]:
-    """Fit as configured, with half the batch size again where a GPU's memory is too small.
+    """Fit as configured, with half the batch size again where memory is too small.
 
     Gives the Learner that was fitted, which is another one where the frozen part's activations are stored, and what
     was chosen. What the run folder has of epochs is gone on from.
@@ -269,16 +275,17 @@ def _fit(learn: Learner, config: TrainConfig, run: Run, kept: Callable[[], None]
                     "a process that decodes scans was ended from outside, perhaps as memory was short",
                     "go on with one process: the command above, and --workers 0",
                 ) from e
-            if not _out_of_memory(e):
+            if not out_of_memory(e):
                 raise
-            if torch.device(learn.dls.device).type != "cuda" or bs < 4:
+            if bs < 4:
                 raise OctfastError(
                     f"memory is too small for batches of {bs} scans of {config.size} x {config.size}",
                     f"try --bs {max(2, bs // 2)}, or --size {max(64, config.size // 2)}",
                 ) from e
         bs, past = bs // 2, None
-        log.warning("GPU memory is too small for batches of %d scans: starting again with %d", 2 * bs, bs)
-        torch.cuda.empty_cache()
+        log.warning("memory is too small for batches of %d scans: starting again with %d", 2 * bs, bs)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         learn.model.load_state_dict(start)
         forget_epochs(run)
 
@@ -298,6 +305,7 @@ def _fit_once(
         cache=config.cache,
         workers=config.workers,
         bs=bs,
+        compiled=config.compile,
     )
     whole = config.unfreeze == "all"
     if not config.views or whole:
@@ -313,6 +321,8 @@ def _fit_once(
         of_folds = {"folds": None if block else folds, **bags_of(learn)}
         trainee = fast = frozen_learner(learn, views=config.views, **of_folds, **stored)
         precision = fast.engine.precision
+    if config.compile and not isinstance(trainee, FrozenLearner):
+        compile_in_place(learn.model, torch.device(learn.dls.device))
     weights = _class_weights(learn, config)
     balanced = partial(balance_callbacks, weights, config.balance, config.loss)
     lr, epochs = config.lr, config.epochs
@@ -428,10 +438,3 @@ def _find_lr(learn: Learner, run: Run, allowed: tuple[float, float], files: File
     files.save(plot_lr_find(rates, losses, lr), run.figures / "lr_find")
     write_csv(pd.DataFrame({"lr": rates, "loss": losses}), run.figures / "lr_find.csv")
     return lr
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    )

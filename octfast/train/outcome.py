@@ -25,6 +25,7 @@ from octfast.errors import DataError
 from octfast.figure import Files
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.write import save_bundle
+from octfast.model.device import describe_device
 from octfast.model.fit_aggregation import keep_aggregations
 from octfast.model.forward import headline, predict_scans, predictions_table
 from octfast.model.temperature import calibrate_bundle, rescale
@@ -113,7 +114,11 @@ def surroundings(prepared: Prepared, learn: Learner, source: str | None) -> dict
         },
         "weights_report": learn.oct.weights.to_dict(),
         "versions": versions(),
-        "machine": {"platform": platform.platform(), "threads": torch.get_num_threads()},
+        "machine": {
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
+            **describe_device(torch.device(learn.dls.device or "cpu")),
+        },
         "git": git_state(),
     }
 

@@ -26,8 +26,8 @@ from octfast.train.past import Past, past_scans, recorded_config, still_there, t
 
 log = logging.getLogger("octfast")
 
-# Options that change nothing of the result.
-_FREE = ("out", "cache", "workers", "tracker")
+# Options that change nothing of the result, and the device: another machine may not have that of before, which is said.
+_FREE = ("out", "cache", "workers", "tracker", "device")
 
 
 @divided(kinds)
@@ -40,8 +40,8 @@ def resume_training(run: str | Path | None = None, **fields: Any) -> Run:
     Parameters
     ----------
     run : its folder; None takes the newest unfinished one in runs/.
-    fields : options of TrainConfig, which must be those that the training began with, but for `cache`, `workers` and
-        `tracker`.
+    fields : options of TrainConfig, which must be those that the training began with, but for `cache`, `workers`,
+        `tracker` and `device`.
 
     Raises
     ------

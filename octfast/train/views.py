@@ -24,6 +24,9 @@ from octfast.files import in_threads, sha256_of, usable_cores
 from octfast.train.draws import DrawEach, seeded
 from octfast.train.store.reuse import PICTURES, SCANS, digest_of
 
+# A block has 64 scans beside a GPU and 16 on a CPU, of scans up to 768 x 768, which augmentation brings down to
+# 512 x 512, and fewer of larger ones: what a body keeps of a batch grows with its pixels.
+_BLOCK_PIXELS = 768 * 768
 # So many scans, those with the lowest digests, stand in a key with what their views look like.
 _PROBES = 16
 
@@ -48,12 +51,12 @@ class Views:
         self.views = views
         self.seed = seed
         self.device = device
-        self.block = 64 if device.type == "cuda" else 16
         self.workers = max(1, workers or (min(16, usable_cores()) if device.type == "cuda" else 1))
         # fastai tells its transforms which split they belong to only when a loader is first iterated.
         dl.before_iter()
         # Random transforms of single items, such as fastai's Resize with a crop, draw from the global state.
         self.random_items = any(isinstance(t, RandTransform) for t in dl.after_item.fs) and dl.split_idx == 0
+        self.block = block_of(self._pixels(), device)
 
     def __len__(self) -> int:
         return len(self.dl.dataset)
@@ -83,14 +86,20 @@ class Views:
         """
         return self._batch([self.dl.do_item(i) for i in rows])
 
-    def augment(self, batch: Any, rows: Sequence[int]) -> list[Tensor]:
+    def augment(self, batch: Any, rows: Sequence[int], size: int | None = None) -> list[Tensor]:
         """All views of decoded scans, float32 of shape (block, 3, H, W) each, of which the first len(rows) count.
 
-        batch : of `decode`; None where items draw at random, which are decoded anew for each view.
+        batch : of `decode`, or its first `size` scans; None where items draw at random, which are decoded anew for each
+            view.
+        size : so many scans in place of a block.
         """
+        return list(self.each_view(batch, rows, size))
+
+    def each_view(self, batch: Any, rows: Sequence[int], size: int | None = None) -> Iterator[Tensor]:
+        """The views of `augment`, each made when the one before has been taken."""
+        size = size or self.block
         if batch is not None:
             batch = self._on_device(batch)
-        out = []
         for view in range(self.views):
             seeds = [(self.seed, *words, view) for words in self.digests[rows].view("<u4")[:, :4].tolist()]
             if self.random_items:
@@ -98,17 +107,16 @@ class Views:
                 for row, seed in zip(rows, seeds, strict=True):
                     with seeded(*seed):
                         items.append(self.dl.do_item(row))
-                x = self._on_device(self._batch(items))
+                x = self._on_device(self._batch(items, size))
             else:
                 x = batch.clone()
             if self.one_by_one:
-                x = self._each_alone(x, seeds)
+                x = self._each_alone(x, seeds, size)
             else:
-                seeds += seeds[-1:] * (self.block - len(seeds))
+                seeds += seeds[-1:] * (size - len(seeds))
                 with seeded(self.seed, view), DrawEach(seeds):
                     x = self.dl.after_batch((x,))[0]
-            out.append(x.as_subclass(Tensor))
-        return out
+            yield x.as_subclass(Tensor)
 
     def prefetch(self, wanted: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
         """The scans asked for, a block at a time, decoded by threads while the caller computes.
@@ -166,19 +174,34 @@ class Views:
         first = np.ascontiguousarray(self.digests[:, :8]).view(">u8")[:, 0]
         return [int(row) for row in np.argsort(first, kind="stable")[:_PROBES]]
 
-    def _batch(self, items: list[Any]) -> Any:
-        batch = self.dl.do_batch(items + items[-1:] * (self.block - len(items)))[0]
+    def _pixels(self) -> int:
+        """Of the first scan as it is decoded."""
+        if not len(self):
+            return 1
+        with seeded(0):
+            item = self.dl.do_item(0)
+        shape = getattr(item[0] if isinstance(item, tuple) else item, "shape", ())
+        return int(np.prod(tuple(shape)[-2:])) if len(shape) >= 2 else 1
+
+    def _batch(self, items: list[Any], size: int | None = None) -> Any:
+        batch = self.dl.do_batch(items + items[-1:] * ((size or self.block) - len(items)))[0]
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def _on_device(self, batch: Any) -> Any:
         return to_device(batch, self.device, non_blocking=True) if isinstance(batch, Tensor) else batch
 
-    def _each_alone(self, batch: Any, seeds: Sequence[Sequence[int]]) -> Tensor:
+    def _each_alone(self, batch: Any, seeds: Sequence[Sequence[int]], size: int) -> Tensor:
         out = []
         for i, seed in enumerate(seeds):
             with seeded(*seed):
                 out.append(self.dl.after_batch((batch[i : i + 1],))[0])
-        return torch.cat(out + out[-1:] * (self.block - len(out)))
+        return torch.cat(out + out[-1:] * (size - len(out)))
+
+
+def block_of(pixels: int, device: torch.device) -> int:
+    """How many scans make a block, by the pixels of one as it is decoded, before augmentation."""
+    most = 64 if device.type == "cuda" else 16
+    return max(1, min(most, most * _BLOCK_PIXELS // pixels))
 
 
 def describe(value: Any) -> Any:

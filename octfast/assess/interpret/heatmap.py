@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,6 +21,7 @@ from octfast.data.wedges import white_wedges
 from octfast.errors import DataError, UsageError
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
+from octfast.model.memory import Passes
 
 log = logging.getLogger("octfast")
 
@@ -102,9 +104,10 @@ def heat_maps(
     method = check_method(method)
     wanted = [-1 if t is None else t for t in (targets if targets is not None else [None] * len(pictures))]
     maps: list[np.ndarray] = []
+    passes = Passes("heat maps")
     for at in range(0, len(pictures), bs):
         part = pictures[at : at + bs]
-        raw = _raw_maps(model, info, part, wanted[at : at + bs], method)
+        raw = _in_passes(passes, model, info, part, wanted[at : at + bs], method)
         maps += [_to_size(m, p.size, info.fit) for m, p in zip(raw, part, strict=True)]
     return maps
 
@@ -180,6 +183,7 @@ class HeatMaps:
     def __init__(self, model: nn.Sequential, info: BundleInfo, method: str = "gradcam", *, bs: int = 8):
         self.info, self.method = info, check_method(method)
         self._model, self._bs = model, bs
+        self._passes = Passes("heat maps")
         self._maps: dict[tuple[str, str], tuple[np.ndarray, tuple[int, int]] | str] = {}
         if method != "occlusion":
             _explained(model, info.size, method)
@@ -206,7 +210,7 @@ class HeatMaps:
                     self._maps[key] = e.message
             if pictures:
                 targets = [self.info.classes.index(name) for _, name in keys]
-                raw = _raw_maps(self._model, self.info, pictures, targets, self.method)
+                raw = _in_passes(self._passes, self._model, self.info, pictures, targets, self.method)
                 self._maps |= {k: (m, p.size) for k, m, p in zip(keys, raw, pictures, strict=True)}
             if progress:
                 progress(min(at + self._bs, len(missing)), len(missing))
@@ -283,6 +287,14 @@ def _explained(model: nn.Module, size: int, method: str) -> tuple[nn.Module, boo
     if method == "attention":
         raise UsageError("attention is of transformers alone; this network is none", "use --method gradcam")
     return last_map(model, size), False
+
+
+def _in_passes(
+    passes: Passes, model: nn.Sequential, info: BundleInfo, pictures: Sequence[Any], targets: Sequence[int], method: str
+) -> list[np.ndarray]:
+    """As `_raw_maps`, of fewer pictures at once where memory is too small."""
+    parts = passes(len(pictures), lambda part: _raw_maps(model, info, pictures[part], targets[part], method))
+    return [one for part in parts for one in part]
 
 
 def _raw_maps(

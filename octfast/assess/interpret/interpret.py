@@ -102,6 +102,7 @@ def interpret_run(
     label_errors: bool = False,
     folds: Sequence[Run | str | Path] = (),
     similar: bool = False,
+    device: str | None = None,
     files: Files | None = None,
 ) -> Findings:
     """Find where a run's model goes wrong in a split, and draw it into the run folder.
@@ -120,6 +121,7 @@ def interpret_run(
     folds : runs of a cross-validation (or folders of them), whose out-of-fold predictions then tell the suspected
         labels instead.
     similar : whether to draw the scans of the largest losses beside those of other patients that are most like them.
+    device : that the model runs on; None takes a GPU where there is one.
     files : how to write the figures; None writes PNG.
 
     Raises
@@ -130,7 +132,7 @@ def interpret_run(
     if method != "gradcam":
         check_method(method)
     run = run if isinstance(run, Run) else open_run(run)
-    interp = ClassificationInterpretation.from_run(run, split)
+    interp = ClassificationInterpretation.from_run(run, split, device)
     info = read_info(run.bundle)
     table, synthetic = interp.table, info.synthetic
     named = urgent_classes(interp.classes, urgent)

@@ -25,6 +25,7 @@ from octfast.errors import UsageError
 from octfast.figure import pyplot_place
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.bundle.read import load_bundle
+from octfast.model.device import find_device
 from octfast.model.forward import predictions_table
 from octfast.model.units import scan_view
 from octfast.run.folder import Run, open_run
@@ -85,16 +86,26 @@ class ClassificationInterpretation(_FastaiInterpretation):
         return cls(table, list(learn.dls.vocab), model, fit_of(learn.dls))
 
     @classmethod
-    def from_run(cls, run: Run | str | Path | None = None, split: str = "valid") -> ClassificationInterpretation:
+    def from_run(
+        cls, run: Run | str | Path | None = None, split: str = "valid", device: str | None = None
+    ) -> ClassificationInterpretation:
         """The predictions of a run's split; None takes the newest run.
+
+        device : that the model runs on, also for heat maps; None takes a GPU where there is one.
 
         Raises
         ------
         OctfastError : see `octfast.assess.predictions.run_predictions`.
         """
         run = run if isinstance(run, Run) else open_run(run)
-        table, info = run_predictions(run, split)
-        return cls(table, info.classes, lambda: scan_view(*load_bundle(run.bundle, units=True)), info.fit)
+        on = find_device(device)
+        table, info = run_predictions(run, split, device=device)
+
+        def model() -> tuple[nn.Sequential, BundleInfo]:
+            network, info = scan_view(*load_bundle(run.bundle, units=True))
+            return network.to(on), info
+
+        return cls(table, info.classes, model, info.fit)
 
     def __getitem__(self, idxs) -> pd.DataFrame:
         """Rows of the Predictions table."""

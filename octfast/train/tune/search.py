@@ -17,6 +17,7 @@ from octfast.run.folder import RUNS
 from octfast.run.state import stopped_by_sigterm
 from octfast.train.assist import kinds
 from octfast.train.config import TrainConfig
+from octfast.train.device import computing
 from octfast.train.job import prepared_scans, train_classifier
 from octfast.train.leave_out import with_readable
 from octfast.train.tune.features import store_features, weights_at_hand
@@ -78,9 +79,10 @@ def tune(
     log.info("the search is kept in %s", folder)
     if (group := current()) is not None:
         group.goes_on = f"the same command with --out {folder}"
-    features, prepared = with_readable(
-        lambda p: store_features(p, config, weights_of, views), prepared, ("train", "valid")
-    )
+    with computing(config.device, config.deterministic):
+        features, prepared = with_readable(
+            lambda p: store_features(p, config, weights_of, views), prepared, ("train", "valid")
+        )
     try:
         search = Search(
             optuna, folder, features, list(dict.fromkeys(views)), config.seed, Files(config.format, config.dpi)
