@@ -8,6 +8,8 @@ heads of folds. Every unit is judged by a head that never saw its patient:
 
 - mean: every scan gets its unit's label, and the unit the mean of its scans' probabilities;
 - urgent: the same scans' answers, and the unit gets those of its most urgent scan (the one least NORMAL or NO);
+- fitted: the same scans' answers, put together by the rule and at the temperature that `octfast train --level scan`
+  chooses, here on the units of the other folds;
 - top: the mean of a class's k highest logits of the unit's scans, learned as one answer a unit (multiple instances);
 - max: the same with k = 1;
 - attention: the scans' logits weighed by gated attention (Ilse, Tomczak and Welling, ICML 2018), which is what
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-WAYS = ("mean", "urgent", "top", "max", "attention")
+WAYS = ("mean", "urgent", "fitted", "top", "max", "attention")
+# Those that learn from single scans.
+OF_SCANS = ("mean", "urgent", "fitted")
 METRICS = ("disease_auc", "urgent_auc", "macro_auc", "log_loss", "accuracy")
 HEALTHY = ("NORMAL", "NO")
 
@@ -47,13 +51,14 @@ def main() -> None:
         scans, _ = with_one_label(scans, args.level)
         units = units_of(scans, args.level)
         common.say(f"{len(scans)} scans, {len(units)} {units.noun} of {scans['patient'].nunique()} patients")
-        features = accuracy.extract(scans, "octfast", 1, args)[0]
-    found = {way: [] for way in args.ways}
+        features = extracted(scans, args, work)
+    found: dict[str, list[np.ndarray]] = {way: [] for way in args.ways}
     seconds = dict.fromkeys(args.ways, 0.0)
     for seed in range(args.seeds):
+        of_scans: dict[int, Any] = {}
         for way in args.ways:
             started = time.perf_counter()
-            found[way].append(judged(way, scans, units, features, args, seed))
+            found[way].append(judged(way, scans, units, features, args, seed, of_scans))
             seconds[way] += time.perf_counter() - started
             common.say(f"  seed {seed}, {way}: {time.perf_counter() - started:.0f} s")
     drawn = resampled(found, units.table, args.resamples)
@@ -68,6 +73,19 @@ def main() -> None:
     counts = {"scans": len(scans), "units": len(units), "patients": int(scans["patient"].nunique())}
     result: dict[str, Any] = {"ways": rows, f"minus_{last}": minus, **counts}
     common.print_json({**result, "settings": settings, "machine": about})
+
+
+def extracted(scans: pd.DataFrame, args: argparse.Namespace, work: Path) -> np.ndarray:
+    """What the body gives of the scans; kept in --work, where the same call finds it again."""
+    import numpy as np
+
+    kept = work / f"features-{args.arch}-{args.size}-{len(scans)}.npy"
+    if args.work and kept.is_file():
+        return np.load(kept)
+    features = accuracy.extract(scans, "octfast", 1, args)[0]
+    if args.work:
+        np.save(kept, features)
+    return features
 
 
 def volumes(folder: Path, count: int, frames: int, side: int = 144) -> pd.DataFrame:
@@ -94,8 +112,23 @@ def volumes(folder: Path, count: int, frames: int, side: int = 144) -> pd.DataFr
     return pd.DataFrame(rows, columns=["path", "label", "patient", "split", "volume"])
 
 
-def judged(way: str, scans: pd.DataFrame, units: Any, x: np.ndarray, args: argparse.Namespace, seed: int) -> np.ndarray:
-    """Probabilities of each unit by a head that never saw its patient, of shape (units, classes)."""
+def judged(
+    way: str,
+    scans: pd.DataFrame,
+    units: Any,
+    x: np.ndarray,
+    args: argparse.Namespace,
+    seed: int,
+    of_scans: dict[int, np.ndarray],
+) -> np.ndarray:
+    """Probabilities of each unit by a head that never saw its patient, of shape (units, classes).
+
+    Parameters
+    ----------
+    of_scans : of the seeds whose head of scans was trained, its answers, of shape (scans, classes).
+    """
+    import fastai.callback.progress
+    import fastai.callback.schedule  # noqa: F401
     import numpy as np
     import torch
     from fastai.data.core import DataLoaders
@@ -135,7 +168,9 @@ def judged(way: str, scans: pd.DataFrame, units: Any, x: np.ndarray, args: argpa
         folds[inside] = k
     set_seed(seed)
     head: Any = pooled_head("linear", x.shape[1], len(names))
-    if way in ("mean", "urgent"):
+    if way in OF_SCANS and seed in of_scans:
+        return put_together(way, scans, units, of_scans[seed], folds, names, args)
+    if way in OF_SCANS:
         model: Any = FoldHeads(nn.Identity(), head, args.folds)
         of = (Values(x), y, folds[units.number])
         bs = batch_size(len(scans))
@@ -153,8 +188,26 @@ def judged(way: str, scans: pd.DataFrame, units: Any, x: np.ndarray, args: argpa
         outputs, _ = learn.get_preds(act=noop)
     fold = torch.tensor(folds if len(outputs) == len(units) else folds[units.number])
     p = outputs[torch.arange(len(outputs)), fold].float().softmax(1).numpy()
-    if way not in ("mean", "urgent"):
+    if way not in OF_SCANS:
         return p
+    of_scans[seed] = p
+    return put_together(way, scans, units, p, folds, names, args)
+
+
+def put_together(
+    way: str,
+    scans: pd.DataFrame,
+    units: Any,
+    p: np.ndarray,
+    folds: np.ndarray,
+    names: list[str],
+    args: argparse.Namespace,
+) -> np.ndarray:
+    """Of units, from what is said of their scans, of shape (scans, classes)."""
+    import numpy as np
+
+    if way == "fitted":
+        return fitted(scans, units, p, folds, names, args.level)
     rows = []
     healthy = next((names.index(name) for name in HEALTHY if name in names), None)
     for u in range(len(units)):
@@ -162,6 +215,30 @@ def judged(way: str, scans: pd.DataFrame, units: Any, x: np.ndarray, args: argpa
         least = own[:, healthy].argmin() if healthy is not None else own.max(1).argmax()
         rows.append(own.mean(0) if way == "mean" else own[least])
     return np.stack(rows)
+
+
+def fitted(
+    scans: pd.DataFrame, units: Any, p: np.ndarray, folds: np.ndarray, names: list[str], level: str
+) -> np.ndarray:
+    """By a rule that is chosen on the units of the other folds."""
+    import numpy as np
+
+    from octfast.model.aggregation import aggregation_of
+    from octfast.model.fit_aggregation import fit_aggregations
+
+    table = scans.assign(**{f"p_{c}": p[:, i] for i, c in enumerate(names)})
+    out = np.zeros((len(units), len(names)))
+    for fold in range(folds.max() + 1):
+        inside = folds[units.number] == fold
+        kept, _ = fit_aggregations(table[~inside], names)
+        if level not in kept:
+            common.say(f"  fold {fold}: too few units to fit on, the default is taken")
+        how = aggregation_of({"units": kept}, level, names)
+        common.say(f"  fold {fold}: {how.rule}{how.k or ''}, temperature {how.temperature:.2f}")
+        own = np.flatnonzero(folds == fold)
+        number = np.searchsorted(own, units.number[inside])
+        out[own] = how.probabilities(p[inside], number, len(own), names)
+    return out
 
 
 def scores(p: np.ndarray, y: np.ndarray, names: list[str]) -> dict[str, float]:
@@ -225,7 +302,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--resamples", type=int, default=500)
-    parser.add_argument("--work", help="folder for phantoms; by default a temporary one")
+    parser.add_argument("--work", help="folder for phantoms and features; by default a temporary one")
     return parser.parse_args()
 
 

@@ -39,7 +39,10 @@ def predict(
         float | None, typer.Option(help="Mark rows whose predicted class is less probable than this.")
     ] = None,
     answer_anyway: options.AnswerAnyway = False,
-    heatmaps: Annotated[Path | None, typer.Option(help="Folder for the heat maps, one picture per scan.")] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the heat maps, one per scan; of a model of units, of the 3 that count most."),
+    ] = None,
     montage: Annotated[Path | None, typer.Option(help="Picture of the 48 most urgent scans.")] = None,
     volume_summary: Annotated[
         bool, typer.Option("--volume-summary", help="Print one row per volume instead of one per scan.")

@@ -22,7 +22,7 @@ from octfast.model.temperature import fit_temperature
 log = logging.getLogger("octfast")
 
 # A unit weighs as a patient nearly does, so that fewer will do than of scans. A rule and one number are fitted.
-MIN_UNITS, MIN_PATIENTS, MIN_A_CLASS = 60, 30, 10
+MIN_UNITS, MIN_PATIENTS, MIN_A_CLASS = 60, 30, 5
 # Of the units those that may have scans of several labels: with more of them, labels are those of scans.
 _MIXED = 0.2
 _FOLDS = 5

@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from octfast.assess.at_level import at_level, levels_of
 from octfast.assess.interpret.heatmap import check_method
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
 from octfast.assess.interpret.missed_units import MOST_UNITS, frames_of, plot_units
 from octfast.assess.interpret.neighbours import NEAR, plot_neighbours
-from octfast.assess.interpret.rows import MOST_CLASSES
+from octfast.assess.interpret.rows import MOST_CLASSES, missed_urgent, top_losses
 from octfast.assess.predictions import out_of_fold, scan_answers
 from octfast.assess.similar import similar as similar_scans
 from octfast.console import track
@@ -181,8 +182,21 @@ def interpret_run(
         keep("similar", plot_neighbours(top, near, f"Scans like those of the {first.replace('_', ' ')}, {split}", note))
     more = []
     if info.level != "scan":
-        more = _missed_units(run, split, interp, info.level, named, missed, heat and method, note, keep, suffix)
+        units = missed if missed is not None else interp.hardest_wrong(len(interp.table))
+        of_units = (units, scan_answers(run, split), info.level)
+        more = _missed_units(run, split, interp, of_units, named, heat and method, note, keep, suffix)
         notes.append(level_note(table, info.level))
+    for level in levels_of(table, info):
+        whole, _, each, said_of = at_level(table, info, level)
+        wrong = missed_urgent(whole, named) if named else top_losses(whole[whole["label"] != whole["predicted"]], 10**6)
+        assert each is not None
+        # Where no scan has others beside it, nothing is put together.
+        if (whole["scans"] > 1).any():
+            of_units = (wrong, each, level)
+            more += _missed_units(
+                run, split, interp, of_units, named, heat and method, note, keep, f"-{level}s{suffix}"
+            )
+            notes += said_of
     written = [*figures.values(), *more, *(f for f in [run.predictions_file(split)] if f.exists())]
     if len(interp.classes) > MOST_CLASSES:
         written.append(run.path / f"confusion-matrix{suffix}.csv")
@@ -251,17 +265,20 @@ def _missed_units(
     run: Run,
     split: str,
     interp: ClassificationInterpretation,
-    level: str,
+    of: tuple[pd.DataFrame, pd.DataFrame, str],
     urgent: tuple[str, ...],
-    missed: pd.DataFrame | None,
     method: str | bool,
     note: str,
     keep: Callable[[str, Figure], None],
     suffix: str,
 ) -> list[Path]:
-    """Draw the urgent units that were missed, or without urgent classes the wrong ones, and list what counted there."""
-    each = scan_answers(run, split)
-    units = missed if missed is not None else interp.hardest_wrong(len(interp.table))
+    """Draw the urgent units that were missed, or without urgent classes the wrong ones, and list what counted there.
+
+    Parameters
+    ----------
+    of : the units that were missed, how the scans of these and others counted, and the level.
+    """
+    units, each, level = of
     frames = frames_of(units, each, level)
     heat = None
     if method and len(units):
@@ -272,7 +289,8 @@ def _missed_units(
         heat = maps.get
     what = f"urgent {level}s ({', '.join(urgent)}) taken for another class" if urgent else f"wrong {level}s"
     title = f"{len(units)} {what}, {split}{_shown(units, MOST_UNITS)}"
-    keep("missed_units", plot_units(units, each, level, title, note, asked=urgent, heat=heat))
+    own = suffix.removesuffix("" if split == "valid" else f"-{split}").replace("-", "_")
+    keep(f"missed_units{own}", plot_units(units, each, level, title, note, asked=urgent, heat=heat))
     return [_save(frames, run, f"missed-units{suffix}.csv")]
 
 

@@ -122,6 +122,14 @@ def _strip(ax: Any, scans: pd.DataFrame, of: Sequence[str]) -> None:
     ax.bar(at, scans["attention"], color="#0072B2", label="how much it counts")
     ax.plot(at, alone, "o", color="#D55E00", markersize=3, label=f"alone: {', '.join(short(c) for c in of)}")
     ax.set_ylim(0, 1)
-    ax.set_xlabel("scan", fontsize=8)
+    # Whole numbers alone, of the frames where these are known and else of the scans in the order shown, from 1.
+    names = scans["frame"].astype(int).to_numpy() if _has_frames(scans) else at + 1
+    shown = at[:: max(1, -(-len(at) // 8))]
+    ax.set_xticks(shown, [str(names[i]) for i in shown])
+    ax.set_xlabel("B-scan" if _has_frames(scans) else "scan", fontsize=8)
     ax.tick_params(labelsize=7)
     ax.legend(fontsize=7, loc="upper right")
+
+
+def _has_frames(scans: pd.DataFrame) -> bool:
+    return "frame" in scans and bool(scans["frame"].notna().all())

@@ -42,8 +42,13 @@ def predict_for_units(
     force: bool,
     bs: int,
     reader: VolumeReader,
+    heatmaps: Path | None = None,
 ) -> None:
     """Ask about all units among the inputs, hand their rows on, write both tables, and say in `found` what came of it.
+
+    Parameters
+    ----------
+    heatmaps : a folder for the heat maps of the scans that count most in each unit.
 
     Raises
     ------
@@ -51,7 +56,7 @@ def predict_for_units(
     DataError : there is nothing to predict.
     """
     level = predictor.info.level
-    tables = UnitTables(predictor, wanted.top_k, wanted.abstain_below, wanted.answer_anyway)
+    tables = UnitTables(predictor, wanted.top_k, wanted.abstain_below, wanted.answer_anyway, heatmaps)
     found.columns, found.volume_columns, found.level = tables.columns, tables.unit_columns, level
     beside = None if out is None else units_file(out, level)
     if beside is not None and beside.exists() and not force:
@@ -78,3 +83,5 @@ def predict_for_units(
         write_table(kept, tables.columns, out, kind)
         write_table(found.volumes, tables.unit_columns, beside, kind)
         found.files += [out, beside]
+    if heatmaps is not None:
+        found.files.append(heatmaps)

@@ -62,10 +62,14 @@ def heat_map_name(number: int, values: Mapping[str, Any]) -> str:
     return f"{number:06d}-{stem}{frame}.png"
 
 
-def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any], file: Path) -> None:
+def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any], file: Path, of: str = "") -> None:
     """Write a scan with the heat map of its predicted class over it, and below it what was predicted.
 
     It is no larger than 2,048 x 2,048 pixels.
+
+    Parameters
+    ----------
+    of : what the class is of, where it is not of the scan itself.
 
     Raises
     ------
@@ -79,10 +83,11 @@ def write_heat_map(predictor: Predictor, picture: Any, values: Mapping[str, Any]
     fit = predictor.info.fit
     over = overlay(grey, predictor.heat_map(grey, target), fit=fit)
     dark = "What is dark at the sides is not seen. " if hides(grey.width, grey.height, fit) else ""
-    caption = f"{values['predicted'][:24]} {values['probability']:.0%}. {dark}{CAUTION.capitalize()}. {NOTICE}"
+    said = " ".join(filter(None, [values["predicted"][:24], f"{values['probability']:.0%}", of]))
+    caption = f"{said}. {dark}{CAUTION.capitalize()}. {NOTICE}"
     # The built-in font has Latin letters alone.
     shown, font = caption.encode("latin-1", "replace").decode("latin-1"), ImageFont.load_default(size=13)
-    wide = math.ceil(font.getlength(shown)) + 8 if dark else _CAPTION_WIDTH
+    wide = math.ceil(font.getlength(shown)) + 8 if dark or of else _CAPTION_WIDTH
     whole = Image.new("RGB", (max(over.width, wide), over.height + _CAPTION), "white")
     whole.paste(over, (0, 0))
     ImageDraw.Draw(whole).text((4, over.height + 2), shown, "black", font)

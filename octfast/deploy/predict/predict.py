@@ -73,7 +73,8 @@ def predict(
     abstain_below : mark rows whose predicted class is less probable than this, in a column `abstained`; None goes by
         the model's prediction sets, where it has them.
     answer_anyway : give a class to scans that are unlike the training scans, too.
-    heatmaps : a folder for each scan with its heat map over it.
+    heatmaps : a folder for each scan with its heat map over it; of a model of volumes, eyes or patients for the three
+        that count most in each.
     montage : a picture file for the most urgent scans in a grid.
     recursive : look into the folders of folders.
     path_column : of tables, the column with the files; None takes the one that is named so.
@@ -176,12 +177,17 @@ def run_prediction(
         total, items, of = len(listed), iter(listed), [item.of for item in listed]
         series = {item.path: item.files for item in listed if item.files}
     if (level := predictor.info.level) != "scan":
-        refuse_for_units(level, heatmaps=heatmaps, montage=montage, resume=resume)
+        refuse_for_units(level, montage=montage, resume=resume)
+        if heatmaps is not None:
+            from octfast.deploy.predict.pictures import check_heat_maps
+
+            check_heat_maps(predictor)
         found = Prediction([], predictor.classes, predictor.info.synthetic)
         if (group := current()) is not None:
             log.info("process 0 answers alone: for %ss the work is not divided among the %d", level, group.size)
         with VolumeReader(memory=memory, any_modality=any_modality) as reader:
             of_units: dict[str, Any] = {"wanted": wanted, "out": to, "kind": kind, "force": force, "bs": bs}
+            of_units["heatmaps"] = None if heatmaps is None else at_home(heatmaps)
             predict_for_units(predictor, found, items, on_row, reader=reader, **of_units)
         return found
     aggregated = _aggregated(predictor, wanted, of)

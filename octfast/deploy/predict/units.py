@@ -15,10 +15,13 @@ from octfast.data.volumes.reader import VolumeReader
 from octfast.deploy.predict.inputs import Item
 from octfast.deploy.predict.rows import Origin, pictures_of
 from octfast.deploy.predictor import Answer, Predictor, answer_columns
-from octfast.errors import UsageError
+from octfast.errors import DataError, UsageError
 from octfast.model.decide import Rule, unlike_words
 
 log = logging.getLogger("octfast")
+
+# Scans of a unit of which heat maps are drawn.
+MAPS = 3
 
 
 @dataclass
@@ -34,13 +37,16 @@ class UnitTables:
         the volume, as a table has it); `frames` and `unread`;
         those of `octfast.deploy.predictor.answer_columns`; `most`, the file of the scan that counted most, its
         `most_frame` and `most_attention`; `remarks`; `error`.
+        With heat maps `heat_map`, the file's name, before `remarks` of scans.
     rule : by which the model answers.
+    heat_maps : a folder for the heat maps of the scans that count most in each unit.
     """
 
     predictor: Predictor
     top_k: int | None = None
     abstain_below: float | None = None
     answer_anyway: bool = False
+    heat_maps: Path | None = None
     rule: Rule = field(init=False)
     columns: list[str] = field(init=False)
     unit_columns: list[str] = field(init=False)
@@ -53,7 +59,8 @@ class UnitTables:
         far = ["unlike_training", "distance"] if self.rule.unlike else []
         alone = [f"alone_{c}" for c in self.rule.classes]
         place = ["path", "volume", "frame", "eye"]
-        self.columns = [*place, "unit", "attention", *alone, *far, "remarks", "error"]
+        heat_map = [] if self.heat_maps is None else ["heat_map"]
+        self.columns = [*place, "unit", "attention", *alone, *far, *heat_map, "remarks", "error"]
         answer = answer_columns(np.zeros((0, n)), self.rule, k or 1, np.zeros(0))
         most = ["most", "most_frame", "most_attention"]
         about = ["unit", "path", "patient", "eye", "volume", "name", "frames", "unread"]
@@ -77,7 +84,30 @@ class UnitTables:
             if "distance" in row and said.distance is not None:
                 row |= {"unlike_training": said.distance > 1, "distance": said.distance}
             each.append(row)
-        return each, self._unit(number, scans, answer, each)
+        unit = self._unit(number, scans, answer, each)
+        if self.heat_maps is not None and unit["predicted"] is not None:
+            self._draw(number, scans, answer, each, unit)
+        return each, unit
+
+    def _draw(
+        self, number: int, scans: list[Any], answer: Any, each: list[dict[str, Any]], unit: dict[str, Any]
+    ) -> None:
+        """Write the heat maps of the scans that count most, of the class that their unit is given."""
+        from octfast.deploy.predict.pictures import heat_map_name, write_heat_map
+
+        assert self.heat_maps is not None
+        for rank, i in enumerate(np.argsort(-answer.attention, kind="stable")[:MAPS].tolist(), 1):
+            if not answer.attention[i] > 0:
+                return
+            row = each[i]
+            name = f"{number:06d}-{rank}-{heat_map_name(i, row)}"
+            try:
+                words = {"predicted": unit["predicted"], "probability": unit["probability"]}
+                of = f"of the {self.predictor.info.level}; this scan counts {answer.attention[i]:.0%}"
+                write_heat_map(self.predictor, scans[i][2].picture, words, self.heat_maps / name, of)
+                row["heat_map"] = name
+            except (DataError, OSError) as e:
+                log.warning("no heat map of %s: %s", row["path"], str(e).splitlines()[0])
 
     def _unit(self, number: int, scans: list[Any], answer: Any, each: list[dict[str, Any]]) -> dict[str, Any]:
         origin, item = scans[0][:2]

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from octfast.assess.interpret.interpret import interpret_run
 from octfast.assess.interpret.missed_units import frames_of, plot_units
+from octfast.model.bundle.write import update_info
 from tests.pictures import scan
 
 LEVEL = "volume"
@@ -39,6 +41,7 @@ def test_the_scans_that_counted_most_in_the_order_of_the_units(tables):
 def test_the_strip_has_every_scan_in_the_order_of_the_frames(tables):
     fig = plot_units(*tables, LEVEL, "Missed", asked=["CNV"], heat=lambda path, label: np.ones((40, 50), np.float32))
     strip = fig.axes[7]
+    assert [tick.get_text() for tick in strip.get_xticklabels()] == ["6", "7", "8", "9"]
     assert [bar.get_height() for bar in strip.patches] == [0.25, 0.05, 0.6, 0.1]
     np.testing.assert_allclose(strip.lines[0].get_ydata(), [0.125, 0.025, 0.3, 0.05])
     assert "label CNV, taken for NORMAL (80%)" in strip.get_title(loc="left")
@@ -50,3 +53,14 @@ def test_none_missed_and_a_scan_that_is_gone(tables, tmp_path):
     assert plot_units(units.head(0), each, LEVEL, "Missed").axes[0].texts[0].get_text() == "none"
     (tmp_path / "b1.png").unlink()
     assert "no such file" in plot_units(units, each, LEVEL, "Missed").axes[0].texts[0].get_text()
+
+
+def test_a_model_of_scans_shows_the_patients_that_it_missed(own_run):
+    kept = {"rule": "top_k", "k": 1, "temperature": 1.0, "urgent": ["CNV", "DME"]}
+    update_info(own_run.bundle, calibration={"units": {"patient": kept}})
+    scans = own_run.predictions("test")
+    found = interpret_run(own_run, "test", 1, heatmaps=False, urgent=[scans["label"].iloc[0]])
+    assert found.figures["missed_units_patients"].is_file()
+    listed = pd.read_csv(own_run.path / "missed-units-patients-test.csv")
+    assert (listed["label"] == scans["label"].iloc[0]).all() and (listed["predicted"] != listed["label"]).all()
+    assert any("The answer for a patient is each class's highest" in note for note in found.notes)

@@ -92,10 +92,18 @@ def test_the_operating_point_is_that_of_units(bundle, scans, tmp_path):
         assert found["referred"].tolist() == [referred]
 
 
-@pytest.mark.parametrize("option", ["heatmaps", "montage"])
-def test_what_is_of_single_scans_is_refused(predictor, scans, tmp_path, option):
+@pytest.mark.parametrize("given", [{"montage": "x.png"}, {"resume": True, "out": "x.csv"}], ids=str)
+def test_what_is_of_single_scans_is_refused(predictor, scans, given):
     with pytest.raises(UsageError, match="whole volume"):
-        predict(predictor, "scans", **{option: tmp_path / "x.png"})
+        predict(predictor, "scans", **given)
+
+
+def test_heat_maps_are_of_the_scans_that_count_most(predictor, scans, tmp_path):
+    predict(predictor, [f"scans/{n}.png" for n in range(5)], out="answers.csv", heatmaps=tmp_path / "maps")
+    each = pd.read_csv("answers.csv").sort_values("attention", ascending=False)
+    drawn = each["heat_map"].dropna().tolist()
+    assert each["heat_map"].notna().tolist() == [True] * 3 + [False] * 2
+    assert sorted(drawn) == drawn == sorted(f.name for f in (tmp_path / "maps").iterdir())
 
 
 def test_nothing_is_overwritten(predictor, scans, tmp_path):
