@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 import warnings
 from typing import Any
@@ -39,12 +40,16 @@ def main() -> None:
         # A file name that the terminal's encoding has no letters for is printed all the same.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    from octfast.console import log_to_terminal
+    from octfast import console
 
-    log_to_terminal()
+    console.began = time.time()
+    console.log_to_terminal()
     from octfast.cli.root import app
 
-    sys.exit(_ended(app))
+    try:
+        sys.exit(_ended(app))
+    finally:
+        console.began = None
 
 
 def _ended(app: Any) -> int:

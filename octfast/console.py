@@ -16,6 +16,7 @@ from typing import Any, TextIO
 log = logging.getLogger("octfast")
 
 bars = True  # `octfast --quiet` turns them off
+began: float | None = None  # when the command began, where this process is one
 
 _COLOURS = {"error": "1;31", "warning": "33", "bold": "1", "name": "36"}
 _NARROWEST = 12  # of a column of text; in less than that words fall apart

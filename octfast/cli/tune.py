@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Options of `octfast train` that a search chooses, takes several of, or that are of more than a head on its features.
 _CHOSEN = {"arch", "head", "dropout", "wd", "lr", "views", "weights", "out"}
-_CHOSEN |= {"unfreeze", "balance", "loss", "patience", "random_layers", "compile"}
+_CHOSEN |= {"unfreeze", "balance", "loss", "patience", "random_layers", "compile", "minutes"}
 
 
 def tune(as_json: bool, **given: Any) -> None:

@@ -82,6 +82,12 @@ class TrainConfig:
     loss: str = _option("cross_entropy", "cross_entropy or focal.", choices=LOSSES)
     weights: str = _option("auto", "Pretrained weights: auto, none, or a .safetensors or .pth file.")
     valid: str = _option("0.1", "Share of scans to hold out by patient, or 'folder' to keep the given val folder.")
+    minutes: float | None = _option(
+        *(None, "Keep the whole training to about so many minutes: with fewer views, then fewer scans."),
+        above=0,
+        most=100_000,
+        hint="for example --minutes 5",
+    )
     splits: str | None = _option(None, "CSV of octfast data split: train, valid and test.", path=True)
     fold: int | None = _option(None, "Validate on this fold of --splits; by default its split column.", least=0)
     folds: int | None = _option(

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,81 @@ from octfast.train.views import Views
 
 log = logging.getLogger("octfast")
 
+# Gives on what it is given: of some scans' activations, block by block.
+Follow = Callable[["Frozen", Views, Sequence[np.ndarray], Iterator[np.ndarray]], Iterator[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The frozen part of a Learner and what runs through it: all that its stored activations depend on.
+
+    Attributes
+    ----------
+    prefix, suffix : the modules before the cut, and those that are trained.
+    sources : the views of the training and of the validation scans.
+    runner : the engine of the prefix.
+    shapes : of what it gives of one scan.
+    dtype : of what is stored.
+    """
+
+    prefix: list[nn.Module]
+    suffix: list[nn.Module]
+    sources: tuple[Views, Views]
+    runner: Engine
+    shapes: list[tuple[int, ...]]
+    dtype: str
+
+    @functools.cached_property
+    def body(self) -> str:
+        """A digest of the prefix."""
+        return hash_of_body(self.prefix)
+
+    def spec(self, source: Views) -> StoreSpec:
+        """The store of one of the sources."""
+        return StoreSpec(
+            key={"body": self.body, "engine": self.runner.key, "precision": self.runner.precision, **source.key()},
+            scans=len(source),
+            views=source.views,
+            dim=sum(int(np.prod(s)) for s in self.shapes),
+            dtype=self.dtype,
+            block=source.block,
+        )
+
+
+def frozen_part(
+    learn: Learner,
+    *,
+    views: int = 1,
+    seed: int = 0,
+    engine: str = "auto",
+    precision: str = "auto",
+    cache: str | Path | None = None,
+    workers: int | None = None,
+    compiled: bool = False,
+) -> Frozen:
+    """Cut a Learner's model behind what is frozen, and make ready what runs; see `frozen_learner`."""
+    if views < 1:
+        raise UsageError(f"views is {views}: at least one is needed", "views=0 is the Learner as it is: learn.fit(...)")
+    prefix, suffix = cut_model(learn.model)
+    dls = learn.dls
+    device = torch.device(dls.device or "cpu")
+    network = nn.Sequential(*prefix).eval()
+    training = dls.train if views > 1 else dls.test_dl(dls.train.items)
+    sources = Views(training, views, seed, device, workers), Views(dls.valid, 1, seed, device, workers)
+    runner = make_engine(
+        network,
+        engine=engine,
+        precision=precision,
+        device=device,
+        calibration=lambda: _sample(sources[0], 16),
+        cache=cache,
+        compiled=compiled,
+    )
+    with torch.no_grad():
+        shapes = _shapes(network.to(device)(sources[0].augment(sources[0].decode([0]), [0])[0][:1]))
+    dtype = "float32" if precision == "fp32" else "float16"
+    return Frozen(prefix, suffix, sources, cast(Engine, runner), shapes, dtype)  # OpenVINO's has the same attributes
+
 
 def frozen_learner(
     learn: Learner,
@@ -56,6 +132,7 @@ def frozen_learner(
     units: Units | None = None,
     units_a_batch: int = 4,
     compiled: bool = False,
+    follow: Follow | None = None,
 ) -> FrozenLearner:
     """A Learner that trains the part of another that is not frozen, on stored activations of the frozen part.
 
@@ -87,6 +164,7 @@ def frozen_learner(
         of a unit. Needs folds.
     units_a_batch : batch size, in units.
     compiled : whether torch.compile makes kernels of the frozen part, and of what is trained where that convolves.
+    follow : is given what is computed, block by block, and gives it on.
 
     Returns
     -------
@@ -97,46 +175,36 @@ def frozen_learner(
     UsageError : nothing is frozen, or nothing is left to train; views below 1.
     OctfastError : see `octfast.train.store.store.open_store`.
     """
-    if views < 1:
-        raise UsageError(f"views is {views}: at least one is needed", "views=0 is the Learner as it is: learn.fit(...)")
-    prefix, suffix = cut_model(learn.model)
-    dls = learn.dls
-    device = torch.device(dls.device or "cpu")
-    network = nn.Sequential(*prefix).eval()
-    training = dls.train if views > 1 else dls.test_dl(dls.train.items)
-    sources = [Views(training, views, seed, device, workers), Views(dls.valid, 1, seed, device, workers)]
-    runner = make_engine(
-        network,
+    frozen = frozen_part(
+        learn,
+        views=views,
+        seed=seed,
         engine=engine,
         precision=precision,
-        device=device,
-        calibration=lambda: _sample(sources[0], 16),
         cache=cache,
+        workers=workers,
         compiled=compiled,
     )
+    dls, runner, shapes, suffix = learn.dls, frozen.runner, frozen.shapes, frozen.suffix
+    device = torch.device(dls.device or "cpu")
     log.info(
         "the frozen part (%.1f million parameters) runs once a view, in %s",
-        sum(p.numel() for p in network.parameters()) / 1e6,
+        sum(p.numel() for p in nn.Sequential(*frozen.prefix).parameters()) / 1e6,
         runner.description,
     )
-    dtype = "float32" if precision == "fp32" else "float16"
-    with torch.no_grad():
-        shapes = _shapes(network.to(device)(sources[0].augment(sources[0].decode([0]), [0])[0][:1]))
-    body = hash_of_body(prefix)
     stores = []
-    for what, source in zip(("training", "validation"), sources, strict=True):
-        spec = StoreSpec(
-            key={"body": body, "engine": runner.key, "precision": runner.precision, **source.key()},
-            scans=len(source),
-            views=source.views,
-            dim=sum(int(np.prod(s)) for s in shapes),
-            dtype=dtype,
-            block=source.block,
-        )
+    for what, source in zip(("training", "validation"), frozen.sources, strict=True):
         compute = functools.partial(
-            activations, learn, source, runner, training=what == "training", modules=len(prefix), body=body, dtype=dtype
+            activations,
+            learn,
+            source,
+            runner,
+            training=what == "training",
+            modules=len(frozen.prefix),
+            body=frozen.body,
+            dtype=frozen.dtype,
         )
-        stores.append(_stored(what, source, compute, spec, cache))
+        stores.append(_stored(what, frozen, source, compute, cache, follow))
     bs = bs or dls.train.bs
     part = nn.Sequential(Unpack(shapes), *suffix).to(device)
     targets = [_targets(dls.train), _targets(dls.valid)]
@@ -160,8 +228,8 @@ def frozen_learner(
         learn,
         stored,
         part,
-        prefix=prefix,
-        digest=lambda: hash_of_body(prefix),
+        prefix=frozen.prefix,
+        digest=lambda: hash_of_body(frozen.prefix),
         learning=learning,
         loss_func=learn.loss_func,
         opt_func=learn.opt_func,
@@ -177,13 +245,13 @@ def frozen_learner(
         # The epochs of the part are the whole's.
         cbs=[NextView(), BnFreeze(), EpochLog(past[0].rows if past else None)],
     )
-    fast.stores, fast.engine = (stores[0], stores[1]), cast(Engine, runner)  # OpenVINO's has the same attributes
+    fast.stores, fast.engine = (stores[0], stores[1]), runner
     fast.folds, fast.units = folds, units
     if pays_mixed_precision(suffix, device):
         fast.add_cbs([ChannelsLast(), MixedPrecision()])
     elif device.type == "cpu":
-        fast.pace = (half_where_fast if precision != "fp32" else nullcontext) if _convolves(suffix) else one_thread
-    if compiled and _convolves(suffix):
+        fast.pace = (half_where_fast if precision != "fp32" else nullcontext) if convolves(suffix) else one_thread
+    if compiled and convolves(suffix):
         compile_in_place(part, device)
     fast.add_cb(OneProcess())
     return fast
@@ -194,19 +262,26 @@ def pays_mixed_precision(modules: Iterable[nn.Module], device: torch.device) -> 
 
     A head on stored vectors is a few small matrix products, for which casting and scaling cost more than they save.
     """
-    return device.type == "cuda" and _convolves(modules)
+    return device.type == "cuda" and convolves(modules)
 
 
-def _convolves(modules: Iterable[nn.Module]) -> bool:
+def convolves(modules: Iterable[nn.Module]) -> bool:
     return any(isinstance(m, nn.modules.conv._ConvNd) for part in modules for m in part.modules())
 
 
-def _stored(what: str, source: Views, compute: Callable, spec: StoreSpec, cache: str | Path | None) -> FeatureStore:
+def _stored(
+    what: str, frozen: Frozen, source: Views, compute: Callable, cache: str | Path | None, follow: Follow | None
+) -> FeatureStore:
     total = len(source) * source.views
+
+    def fill(wanted: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        made = _activations(compute, wanted)
+        return made if follow is None else follow(frozen, source, wanted, made)
+
     with track(f"frozen part over the {what} scans", total, "pictures") as update:
         return open_store(
-            spec,
-            lambda wanted: _activations(compute, wanted),
+            frozen.spec(source),
+            fill,
             digests=source.digests,
             cache=cache,
             progress=lambda scans, _: update(scans * source.views, total),

@@ -18,6 +18,7 @@ import torch
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 
+from octfast import console
 from octfast.console import track
 from octfast.data.look import refuse_alike
 from octfast.data.phantom.draw import default_phantoms
@@ -55,7 +56,9 @@ from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import unfreeze_to
 from octfast.train.leave_out import with_readable
+from octfast.train.minutes import choose, say_overrun, taken_before
 from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
+from octfast.train.pace import Expected
 from octfast.train.past import Past, begun_with, forget_epochs
 from octfast.train.plots import plot_lr_find
 from octfast.train.probe import HEAD_RATE, start_from_head
@@ -110,12 +113,26 @@ def train_in(run: Run, config: TrainConfig, past: Past | None = None, *, keep_fo
                 # A training that is killed from here on is known for what it is, and its options.
                 run.write_json("config.json", {**begun_with(config), "state": RUNNING})
             prepared, config = at_level(past.prepared or prepared_scans(config), config)
+            taken = taken_before(past.about, prepared, config, again=past.new)
+            prepared = prepared if taken is None else taken.prepared
+            begun = time.time()
             (learn, about), prepared = with_readable(lambda p: _begun(p, config), prepared, SPLITS)
+            if config.minutes is not None and taken is None:
+                taken = choose(prepared, config, learn, console.began or start, time.time() - begun)
+                (learn, about), prepared = with_readable(lambda p: _begun(p, config), taken.prepared, SPLITS)
             past.check(about, prepared)
+        asked = config
+        if taken is not None:
+            about["chosen"] |= taken.chosen
+            taken.save(run)
+            config = taken.config(config)
+            about["chosen"]["patience"] = config.chosen_patience
         about |= {"resumed": past.resumed, "notes": notes} if past.resumed else {"notes": notes}
         save_scan_tables(run, prepared)
         with training_state(run, about), tracked(run, config, about) as tracker:
             _finish(run, config, prepared, learn, about, tracker, lambda: round(past.seconds + time.time() - start, 1))
+            if taken is not None:
+                say_overrun(asked, past.seconds + time.time() - (console.began or start), about["chosen"]["minutes"])
             about["notes"] = list(dict.fromkeys(notes)) if past.resumed else notes
         set_latest(run)
         (run.path / "checkpoints" / checkpoint.FILE).unlink(missing_ok=True)
@@ -156,7 +173,9 @@ def _finish(
         whole = learn
         if scans is not given:
             whole, anew = _begun(scans, config)
-            about.update(anew)
+            # As they were asked for, and what the time was found to allow.
+            asked = {name: about[name] for name in ("views", "epochs")}
+            about.update({**anew, **asked, "chosen": {**about["chosen"], **anew["chosen"]}})
             save_scan_tables(run, scans)
             forget_epochs(run)
             keep()
@@ -319,8 +338,11 @@ def _fit_once(
     block = config.unfreeze == "block5"
     if config.views and not whole:
         of_folds = {"folds": None if block else folds, **bags_of(learn)}
-        trainee = fast = frozen_learner(learn, views=config.views, **of_folds, **stored)
+        follow = None if config.minutes else _expected(config, run, folds, bs).follow
+        trainee = fast = frozen_learner(learn, views=config.views, follow=follow, **of_folds, **stored)
         precision = fast.engine.precision
+    elif past is None and config.minutes is None:
+        _expected(config, run, folds, bs).say_whole(learn)
     if config.compile and not isinstance(trainee, FrozenLearner):
         compile_in_place(learn.model, torch.device(learn.dls.device))
     weights = _class_weights(learn, config)
@@ -382,6 +404,11 @@ def _fit_once(
     best_epoch = None if best.best_epoch is None else best.best_epoch + 1
     log.info("the weights of epoch %s, with the lowest validation loss, are kept", best_epoch)
     return trainee, {"lr": lr, **chosen, "best_epoch": best_epoch}
+
+
+def _expected(config: TrainConfig, run: Run, folds: np.ndarray | None, bs: int) -> Expected:
+    splits = run.scans["split"].value_counts().to_dict()
+    return Expected(config, splits, 0 if folds is None else int(folds.max()) + 1, bs)
 
 
 def _fine_tune(learn: Learner, epochs: int, lr: float, checks: checkpoint.Checkpoint, cbs: list[Any]) -> None:

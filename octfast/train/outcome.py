@@ -78,7 +78,8 @@ def leave_results(
         _save_predictions(run, table.reset_index(drop=True), str(split))
     if FOLD in held_out:
         run.write_json("metrics-folds.json", headline(held_out))
-    if (prepared.scans["split"] == "test").any():
+    later = about["chosen"].get("minutes", {}).get("test") == "later"
+    if (prepared.scans["split"] == "test").any() and not later:
         prepared = _predict_test(run, learn, prepared, info, precision)
     _remind(learn, info)
     return prepared
@@ -135,7 +136,7 @@ def _save_model(run: Run, learn: Learner, about: dict[str, Any], scans: pd.DataF
     synthetic = about["data"]["synthetic"]
     training = {
         "seed": about["seed"],
-        "epochs": about["epochs"],
+        "epochs": about["chosen"].get("epochs", about["epochs"]),
         "scans": describe_scans(scans).to_dict("index"),
         "versions": about["versions"],
     }

@@ -27,6 +27,8 @@ from octfast.train.store.reuse import PICTURES, SCANS, digest_of
 # A block has 64 scans beside a GPU and 16 on a CPU, of scans up to 768 x 768, which augmentation brings down to
 # 512 x 512, and fewer of larger ones: what a body keeps of a batch grows with its pixels.
 _BLOCK_PIXELS = 768 * 768
+# Digests of files by path, size and time of their last change, as several DataLoaders of a process are of the same.
+_digests: dict[tuple[str, int, int], bytes] = {}
 # So many scans, those with the lowest digests, stand in a key with what their views look like.
 _PROBES = 16
 
@@ -239,7 +241,16 @@ def _digests_of_items(dl: Any, workers: int) -> np.ndarray:
 
     def one(item: Any) -> bytes:
         if isinstance(item, str | Path) and Path(item).is_file():
-            return bytes.fromhex(sha256_of(Path(item)))
+            return digest_of_file(item)
         return hashlib.sha256(json.dumps(item, default=repr).encode()).digest()
 
     return np.frombuffer(b"".join(in_threads(one, items, max(2, workers))), dtype=np.uint8).reshape(-1, 32)
+
+
+def digest_of_file(path: str | Path) -> bytes:
+    """The SHA-256 of a file's content; read once in a process, unless it has changed since."""
+    about = Path(path).stat()
+    key = (str(path), about.st_size, about.st_mtime_ns)
+    if key not in _digests:
+        _digests[key] = bytes.fromhex(sha256_of(Path(path)))
+    return _digests[key]

@@ -62,6 +62,8 @@ ELSEWHERE = {
     "octfast review": "serves until it is stopped; tests/deploy/review",
     "octfast train --resume": "needs a training that was cut off; tests/train/test_resume.py",
     "octfast train DATA --corrections": "needs what a review has decided; tests/data/test_corrections.py",
+    "octfast train OCT2017 --minutes": "takes what fits its clock; tests/train/test_minutes.py",
+    "octfast train DATA --minutes": "takes what fits its clock; tests/train/test_minutes.py",
     "octfast train --level volume": "needs volumes of several scans; tests/train/test_bags.py",
     "octfast train scans.csv --level volume": "needs volumes of several scans; tests/train/test_bags.py",
     "octfast drift november.csv": "needs predictions of a month; docs/unlike.md makes them first",

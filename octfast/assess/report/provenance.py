@@ -243,6 +243,8 @@ def _augmentation(config: dict[str, Any]) -> str:
     """How the training scans were changed at random, and how often."""
     # Runs of before the option was there have none of it.
     views, strength = config.get("views"), config.get("augment") or "default"
+    # With --minutes there may have been time for fewer.
+    views = (config.get("chosen") or {}).get("views", views)
     anew = not views or config.get("unfreeze") == "all"
     if strength == "none":
         return "none"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,22 @@ def open_store(
             return FeatureStore(folder, spec, warm=not missing)
     finally:
         lock.release()
+
+
+def stored_scans(spec: StoreSpec, digests: np.ndarray, cache: str | Path | None = None) -> np.ndarray:
+    """Which scans `open_store` would not ask for, of shape (scans,): they are in this store or in others of its recipe.
+
+    Nothing is made, mended or waited for.
+    """
+    folder = cache_root(cache) / "features" / spec.hash
+    there = np.zeros(spec.scans, dtype=bool)
+    if not folder.parent.is_dir():
+        return there
+    with suppress(files.UnusableError, OSError):
+        for block, crc in enumerate(files.read_record(folder, spec.blocks)):
+            there[spec.rows(block)] = crc is not None
+    with closing(Known(folder.parent, spec, digests, ~there)) as known:
+        return there | known.has(np.arange(spec.scans))
 
 
 def _known(
