@@ -23,8 +23,10 @@ from octfast.data.volumes.about import About, BScan
 from octfast.data.volumes.kinds import kind_in
 from octfast.data.volumes.reader import VolumeReader
 from octfast.deploy.app.answers import VOLUMES, Answers, Refused
-from octfast.deploy.predict.rows import Row, VolumeTable
+from octfast.deploy.predict.aggregated import AggregatedTable
+from octfast.deploy.predict.rows import Row, VolumeTable, Wanted
 from octfast.errors import DataError
+from octfast.model.aggregation import aggregation_of
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class Volume:
         self._files = contextlib.ExitStack()
         self._reader = VolumeReader(memory=answers.limits.volume_memory)
         self._table = VolumeTable(answers.rule)
+        self._fitted = _fitted_table(answers)
         try:
             self._path = self._files.enter_context(_held(content, kind, name))
         except OSError as e:
@@ -101,6 +104,9 @@ class Volume:
     def end(self) -> dict[str, Any]:
         """The last line: what comes of each volume, as `octfast predict` has it in the table of volumes.
 
+        Where the model keeps how B-scans are put together, each has `predicted`, `probability`, `probabilities` and
+        `abstained` for the whole, `referred` follows these, and `how` says how.
+
         Raises
         ------
         Refused : no B-scan could be read.
@@ -108,8 +114,11 @@ class Volume:
         if self.error is not None:
             if not self.frames:
                 raise self.error
-            self._table.add(Row(0, {"volume": None, "eye": "", "path": "", "error": self.error.message}, True, True))
+            self._add(Row(0, {"volume": None, "eye": "", "path": "", "error": self.error.message}, True, True))
         rows = sorted(self._table.rows(), key=lambda row: row["volume"])
+        whole = {row["volume"]: row for row in self._fitted.rows()} if self._fitted else {}
+        for row in rows:
+            self._answer_whole(row, whole.get(row["volume"]))
         found: dict[str, Any] = {"end": True, "volumes": [{k: v for k, v in r.items() if k != "path"} for r in rows]}
         if self.error is not None:
             found |= {"error": self.error.message, "hint": self.error.hint}
@@ -117,6 +126,20 @@ class Volume:
         if self.answers.predictor.info.synthetic:
             found["synthetic"] = SYNTHETIC_NOTE
         return found
+
+    def _add(self, row: Row) -> None:
+        self._table.add(row)
+        if self._fitted is not None:
+            self._fitted.add(row)
+
+    def _answer_whole(self, row: dict[str, Any], fitted: dict[str, Any] | None) -> None:
+        """Give a volume the answer that the model's way of putting its B-scans together has, and its referral."""
+        if self._fitted is None or fitted is None or fitted["predicted"] is None:
+            return
+        # Its urgent_score stays that of its most urgent B-scan, which is named beside it.
+        row |= {k: fitted[k] for k in ("predicted", "probability", "abstained", "referred") if k in fitted}
+        row["probabilities"] = {c: fitted[f"p_{c}"] for c in self._fitted.rule.classes}
+        row["how"] = f"The answer for the volume is {self._fitted.how.words}, as was fitted on held-out scans."
 
     def close(self) -> None:
         """End the process that reads, and let go of the file."""
@@ -137,13 +160,22 @@ class Volume:
             place["picture"] = _png(scan.pixels)
         self.frames += 1
         if said.error is not None:
-            self._table.add(Row(0, {**place, "path": "", "error": said.error.message}, False, True))
+            self._add(Row(0, {**place, "path": "", "error": said.error.message}, False, True))
             return {**place, "error": said.error.message, "hint": said.error.hint}
         remarks = [str(r) for r in said.remarks if str(r) not in said.quality]
         found, _ = self.answers.in_json(said, (scan.pixels.shape[1], scan.pixels.shape[0]), remarks)
         p = {f"p_{c}": q for c, q in found["probabilities"].items()}
-        self._table.add(Row(0, {**found, **p, **place, "path": "", "error": ""}, False, True))
+        self._add(Row(0, {**found, **p, **place, "path": "", "error": ""}, False, True))
         return {**place, **found}
+
+
+def _fitted_table(answers: Answers) -> AggregatedTable | None:
+    """Puts the B-scans of a volume together, where the model keeps how."""
+    predictor, rule = answers.predictor, answers.rule
+    if "volume" not in predictor.unit_levels:
+        return None
+    how = aggregation_of(predictor.info.calibration, "volume", predictor.classes)
+    return AggregatedTable(how, predictor.classes, Wanted(abstain_below=rule.abstain_below), urgent=rule.urgent)
 
 
 def response_of(

@@ -1,4 +1,4 @@
 """Files, folders and volumes in, a table of answers out.
 
-From outside: `inputs`, `predict`, `prediction`, `rows`, `writers`.
+From outside: `aggregated`, `inputs`, `predict`, `prediction`, `rows`, `writers`.
 """

@@ -28,6 +28,7 @@ class AggregatedTable:
     how : the aggregation of the level.
     classes : of the model.
     of : what a table says of each input, see `octfast.deploy.predict.inputs.Item`; empty where inputs come without end.
+    urgent : classes to refer instead of the model's; see `octfast.model.decide.rule_of`.
 
     Attributes
     ----------
@@ -37,9 +38,16 @@ class AggregatedTable:
         most, its `most_frame` and `most_attention`; `remarks`; `error`.
     """
 
-    def __init__(self, how: Aggregation, classes: Sequence[str], wanted: Wanted, of: Sequence[Mapping[str, str]] = ()):
+    def __init__(
+        self,
+        how: Aggregation,
+        classes: Sequence[str],
+        wanted: Wanted,
+        of: Sequence[Mapping[str, str]] = (),
+        urgent: Sequence[str] | None = None,
+    ):
         self.how, self.of = how, of
-        self.rule = rule_of(classes, how.calibration, abstain_below=wanted.abstain_below)
+        self.rule = rule_of(classes, how.calibration, urgent, abstain_below=wanted.abstain_below)
         self.top_k = wanted.top_k or 1
         answer = answer_columns(np.zeros((0, len(classes))), self.rule, self.top_k)
         about = ["path", "patient", "eye", "volume", "name", "frames", "unread", "unlike_scans"]

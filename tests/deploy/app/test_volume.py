@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_a_volume_has_the_answers_of_octfast_predict(client, predictor, vol):
     (volume,), (expected,) = end["volumes"], found.volumes
     assert volume == pytest.approx({k: v for k, v in expected.items() if k != "path"}, abs=1e-5)
     assert "Not a medical device" in end["notice"] and end["synthetic"]
+
+
+def test_a_volume_is_answered_for_as_was_fitted(client, predictor, vol, monkeypatch):
+    kept = {"rule": "mean_probability", "k": None, "temperature": 0.7, "urgent": ["CNV", "DME"]}
+    kept |= {"operating": {"urgent": ["CNV", "DME"], "threshold": 0.0}}
+    calibration = {**predictor.info.calibration, "units": {"volume": kept}}
+    monkeypatch.setattr(predictor, "info", replace(predictor.info, calibration=calibration))
+    (volume,) = asked(client, vol)[-1]["volumes"]
+    (expected,) = run_prediction(predictor, [vol]).volumes
+    assert volume["probabilities"] == pytest.approx({c: expected[f"p_{c}"] for c in predictor.classes}, abs=1e-5)
+    assert volume["predicted"] == expected["predicted"] and volume["referred"] is expected["referred"] is True
+    assert "mean of its scans' probabilities" in volume["how"] and volume["urgent_frame"] in range(STEP + 3)
 
 
 def test_a_frame_that_is_sent_back_has_the_same_answer(client, vol):

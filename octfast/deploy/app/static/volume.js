@@ -246,7 +246,9 @@ class Viewer {
     if (said.urgent_frame !== null && said.urgent_frame !== undefined) {
       const whose = `B-scan ${said.urgent_frame} has ${percent(said.urgent_score)} for ${urgent.join(" and ")}${urgent.length > 1 ? " together" : ""}`;
       parts.push(make("p", { class: "said" }, make("strong", {}, said.referred ? "Urgent referral" : "No urgent referral"), `: ${whose}, the most of all.`));
-      parts.push(make("p", { class: "small" }, "A volume is as urgent as its most urgent B-scan; no vote is taken."));
+      parts.push(make("p", { class: "small" }, said.how ?? "A volume is as urgent as its most urgent B-scan; no vote is taken."));
+    } else if (said.how) {
+      parts.push(make("p", { class: "small" }, said.how));
     }
     const counts = this.model.classes.filter((c) => said[`scans_${c}`]).map((c) => `${said[`scans_${c}`]} ${c}`);
     parts.push(make("p", {}, `${bscans(said.frames)}${counts.length ? `: ${counts.join(", ")}` : ""}${said.unread ? `; ${said.unread} could not be read` : ""}.`));
