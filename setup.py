@@ -16,7 +16,7 @@ def _needs(key: str) -> list[str]:
 
 
 optional = (
-    *("openvino", "download", "parquet", "oct", "onnx", "app", "tune"),
+    *("openvino", "download", "parquet", "oct", "onnx", "app", "sr", "tune"),
     *("tensorboard", "mlflow", "wandb", "docs"),
 )
 extras = {name: _needs(f"{name}_requirements") for name in ("test", *optional)}

@@ -33,6 +33,7 @@ PURPOSES = {
     "mlflow": "--tracker mlflow",
     "openvino": "--engine openvino and --precision int8 on CPUs",
     "parquet": "parquet tables of scans",
+    "sr": "octfast predict --dicom-sr",
     "tensorboard": "--tracker tensorboard",
     "test": "running the tests",
     "tune": "octfast tune",

@@ -44,6 +44,15 @@ def predict(
         typer.Option(help="Folder for the heat maps, one per scan; of a model of units, of the 3 that count most."),
     ] = None,
     montage: Annotated[Path | None, typer.Option(help="Picture of the 48 most urgent scans.")] = None,
+    dicom_sr: Annotated[
+        Path | None,
+        typer.Option(
+            "--dicom-sr",
+            metavar="DIR",
+            help="Folder for a DICOM structured report about each DICOM input; it names the patient, as its source "
+            "does. Needs pip install 'octfast[sr]'.",
+        ),
+    ] = None,
     volume_summary: Annotated[
         bool, typer.Option("--volume-summary", help="Print one row per volume instead of one per scan.")
     ] = False,
@@ -93,6 +102,8 @@ def predict(
 
       octfast predict runs/latest volume.dcm "export/*.vol" --abstain-below 0.7 --heatmaps maps
 
+      octfast predict runs/latest series/ --dicom-sr reports
+
       find /data -name "*.e2e" | octfast predict model - --format jsonl
     """
     import sys
@@ -133,6 +144,7 @@ def predict(
             weights=weights,
             volume_memory=volume_memory,
             any_modality=any_modality,
+            dicom_sr=dicom_sr,
         )
         if found is None:  # one of several processes, of which the first speaks
             return

@@ -57,6 +57,7 @@ REPLACED = {"/data/oct": "OCT2017"}
 ELSEWHERE = {
     "octfast data download": "needs the network; tests/data/test_download.py",
     "octfast tune OCT2017 --arch": "needs the weights of two large bodies; tests/train/test_tune.py",
+    "octfast predict runs/latest series/": "needs highdicom; tests/deploy/predict/test_dicom_sr.py",
     "octfast app": "serves until it is stopped; tests/deploy/app and tests/end_to_end/test_app_browser.py",
     "octfast train OCT2017 --arch vgg16 --head article": "needs two layers of 4096; tests/train/test_learner.py",
     "octfast review": "serves until it is stopped; tests/deploy/review",

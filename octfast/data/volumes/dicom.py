@@ -35,6 +35,14 @@ _READ = (
 )
 
 
+# What a report about a file takes of it.
+_EVIDENCE = (
+    *("SpecificCharacterSet", "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "IssuerOfPatientID"),
+    *("StudyInstanceUID", "StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+    *("StudyDescription", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "NumberOfFrames", "Modality"),
+)
+
+
 def read_dicom(path: Path, name: str, any_modality: bool = False, tell: bool = False) -> Iterator[About | BScan]:
     """The frames of a DICOM file in their order, after what its header says.
 
@@ -120,6 +128,11 @@ def series_of(path: Path, name: str) -> dict[str, Any]:
     number = about.get("InstanceNumber")
     found |= {"number": None if number is None else int(number), "place": _place(about) or None}
     return {**found, "eye": _eye(about), "modality": str(about.get("Modality") or "")[:16]}
+
+
+def evidence_of(path: Path, name: str) -> dict[str, Any]:
+    """Who and which study a file is of, and what refers to it, as DICOM JSON; see `VolumeReader.evidence`."""
+    return _header(path, name, _EVIDENCE).to_json_dict()
 
 
 def _header(path: Path, name: str, tags: Sequence[str]) -> Any:

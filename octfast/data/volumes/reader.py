@@ -98,6 +98,16 @@ class VolumeReader:
         (head,) = self._answers(path, {"kind": "header"}, lambda head, process: head["header"])
         return head
 
+    def evidence(self, path: str | Path) -> dict[str, Any]:
+        """Who and which study a DICOM file is of, and what refers to it, as DICOM JSON, which names a person.
+
+        Raises
+        ------
+        DataError : see `read_all`.
+        """
+        (head,) = self._answers(path, {"kind": "evidence"}, lambda head, process: head["evidence"])
+        return head
+
     def _read(self, path: str | Path, kind: str, files: Sequence[str | Path], tell: bool) -> Iterator[About | BScan]:
         def made(head: dict[str, Any], process: subprocess.Popen[bytes]) -> About | BScan:
             return self._about(head["about"], process, path) if "about" in head else self._frame(head, process, path)

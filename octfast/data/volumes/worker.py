@@ -61,17 +61,20 @@ def answer(
 
     Parameters
     ----------
-    kind : as of `frames_of`; or "header", for what tells the series of a DICOM file.
+    kind : as of `frames_of`; or of a DICOM file "header", for what tells its series, or "evidence", for who and which
+        study it is of.
     tell : send what the file says of each volume, too, the patient's number among it; else nothing of that.
     files : of a DICOM series, in their order.
     """
     said: dict[str, Any]
     try:
-        if kind == "header":
-            from octfast.data.volumes.dicom import series_of
+        if kind in ("header", "evidence"):
+            from octfast.data.volumes.dicom import evidence_of, series_of
 
-            _write(out, json.dumps({"header": series_of(Path(path), name)}).encode() + b"\n")
-        for found in frames_of(Path(path), kind, name, any_modality, tell, files) if kind != "header" else ():
+            held = {"header": series_of, "evidence": evidence_of}[kind](Path(path), name)
+            _write(out, json.dumps({kind: held}).encode() + b"\n")
+            kind = ""
+        for found in frames_of(Path(path), kind, name, any_modality, tell, files) if kind else ():
             if isinstance(found, BScan):
                 send(found, name, out)
             elif tell:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -15,6 +16,7 @@ from octfast.data.fit import seen_in_words
 from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.aggregated import AggregatedTable
 from octfast.deploy.predict.dealt import kinds, rows_of
+from octfast.deploy.predict.dicom_sr import Reports, check_reports
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs, with_series
 from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
 from octfast.deploy.predict.outputs import check_file, check_out, check_pictures, units_file, volumes_file
@@ -57,6 +59,7 @@ def predict(
     weights: str | Path | None = None,
     volume_memory: float | None = None,
     any_modality: bool = False,
+    dicom_sr: str | Path | None = None,
 ) -> pd.DataFrame:
     """Ask a trained model about pictures and volumes; what `octfast predict` does, with the table given back.
 
@@ -84,6 +87,7 @@ def predict(
     precision, device, weights : see `octfast.load`; a loaded model has its own.
     volume_memory : that reading a volume may take, in GB; None is 4.
     any_modality : read DICOM files of other modalities than OCT, too.
+    dicom_sr : a folder for a DICOM structured report about each DICOM input; see `octfast.deploy.predict.dicom_sr`.
 
     Returns
     -------
@@ -118,6 +122,7 @@ def predict(
         weights=weights,
         volume_memory=volume_memory,
         any_modality=any_modality,
+        dicom_sr=dicom_sr,
     )
     if found is None:  # one of several processes, of which the first answers
         return None
@@ -149,6 +154,7 @@ def run_prediction(
     weights: str | Path | None = None,
     volume_memory: float | None = None,
     any_modality: bool = False,
+    dicom_sr: str | Path | None = None,
     stdin: BinaryIO | None = None,
 ) -> Prediction:
     """Do what `predict` does, without keeping the rows: each is handed to `on_row` with the columns as it comes.
@@ -160,6 +166,8 @@ def run_prediction(
     kind = check_out(to, format, inputs, resume, force)
     pictures = {"--heatmaps": heatmaps, "--montage": montage}
     check_pictures({k: at_home(v) for k, v in pictures.items() if v is not None}, inputs, resume or force)
+    if dicom_sr is not None:
+        check_reports(at_home(dicom_sr), resume)
     names = [os.fspath(i) for i in inputs]
     items = find_inputs(names, recursive=recursive, stdin=stdin, path_column=path_column)
     total, of = None, []
@@ -177,7 +185,7 @@ def run_prediction(
         total, items, of = len(listed), iter(listed), [item.of for item in listed]
         series = {item.path: item.files for item in listed if item.files}
     if (level := predictor.info.level) != "scan":
-        refuse_for_units(level, montage=montage, resume=resume)
+        refuse_for_units(level, montage=montage, resume=resume, **{"dicom-sr": dicom_sr})
         if heatmaps is not None:
             from octfast.deploy.predict.pictures import check_heat_maps
 
@@ -212,6 +220,12 @@ def run_prediction(
             journal.open(resume, force)
             stack.push(_leave(journal))
         sinks = _Sinks(table, found, on_row, heatmaps, montage, aggregated, series)
+        if dicom_sr is not None:
+            # Headers are read by another process than pixels, which come from a thread that is ahead.
+            headers = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
+            whole = partial(_whole_volume, predictor, wanted, table)
+            digest = _digest(bundle, predictor)
+            sinks.reports = Reports(at_home(dicom_sr), predictor, table.rule, digest, headers, series, whole)
         number = 0
         if journal is not None and journal.done:
             log.info("resuming after %d files and %d rows", journal.done, journal.rows)
@@ -241,6 +255,11 @@ def run_prediction(
     return found
 
 
+def _whole_volume(predictor: Predictor, wanted: Wanted, table: Table) -> VolumeTable | AggregatedTable:
+    """An empty table of volumes, by the rule that this model has for these."""
+    return _aggregated(predictor, wanted, ()).get("volume") or VolumeTable(table.rule)
+
+
 def _aggregated(predictor: Predictor, wanted: Wanted, of: Sequence[Mapping[str, str]]) -> dict[str, AggregatedTable]:
     """A table a level for which the model keeps how its scans are put together."""
     kept, classes = predictor.info.calibration, predictor.classes
@@ -262,6 +281,7 @@ class _Sinks:
         series: dict[str, tuple[str, ...]],
     ):
         self.series = series
+        self.reports: Reports | None = None
         self.table = table
         self.found = found
         self.on_row = on_row
@@ -295,6 +315,8 @@ class _Sinks:
             of_level.add(row)
         if self.montage is not None:
             self.shown.add(row.values)
+        if self.reports is not None:
+            self.reports.add(row)
         if self.on_row is not None:
             self.on_row(row, self.table.columns)
 
@@ -317,6 +339,9 @@ class _Sinks:
                     found.files.append(beside)
         if self.heatmaps is not None:
             found.files.append(self.heatmaps)
+        if self.reports is not None:
+            self.reports.end()
+            found.files.append(self.reports.folder)
         if self.montage is not None:
             from octfast.deploy.predict.pictures import plot_montage, read_again
             from octfast.figure import save_figure
