@@ -32,6 +32,7 @@ def main() -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # What Apple's GPU cannot do is done by the CPU, and torch says what that is.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of a lost connection it prints where in its own source
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|fastai|timm)\.")
     warnings.filterwarnings("default", message=".*MPS backend.*fall back")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from octfast.data.preprocess import normalise
-from octfast.errors import DataError
+from octfast.errors import DataError, OctfastError
 from octfast.model.bundle.carry import packed, unpacked
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
@@ -182,8 +182,9 @@ def _dealt(
 def answer_for_scans(about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Computed:
     """What another process than the first does of a prediction, see `octfast.processes.Group.assist`."""
     model, info, unlike = unpacked(about, arrays)
-    device = "cuda" if about["device"] == "cuda" else "cpu"
-    engine = Engine(model[0], about["precision"], device, tail=with_distance(model[1], unlike))
+    if about["device"] == "cuda" and not torch.cuda.is_available():
+        raise OctfastError("one process works on a GPU and another has none", "start them on machines of one kind")
+    engine = Engine(model[0], about["precision"], about["device"], tail=with_distance(model[1], unlike))
     return _answering(engine, info, about["paths"], about["bs"])
 
 

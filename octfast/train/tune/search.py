@@ -15,11 +15,11 @@ from octfast.files import numbered_folder
 from octfast.processes import current, divided
 from octfast.run.folder import RUNS
 from octfast.run.state import stopped_by_sigterm
-from octfast.train.assist import kinds
 from octfast.train.config import TrainConfig
 from octfast.train.device import computing
 from octfast.train.job import prepared_scans, train_classifier
 from octfast.train.leave_out import with_readable
+from octfast.train.tune.dealt import kinds, share_features
 from octfast.train.tune.features import store_features, weights_at_hand
 from octfast.train.tune.result import Tuned
 from octfast.train.tune.trials import SEARCH, Search
@@ -83,6 +83,7 @@ def tune(
         features, prepared = with_readable(
             lambda p: store_features(p, config, weights_of, views), prepared, ("train", "valid")
         )
+    share_features(features)
     try:
         search = Search(
             optuna, folder, features, list(dict.fromkeys(views)), config.seed, Files(config.format, config.dpi)

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from octfast.console import track
 from octfast.errors import OctfastError, UsageError
 from octfast.figure import Files
 from octfast.files import whole_file, write_text
+from octfast.processes import current
+from octfast.train.tune.dealt import judge_all
 from octfast.train.tune.features import Features
 from octfast.train.tune.plot import plot_search
 from octfast.train.tune.recipe import Recipe, suggest
@@ -29,6 +32,31 @@ log = logging.getLogger("octfast")
 
 SEARCH, JOURNAL, TRIALS = "search.json", "journal.log", "trials"
 NEW = "give a new folder: --out FOLDER"
+
+
+@dataclass
+class _Tried:
+    """A trial on its way through the folds."""
+
+    trial: Any
+    recipe: Recipe
+    logits: np.ndarray
+    done: np.ndarray
+    start: float
+    value: float = np.inf
+    pruned: bool = False
+
+    @classmethod
+    def begin(cls, search: Search, trial: Any) -> _Tried:
+        recipe = suggest(trial, *search.space)
+        logits = np.zeros((len(search.rows), search.features.classes), np.float32)
+        return cls(trial, recipe, logits, np.zeros(len(search.rows), bool), time.monotonic())
+
+
+def together() -> int:
+    """How many trials are tried at a time."""
+    group = current()
+    return 1 if group is None else group.size
 
 
 class Search:
@@ -141,40 +169,44 @@ class Search:
                 # How many there will be is known from how long those so far took.
                 most = max(done + 1, round(done * 60 * minutes / spent)) if done else 1
                 update(done, most if trials is None else min(most, trials - first))
-                self._try()
+                self._try(together() if trials is None else trials - self.count)
             update(self.count - first, self.count - first)
 
-    def _try(self) -> None:
-        trial = self.study.ask()
-        recipe = suggest(trial, *self.space)
-        start = time.monotonic()
-        logits = np.zeros((len(self.rows), self.features.classes), np.float32)
-        done = np.zeros(len(self.rows), bool)
+    def _try(self, most: int) -> None:
+        """Try a recipe, or as many at a time as processes work together."""
+        tried = [_Tried.begin(self, self.study.ask()) for _ in range(max(1, min(most, together())))]
         folds = self.features.folds[self.rows]
-        pruned = False
         for fold in range(self.held):
             inside = folds == fold
-            logits[inside] = self.features.judge(recipe, self.rows[~inside], self.rows[inside], self.settings["seed"])
-            done |= inside
-            value = float(log_losses(logits[done], self.targets[self.rows[done]]).mean())
-            pruned = not np.isfinite(value)
-            if fold < self.held - 1 and not pruned:
-                trial.report(value, fold)
-                # The default recipe is what all others are compared with.
-                pruned = recipe != self.default and trial.should_prune()
-            if pruned:
-                break
-        trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
+            left = [t for t in tried if not t.pruned]
+            args = self.rows[~inside], self.rows[inside], self.settings["seed"]
+            for t, logits in zip(left, judge_all(self.features, [t.recipe for t in left], *args), strict=True):
+                t.logits[inside] = logits
+                t.done |= inside
+                t.value = float(log_losses(t.logits[t.done], self.targets[self.rows[t.done]]).mean())
+                t.pruned = not np.isfinite(t.value)
+                if fold < self.held - 1 and not t.pruned:
+                    t.trial.report(t.value, fold)
+                    # The default recipe is what all others are compared with.
+                    t.pruned = t.recipe != self.default and t.trial.should_prune()
+                if t.pruned or fold == self.held - 1:
+                    t.trial.set_user_attr("seconds", round(time.monotonic() - t.start, 2))
+        for t in tried:
+            self._tell(t)
+
+    def _tell(self, tried: _Tried) -> None:
+        """Keep a trial that has come to its end."""
         self.count += 1
-        if pruned:
+        trial, recipe, value = tried.trial, tried.recipe, tried.value
+        if tried.pruned:
             self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
             log.debug("trial %d given up: %s", trial.number, recipe.describe())
             return
         with whole_file(self.folder / TRIALS / f"{trial.number:04d}.npy") as part, part.open("wb") as file:
-            np.save(file, logits, allow_pickle=False)
+            np.save(file, tried.logits, allow_pickle=False)
         self.study.tell(trial, value)
         best = min((x.mean() for x in self.losses.values()), default=np.inf)
-        self._keep(trial.number, recipe, logits)
+        self._keep(trial.number, recipe, tried.logits)
         if value < best:
             log.info("trial %d: log-loss %.4f, the best so far: %s", trial.number, value, recipe.describe())
         else:
