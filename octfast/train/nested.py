@@ -15,6 +15,7 @@ from octfast.data.units import units_of
 LEAST = 8
 
 # Beyond these a class has scans by so high a power of its frequency: 1 would be its share, 0 as many as any other.
+# Shares did worse by balanced accuracy and evenness by log-loss (docs/guides/laptop.md).
 POWER = 0.5
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -314,7 +315,8 @@ def shorter(pace: Pace, scans: Scans, config: TrainConfig, bs: int, precision: s
         add("--views 1", replace(config, views=1, augment="default"), scans=anew)
     if torch.cuda.is_available() is False and config.views and config.unfreeze != "all" and precision != "int8":
         faster = _INT8 if precision == "bf16" else 2 * _INT8
-        why = f", were it {faster:.0f} times as fast as {precision} here; needs pip install 'octfast[openvino]'"
+        why = f", were it {faster:.0f} times as fast as {precision} here"
+        why += "" if find_spec("nncf") else "; needs pip install 'octfast[openvino]'"
         add("--precision int8", config, replace(pace, view=pace.view / faster), anew, why)
     if config.size > 160:
         share = (160 / config.size) ** 2
