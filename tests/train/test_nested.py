@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octfast.train.nested import POWER, drawing_order
@@ -17,6 +17,7 @@ def table(drawn) -> pd.DataFrame:
     return scans.assign(path=[f"/data/{label}/{n}.png" for n, label in enumerate(scans["label"])], split="train")
 
 
+@settings(max_examples=25)
 @given(rows, st.integers(0, 5), st.integers(1, 8), st.data())
 def test_a_smaller_draw_is_within_a_larger_and_balanced(drawn, seed, least, data):
     scans = table(drawn)
@@ -38,6 +39,7 @@ def test_a_smaller_draw_is_within_a_larger_and_balanced(drawn, seed, least, data
         assert turns.get((label, patient), 0) >= min(has, most - 1)
 
 
+@settings(max_examples=25)
 @given(rows, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_the_draw_depends_on_names_and_not_on_the_order_of_the_table_or_its_folder(drawn, seed, random):
     scans = table(drawn)
@@ -48,6 +50,7 @@ def test_the_draw_depends_on_names_and_not_on_the_order_of_the_table_or_its_fold
     assert names[0] == names[1]
 
 
+@settings(max_examples=25)
 @given(rows, st.integers(0, 5), st.data())
 def test_units_stay_whole_and_the_leading_scan_is_drawn_first(drawn, seed, data):
     scans = table(drawn).assign(label="a")
