@@ -35,6 +35,7 @@ RECIPES = {
     "stock": {"views": 0, "balance": "sample"},
     "all": {"unfreeze": "all", "epochs": 2},
     "block5": {"unfreeze": "block5", "arch": "resnet18", "views": 1, "epochs": 4},
+    "patients": {"views": 1, "folds": 2, "epochs": 2, "level": "patient"},
     "block5, folds": {"unfreeze": "block5", "arch": "resnet18", "views": 1, "epochs": 4, "folds": 3},
 }
 
@@ -89,6 +90,7 @@ CUTS = [("default", moment) for moment in MOMENTS if "fold" not in moment] + [
     ),
     *(("all", "in the first epoch"), ("all", "before the second is kept"), ("all", "after them")),
     *(("block5", "before the second is kept"), ("block5", "after the training")),
+    ("patients", "before the second is kept"),
     *(("block5, folds", "in the second fold"), ("block5, folds", "before the second is kept")),
 ]
 
