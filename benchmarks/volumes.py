@@ -117,7 +117,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "B-scans/cpu s": count / used,
         "MB": common.peak_memory_mb(),
         "MB before": before,
-        "MB reader": 0.0 if way == "png" else common.peak_worker_mb(),
     }
 
 
