@@ -139,6 +139,16 @@ def write_text(file: Path, text: str, errors: str = "strict") -> Path:
     return file
 
 
+def path_below(path: str | Path, root: Path) -> str:
+    """A path as it is reached from a folder, its parts joined by /; "" where it does not lie below."""
+    text, start = str(path), f"{root}{os.sep}"
+    # Quick for the usual path, as there may be a million.
+    if os.sep == "/" and text.startswith(start) and "//" not in text and "/." not in text and text[-1] != "/":
+        return text[len(start) :]
+    whole = Path(text)
+    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else ""
+
+
 def is_locked(file: Path) -> bool:
     """Whether a process holds the lock on a file; one that has died holds none, however it died."""
     from filelock import FileLock, Timeout

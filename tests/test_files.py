@@ -7,9 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octfast.errors import UsageError
-from octfast.files import is_offline, is_taken, new_folder, numbered_folder, sha256_of, usable_cores, whole_file
+from octfast.files import (
+    in_threads,
+    is_offline,
+    is_taken,
+    new_folder,
+    numbered_folder,
+    path_below,
+    sha256_of,
+    usable_cores,
+    whole_file,
+)
 from octfast.files import write_text as write
 from octfast.notices import Note
 
@@ -96,3 +108,33 @@ def test_an_address_is_refused_wherever_a_file_or_folder_is_asked_for(octfast, o
         ended = octfast(*words)
         assert ended.code == 1 and f"{address} is an address on the web" in ended.err, words
         assert "what to do: download it and give" in ended.err or "what to do: download the run" in ended.err, words
+
+
+def test_threads_are_a_bounded_number_of_items_ahead_and_keep_their_order():
+    begun = []
+
+    def items():
+        for i in range(200):
+            begun.append(i)
+            yield i
+
+    found = in_threads(lambda i: i * i, items(), threads=3, ahead=8)
+    for n in range(200):
+        assert next(found) == n * n
+        assert len(begun) <= n + 1 + 8
+    assert list(found) == []
+
+
+def test_what_a_thread_raises_is_raised_in_its_place():
+    found = in_threads(lambda i: 1 // (5 - i), range(1000), threads=2, ahead=4)
+    assert [next(found) for _ in range(5)] == [0, 0, 0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+
+
+@given(st.lists(st.sampled_from(["a", "..", ".", "", ".b", "c d", "a.png"]), max_size=5), st.sampled_from(["/", "/a"]))
+def test_a_path_below_a_folder_is_that_of_pathlib(parts, root):
+    path = Path("/a/" + "/".join(parts))
+    below = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+    assert path_below("/a/" + "/".join(parts), Path(root)) == below
+    assert path_below("/elsewhere/a.png", Path("/else")) == ""

@@ -10,8 +10,10 @@ import os
 import re
 import stat
 import struct
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,8 @@ MAX_PIXELS = 100_000_000
 # half a million, which would take hours. libtiff has the same limit.
 MAX_SCANS = 100
 MAX_PAGES = 4096
+# Of larger pictures threads decode one at a time: one in colour of 100 million pixels takes a gigabyte meanwhile.
+LARGE_PIXELS = 25_000_000
 _ORIENTATION, _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SMAX_SAMPLE = 274, 258, 262, 281, 341
 _MIN_SAMPLE, _SMIN_SAMPLE = 280, 340
 _TURNS = {
@@ -45,6 +49,7 @@ _TURNED = {
     6: "on its left side",
     8: "on its right side",
 }
+_large = threading.Lock()
 # What libjpeg says where the compressed samples are not what they should be; its other warnings are of the header.
 _DAMAGE = ("corrupt jpeg data", "premature end")
 _SPECIAL = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
@@ -52,6 +57,16 @@ _SPECIAL = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOC
 # What Pillow warns of is an error here, or of no account; both are said in octfast's words, once a file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def _fresh_lock() -> None:
+    global _large
+    _large = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    # A process that decodes may be forked while a thread that it does not inherit holds the lock.
+    os.register_at_fork(after_in_child=_fresh_lock)
 
 
 class Unreadable(DataError):  # noqa: N818
@@ -247,6 +262,17 @@ def _decode_image(
         image.seek(page)
     if image.width * image.height > most:
         raise _too_large(f"{image.width:,} x {image.height:,} pixels", most)
+    with _large if image.width * image.height > LARGE_PIXELS else nullcontext():
+        return _decode_page(image, data, small, given, changes)
+
+
+def _decode_page(
+    image: Image.Image,
+    data: bytes,
+    small: bool,
+    given: tuple[float, float] | None,
+    changes: list[tuple[str, str]],
+) -> Decoded:
     mode, form, stored = image.mode, image.format or "", _stored(image)
     noted = _orientation(image)
     loaded = _strict_jpeg(image, data, small) if data and form in ("JPEG", "MPO") else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from octfast.data.decode import Decoded, decode
+from octfast.data.decode import LARGE_PIXELS, Decoded, decode
 from octfast.errors import DataError
 
 # Standard deviation of the greys of the picture made small; JPEG leaves a single grey at 0.
@@ -34,6 +34,9 @@ def unusual(picture: Decoded, small: np.ndarray | None = None) -> list[tuple[str
     found = [*picture.changes]
     if min(picture.width, picture.height) < _TINY:
         found.append(("tiny", f"tiny: {picture.width}x{picture.height} pixels"))
+    if picture.width * picture.height > LARGE_PIXELS:
+        size = f"{picture.width}x{picture.height} pixels"
+        found.append(("huge", f"huge: {size}, which take memory and seconds at each reading"))
     if picture.mode == "CMYK":
         found.append(("cmyk", "CMYK, read as grey"))
     if small is None:

@@ -44,6 +44,7 @@ _UNUSUAL = {
     "animated": "animated or of several pages, of which one is read, the largest or the first",
     "blank": "blank, of one grey all over",
     "tiny": "lower or narrower than 28 pixels",
+    "huge": "larger than 25 million pixels, which takes memory and seconds at each reading; crop or shrink them",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from octfast.errors import DataError
-from octfast.files import whole_file
+from octfast.files import path_below, whole_file
 
 log = logging.getLogger("octfast")
 
@@ -105,7 +105,7 @@ def save_scans(scans: pd.DataFrame, file: str | Path, root: str | Path) -> None:
     """Write a table with a `path` column as CSV, its paths relative to `root`, so that it can move with the data."""
     out = scans.copy()
     root = Path(root)
-    out["path"] = [_relative(Path(p), root) for p in out["path"]]
+    out["path"] = [path_below(p, root) or str(Path(p)) for p in out["path"]]
     write_csv(out, file)
 
 
@@ -142,7 +142,3 @@ def load_scans(file: str | Path, root: str | Path, as_text: bool = False) -> pd.
         raise DataError(f"{file} has rows of no split", "the file was damaged; train again, or give another run")
     scans["path"] = [str(Path(root) / p) for p in scans["path"]]
     return scans
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

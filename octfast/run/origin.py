@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from octfast.files import path_below
 
 
 def fingerprint(scans: pd.DataFrame, root: Path) -> str:
@@ -19,15 +22,15 @@ def fingerprint(scans: pd.DataFrame, root: Path) -> str:
     """
     digest = hashlib.sha256()
     for row in scans.itertuples():
-        path = Path(str(row.path))
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        path = str(row.path)
+        name = path_below(path, root) or Path(path).name
         digest.update(f"{name}\t{_size(path)}\t{row.label}\t{row.patient}\t{row.split}\n".encode())
     return digest.hexdigest()
 
 
-def _size(path: Path) -> int:
+def _size(path: str) -> int:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size  # noqa: PTH116
     except OSError:
         return -1
 

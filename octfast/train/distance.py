@@ -128,12 +128,15 @@ def _features(trainee: Learner, learn: Learner, table: pd.DataFrame, info: Bundl
     if isinstance(trainee, FrozenLearner):
         return _Stored(trainee, head)
     engine = Engine(body, "auto" if precision == "int8" else precision, learn.dls.device)
-    rows = []
-    for _, features, _ in run_pictures(engine, info, list(table["path"])):
+    found = np.empty((0, 0), np.float32)
+    for row, (_, features, _) in enumerate(run_pictures(engine, info, list(table["path"]))):
         if isinstance(features, DataError):
             raise features
-        rows.append(pooled(features[None])[0].numpy())
-    return np.stack(rows)
+        vector = pooled(features[None])[0].numpy()
+        if not len(found):
+            found = np.empty((len(table), len(vector)), np.float32)
+        found[row] = vector
+    return found
 
 
 class _Stored:

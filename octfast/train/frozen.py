@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import ColReader
 from fastai.learner import Learner
 from fastai.torch_core import trainable_params
 from torch import Tensor, nn
@@ -423,7 +425,13 @@ def _drawn(dls: DataLoaders) -> dict[str, Any]:
 
 def _targets(dl: Any) -> Tensor:
     labels = dl.dataset.tls[-1]
-    return torch.tensor([int(labels[i]) for i in range(len(labels))])
+    items, reads = labels.items, labels.tfms.fs[0]
+    if not (isinstance(items, pd.DataFrame) and isinstance(reads, ColReader) and len(reads.cols) == 1):
+        return torch.tensor([int(labels[i]) for i in range(len(labels))])
+    # What is read of a row is its class alone, so that one row of each is asked for, not a hundred thousand.
+    codes, _ = pd.factorize(items[reads.cols[0]], use_na_sentinel=False)
+    _, first = np.unique(codes, return_index=True)
+    return torch.tensor([int(labels[int(i)]) for i in first])[torch.from_numpy(codes)]
 
 
 def hash_of_body(prefix: Sequence[nn.Module]) -> str:

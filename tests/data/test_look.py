@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +37,12 @@ def test_nothing_is_said_of_an_ordinary_scan():
 )
 def test_blank_dark_tiny_and_coloured_pictures_are_said(picture, said):
     assert checks(picture) == said
+
+
+def test_a_huge_picture_is_said_with_its_size():
+    # As a JPEG comes that was decoded at an eighth of its size.
+    found = unusual(replace(decode(Image.fromarray(scan())), width=12000, height=4000))
+    assert found == [("huge", "huge: 12000x4000 pixels, which take memory and seconds at each reading")]
 
 
 def test_chroma_counts_pixels_whose_channels_lie_apart():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -232,3 +234,18 @@ def test_the_check_is_as_strict_as_the_decoder(tmp_path):
             assert not reason, (n, name)
         except DataError:
             assert reason, (n, name)
+
+
+def test_a_file_is_opened_twice_at_most_before_a_training(phantoms, monkeypatch):
+    """Once to be checked, and once more to be compared where another has its size."""
+    opened: Counter[str] = Counter()
+    real = io.open
+
+    def counted(file, *args, **kwargs):
+        opened[str(file)] += 1
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", counted)
+    monkeypatch.setattr("io.open", counted)
+    found = prepare(phantoms)
+    assert {opened[path] for path in found.scans["path"]} <= {1, 2}

@@ -170,10 +170,12 @@ def is_synthetic(scans: pd.DataFrame) -> bool:
     from octfast.data.volumes.store import is_made_of_phantoms
 
     try:
-        common = Path(os.path.commonpath([Path(p).parent for p in scans["path"]]))
+        # Of a hundred thousand scans there are some ten folders.
+        folders = {os.path.dirname(p) for p in scans["path"]}  # noqa: PTH120
+        common = Path(os.path.commonpath(folders))
     except ValueError:
         return False
-    if is_made_of_phantoms({Path(p).parent for p in scans["path"]}):
+    if is_made_of_phantoms({Path(folder) for folder in folders}):
         return True
     # All of one class of one split lie two folders below the note.
     return any((folder / NOTE).is_file() for folder in (common, *common.parents[:2]))

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -106,6 +107,7 @@ def clean(name: str) -> str:
     return " ".join(seen.split()) or name
 
 
+@lru_cache(4096)
 def class_key(name: str) -> str:
     """The same for all spellings of one class: `clean`, in small letters."""
     return clean(name).casefold()
@@ -168,9 +170,9 @@ def patients_from_names(scans: pd.DataFrame, root: Path, folders: Sequence[str] 
     root : what a file's own path is taken from.
     folders : the folder of each scan that names its patient, or "" where none does, for names that say nothing.
     """
-    labels = {class_key(str(label)) for label in scans["label"]}
+    labels = {class_key(str(label)) for label in scans["label"].unique()}
     paths = [Path(path) for path in scans["path"]]
-    originals = {path.with_suffix(""): path for path in reversed(paths)}
+    originals: dict[Path, Path] = {}
     patients = []
     guessed = by_folder = 0
     for i, path in enumerate(paths):
@@ -181,6 +183,7 @@ def patients_from_names(scans: pd.DataFrame, root: Path, folders: Sequence[str] 
             # Of volumes, which may name their patients within, that is said once they are read.
             guessed += path.suffix.lower() not in VOLUME_SUFFIXES
             # A set may number all of its scans in this way, so the original must be there.
+            originals = originals or {path.with_suffix(""): path for path in reversed(paths)}
             path = originals.get(path.with_name(original_stem(path.stem)), path)
             patient = path.relative_to(root).as_posix()
         patients.append(patient)

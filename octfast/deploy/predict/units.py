@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,7 +149,7 @@ def stream_units(
     for item in items:
         groups.setdefault(_group(item, level), []).append(item)
     _say_groups(groups, level)
-    held: list[tuple[tuple, Origin, Item]] = []
+    held: deque[tuple[tuple, Origin, Item]] = deque()
 
     def pictures() -> Iterator[Any]:
         n = 0
@@ -163,8 +164,8 @@ def stream_units(
     number = 0
     current: list[tuple[Origin, Item, Answer, torch.Tensor | None]] = []
     at: tuple | None = None
-    for place, (answer, outputs) in enumerate(tables.predictor.stream_scans(pictures(), bs)):
-        group, origin, item = held[place]
+    for answer, outputs in tables.predictor.stream_scans(pictures(), bs):
+        group, origin, item = held.popleft()
         if group != at and current:
             for scans in _units(current, level):
                 yield tables.rows(number, scans)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from octfast.data.audit.audit import quick_audit
-from octfast.data.audit.checks import check_table, wilson
+from octfast.data.audit.checks import check_table, copy_findings, wilson
 from octfast.data.readers.folder import read_scans
 from tests.data.audit.samples import files, scan_table
 
@@ -80,3 +80,19 @@ def test_the_quick_audit_finds_leaks_without_decoding(own, monkeypatch):
 
 def test_the_quick_audit_of_clean_phantoms_is_empty(clean):
     assert quick_audit(read_scans(clean)) == []
+
+
+def test_the_table_is_not_looked_through_again_for_each_copy():
+    class Counted(pd.DataFrame):
+        reads = 0
+
+        def __getitem__(self, key):
+            Counted.reads += 1
+            return super().__getitem__(key)
+
+    table = Counted(scan_table(*((f"/d/train/A/A-{i}-1.png", "A", f"{i}", "train") for i in range(100))))
+    few = list(copy_findings(table, [(0, 1, "duplicate", "the same bytes")]))
+    reads, Counted.reads = Counted.reads, 0
+    many = list(copy_findings(table, [(0, i, "duplicate", "the same bytes") for i in range(1, 100)]))
+    assert few == many[:1] and len(many) == 99
+    assert Counted.reads == reads
