@@ -236,7 +236,7 @@ def test_the_check_is_as_strict_as_the_decoder(tmp_path):
             assert reason, (n, name)
 
 
-def test_a_file_is_opened_twice_at_most_before_a_training(phantoms, monkeypatch):
+def test_a_file_is_opened_twice_at_most_as_scans_are_prepared(phantoms, monkeypatch):
     """Once to be checked, and once more to be compared where another has its size."""
     opened: Counter[str] = Counter()
     real = io.open
