@@ -316,8 +316,10 @@ class Group:
         claimed: deque[int] = deque()
 
         def claims() -> Iterator[int]:
+            # Decoding claims ahead of what is computed: to wait here for a turn could be to wait for oneself.
             for k in self._claims(number, about["count"], claimed):
-                self._wait_for_turn(number, k)
+                if self.box.has(f"{number}/stop"):
+                    raise _Abandoned
                 yield k
 
         try:

@@ -69,7 +69,7 @@ class _Helper:
             )
         train = self.dls.train
         dl = self.dls.valid if not about["training"] else train if about["views"] > 1 else self.dls.test_dl(train.items)
-        source = _Checked(dl, about["views"], about["seed"], device, None)
+        source = _Checked(dl, about["views"], about["seed"], device, about["workers"])
         source.digests = arrays["digests"]
         network = nn.Sequential(*prefix).eval()
         engine = Engine(network, about["precision"], device, compiled=about["compiled"])

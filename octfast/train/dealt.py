@@ -86,6 +86,7 @@ def activations(
         "seed": source.seed,
         "device": source.device.type,
         "block": source.block,
+        "workers": source.workers,
         "precision": getattr(engine, "precision", "fp32"),
         "compiled": bool(getattr(engine, "key", {}).get("compiled")),
         "modules": modules,
