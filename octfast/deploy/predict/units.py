@@ -143,6 +143,10 @@ def stream_units(
     Parameters
     ----------
     reader : of volumes; the caller closes it.
+
+    Raises
+    ------
+    UsageError : the model answers for eyes, and a table names eyes without their patients.
     """
     level = tables.predictor.info.level
     groups: dict[tuple, list[Item]] = {}
@@ -181,6 +185,11 @@ def stream_units(
 def _group(item: Item, level: str) -> tuple:
     """What scans of other files are of the same unit, or may be."""
     if item.of.get(level):
+        if level == "eye" and not item.of.get("patient"):
+            raise UsageError(
+                f"{item.path}: the table says which eye it is of, and not whose",
+                "give the table a column patient; all right eyes would be taken for one",
+            )
         return ("table", *(item.of.get(role, "") for role in ("patient", "eye", "volume")[: _DEPTH[level]]))
     path = Path(item.path)
     return ("folder", str(path.parent)) if _is_picture(item) else ("file", str(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,15 @@ def test_a_table_says_which_scans_are_of_which_volume(predictor, scans, tmp_path
     assert found["patient"].tolist() == ["a", "b"] and found["frames"].tolist() == [3, 3]
     answer = predictor.answer_unit([f"scans/{n}.png" for n in (0, 2, 4)])
     np.testing.assert_allclose([found.iloc[0][f"p_{c}"] for c in CLASSES], answer.probabilities, atol=1e-5)
+
+
+def test_right_eyes_of_unknown_patients_are_not_one_eye(bundle, scans, tmp_path):
+    eyes = shutil.copytree(bundle, tmp_path / "eyes")
+    update_info(eyes, level="eye")
+    table = pd.DataFrame({"path": [f"scans/{n}.png" for n in range(4)], "eye": ["OD", "OS"] * 2})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(UsageError, match=r"0.png: the table says which eye"):
+        predict(load(eyes, precision="fp32", device="cpu"), "table.csv")
 
 
 def test_what_cannot_be_read_is_said_and_the_rest_answers(predictor, scans):
