@@ -88,10 +88,10 @@ def test_a_search_goes_on_and_another_is_refused(tuned, phantoms, octfast, tmp_p
 def test_a_search_that_is_stopped_keeps_what_it_found(phantoms, tmp_path, monkeypatch, said):
     real = Search._try
 
-    def one_and_stop(self):
+    def one_and_stop(self, most):
         if self.count:
             raise KeyboardInterrupt
-        real(self)
+        real(self, most)
 
     monkeypatch.setattr(Search, "_try", one_and_stop)
     with pytest.raises(KeyboardInterrupt):
