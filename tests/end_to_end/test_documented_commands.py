@@ -51,8 +51,8 @@ MORE = (
     # The stand-in's pretrained weights are a file, and not where torch keeps its own.
     ("octfast model slim", "--weights weights.safetensors"),
 )
-# Lines that speak of a run on a table with a column device, of enough scans, or on pretrained weights.
-OF_THE_TABLE = ("--by ", "octfast calibrate", "octfast model slim")
+# Lines that speak of a run on a table with columns device and eye, of enough scans, or on pretrained weights.
+OF_THE_TABLE = ("--by ", "--level eye", "octfast calibrate", "octfast model slim")
 REPLACED = {"/data/oct": "OCT2017"}
 ELSEWHERE = {
     "octfast data download": "needs the network; tests/data/test_download.py",
@@ -139,8 +139,10 @@ def world(tmp_path_factory) -> Path:
                     file = folder / f"{name}-{patient}-{n}.jpeg"
                     Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(file)
                     device = ("Alpha", "Beta")[who % 2]
-                    rows.append((f"DATA/{split}/{name}/{file.name}", name, patient, split, device, device))
-    table = pd.DataFrame(rows, columns=["path", "label", "mrn", "split", "device", "COLUMN"])
+                    rows.append(
+                        (f"DATA/{split}/{name}/{file.name}", name, patient, split, device, device, "OD" if n else "OS")
+                    )
+    table = pd.DataFrame(rows, columns=["path", "label", "mrn", "split", "device", "COLUMN", "eye"])
     table.to_csv(place / "scans.csv", index=False)
     table[table["split"] == "test"].to_csv(place / "hospital.csv", index=False)
     for name in ("OCT2017", "FOLDER", "OTHER-DATA", "new-scans", "my-scans", "phantoms", "first-labels"):
