@@ -48,8 +48,32 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def pytest_configure(config):
+    # What is skipped is listed in this file, to be run again where more is installed: pytest @FILE.
+    if (file := os.environ.get("OCTFAST_SKIPPED")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Skipped(Path(file)))
+
+
 def pytest_unconfigure():
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+class _Skipped:
+    """Writes the names of the tests and modules that were skipped, a line each."""
+
+    def __init__(self, file: Path):
+        self.file, self.names = file, set()
+
+    def pytest_runtest_logreport(self, report):
+        if report.skipped:
+            self.names.add(report.nodeid)
+
+    def pytest_collectreport(self, report):
+        if report.skipped:
+            self.names.add(report.nodeid)
+
+    def pytest_sessionfinish(self):
+        self.file.write_text("".join(f"{name}\n" for name in sorted(self.names)), encoding="utf-8")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -265,6 +265,9 @@ def point_to_the_table(place: Path, runs: Path) -> None:
     (place / "runs" / "latest").symlink_to("first", target_is_directory=True)
 
 
+@pytest.mark.skipif(
+    not importlib.util.find_spec("onnxscript"), reason="the pages speak of optional packages: pip install '.[dev]'"
+)
 @pytest.mark.parametrize("page", ONCE, ids=label)
 def test_every_command_works_as_printed(page, here, runs, monkeypatch, capsys):
     from octfast.__main__ import main
