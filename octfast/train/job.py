@@ -29,6 +29,7 @@ from octfast.data.splits.hold_out import validation_share
 from octfast.data.units import units_of
 from octfast.errors import DataError, OctfastError
 from octfast.figure import Files
+from octfast.files import refuse_address
 from octfast.model.arch import find_arch
 from octfast.model.bundle.state import RUNNING, resume_command
 from octfast.model.compiler import check_compiler, compile_in_place
@@ -211,6 +212,7 @@ def _alone() -> Iterator[None]:
 
 def check_names(config: TrainConfig) -> None:
     """Refuse a name that is unknown before the scans are read, which may take minutes."""
+    refuse_address(config.weights, "download it and give the file: --weights FILE")
     check_head(config.head, find_arch(config.arch))
     device = find_device(config.device, apple=True)
     check_engine(config.engine, config.precision, device)
