@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -290,8 +290,11 @@ def _fit(learn: Learner, config: TrainConfig, run: Run, kept: Callable[[], None]
             dl.bs = bs
         try:
             return _fit_once(learn, config, run, bs, past, kept)
-        except (RuntimeError, MemoryError) as e:
-            if "DataLoader worker" in str(e):
+        except (RuntimeError, MemoryError, ConnectionError, EOFError) as e:
+            if isinstance(e, ConnectionError | EOFError) or "DataLoader worker" in str(e):
+                # torch says so by a signal as well, which may come while this is said.
+                with suppress(RuntimeError):
+                    time.sleep(0.2)
                 raise OctfastError(
                     "a process that decodes scans was ended from outside, perhaps as memory was short",
                     "go on with one process: the command above, and --workers 0",

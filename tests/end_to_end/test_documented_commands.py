@@ -63,7 +63,6 @@ ELSEWHERE = {
     "octfast review": "serves until it is stopped; tests/deploy/review",
     "octfast train --resume": "needs a training that was cut off; tests/train/test_resume.py",
     "octfast train DATA --corrections": "needs what a review has decided; tests/data/test_corrections.py",
-    "octfast train OCT2017 --minutes": "takes what fits its clock; tests/train/test_minutes.py",
     "octfast train DATA --minutes": "takes what fits its clock; tests/train/test_minutes.py",
     "octfast train --level volume": "needs volumes of several scans; tests/train/test_bags.py",
     "octfast train scans.csv --level volume": "needs volumes of several scans; tests/train/test_bags.py",
@@ -251,6 +250,9 @@ def clear(words: list[str], place: Path) -> None:
     for option, name in pairwise(words):
         if option in ("--out", "--heatmaps"):
             target = place / name.rstrip("/")
+            # Beside a table of scans stand those of volumes, eyes and patients.
+            for beside in target.parent.glob(f"{target.stem}-*{target.suffix}") if target.suffix == ".csv" else ():
+                beside.unlink()
             if target.is_symlink() or target.is_file():
                 target.unlink()
             elif target.is_dir():
