@@ -10,10 +10,11 @@ heads of folds. Every unit is judged by a head that never saw its patient:
 - urgent: the same scans' answers, and the unit gets those of its most urgent scan (the one least NORMAL or NO);
 - fitted: the same scans' answers, put together by the rule and at the temperature that `octfast train --level scan`
   chooses, here on the units of the other folds;
-- top: the mean of a class's k highest logits of the unit's scans, learned as one answer a unit (multiple instances);
-- max: the same with k = 1;
-- attention: the scans' logits weighed by gated attention (Ilse, Tomczak and Welling, ICML 2018), which is what
-  `octfast train --level` learns.
+- pooled: the mean of the logits of the unit's scans, learned as one answer a unit (multiple instances); with the rest
+  `octfast train --level ... --pooling mean`, `topk`, `max` and `attention`;
+- top: the mean of a class's k highest logits;
+- max: the highest logit of a class;
+- attention: the scans' logits weighed by gated attention (Ilse, Tomczak and Welling, ICML 2018).
 
 The figures are means over the seeds, of which each draws its folds and its head; intervals are of resampled patients.
 """
@@ -31,11 +32,11 @@ import common
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from torch import Tensor
 
-WAYS = ("mean", "urgent", "fitted", "top", "max", "attention")
+WAYS = ("mean", "urgent", "fitted", "pooled", "top", "max", "attention")
 # Those that learn from single scans.
 OF_SCANS = ("mean", "urgent", "fitted")
+POOLINGS = {"pooled": "mean", "top": "topk", "max": "max", "attention": "attention"}
 METRICS = ("disease_auc", "urgent_auc", "macro_auc", "log_loss", "accuracy")
 HEALTHY = ("NORMAL", "NO")
 
@@ -142,22 +143,10 @@ def judged(
 
     from octfast.data.loaders import batch_size
     from octfast.model.heads import pooled_head
-    from octfast.model.pooling import BagHead
+    from octfast.model.pooling import BagHead, pooling_of
     from octfast.train.bags import BagHeads, BagLoader, units_a_batch
     from octfast.train.folds import FoldHeads, FoldLoader
     from octfast.train.store.rows import Values
-
-    class Highest(BagHeads):
-        """The mean of the k highest logits of a class among the scans of a unit."""
-
-        k = 1 if way == "max" else args.k
-
-        def pooled(self, outputs: Tensor, unit: Tensor, units: int) -> Tensor:
-            rows = []
-            for u in range(units):
-                own = outputs[unit == u]
-                rows.append(own.topk(min(self.k, len(own)), 0)[0].mean(0) if len(own) else own.new_zeros(own.shape[1]))
-            return torch.stack(rows)
 
     names = sorted(scans["label"].unique())
     y = torch.tensor([names.index(label) for label in scans["label"]])
@@ -176,9 +165,8 @@ def judged(
         bs = batch_size(len(scans))
         loaders = [FoldLoader(*of, True, bs=bs, shuffle=True, drop_last=True), FoldLoader(*of, False, bs=512)]
     else:
-        model = (BagHeads if way == "attention" else Highest)(
-            nn.Identity(), BagHead(head) if way == "attention" else head, args.folds
-        )
+        pooling = pooling_of(POOLINGS[way], args.k if way == "top" else None)
+        model = BagHeads(nn.Identity(), BagHead(head, pooling), args.folds)
         bs = units_a_batch(len(scans), len(units))
         bags = (Values(x), units, of_units, folds)
         loaders = [BagLoader(*bags, True, bs=bs, shuffle=True, drop_last=True), BagLoader(*bags, False, bs=16)]

@@ -275,7 +275,8 @@ class Predictor:
         rows = [row for row in outputs if row is not None]
         if not rows:
             return UnitAnswer(None, scans, attention)
-        logits, weights = pool(torch.stack(rows), torch.zeros(len(rows), dtype=torch.long), 1)
+        assert self.info.pooling is not None  # as of every model that answers for units
+        logits, weights = pool(torch.stack(rows), torch.zeros(len(rows), dtype=torch.long), 1, self.info.pooling)
         attention[read] = weights.numpy()
         distance = None
         if self.unlike is not None:

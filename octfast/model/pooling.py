@@ -1,11 +1,14 @@
 """How the scans of a volume, an eye or a patient become one answer: gated attention over them, and their logits pooled.
 
-Ilse, Tomczak and Welling, Attention-based deep multiple instance learning, ICML 2018. The classifier is one layer, so
-that the logits of a unit are the mean of its scans' logits, weighed by attention: what each scan says and how much it
-counts can be read off.
+Ilse, Tomczak and Welling, Attention-based deep multiple instance learning, ICML 2018. It is the logits of scans, their
+instances, that are pooled, so that what each scan says and how much it counts can be read off. With a classifier of one
+layer the mean of logits, weighed or not, is also the logits of the mean of the scans' embeddings.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +16,45 @@ from torch import Tensor, nn
 from octfast.errors import UsageError
 from octfast.model.heads import POOLED
 
+# How the logits of scans become those of their unit: of each class the mean weighed by attention, the mean, the
+# highest, the mean of the k highest.
+POOLINGS = ("attention", "mean", "max", "topk")
 # Of the attention: how many numbers of a scan's features it is computed from.
 HIDDEN = 64
+# Of topk: how many scans of a unit count for a class.
+TOP_K = 3
+
+
+def pooling_of(kind: str = "attention", k: int | None = None) -> dict[str, Any]:
+    """What a bundle keeps of a pooling (docs/bundle-schema.md).
+
+    Parameters
+    ----------
+    kind : one of `POOLINGS`.
+    k : with topk, how many scans count for a class; None takes `TOP_K`.
+
+    Raises
+    ------
+    UsageError : another word, or a k that is none or does not go with it.
+    """
+    if kind not in POOLINGS:
+        raise UsageError(f"there is no pooling {kind!r}", f"one of {', '.join(POOLINGS)}")
+    if k is not None and (kind != "topk" or k < 1):
+        raise UsageError(f"pooling {kind} has no k of {k}", "k, from 1, goes with topk")
+    return {
+        "kind": kind,
+        **({"hidden": HIDDEN} if kind == "attention" else {"k": k or TOP_K} if kind == "topk" else {}),
+    }
+
+
+def pooling_in_words(pooling: Mapping[str, Any]) -> str:
+    """What becomes of the logits of a unit's scans."""
+    return {
+        "attention": "the mean of its scans' logits, weighed by attention",
+        "mean": "the mean of its scans' logits",
+        "max": "of each class the highest of its scans' logits",
+        "topk": f"of each class the mean of the {pooling.get('k')} highest of its scans' logits",
+    }[pooling["kind"]]
 
 
 class GatedAttention(nn.Module):
@@ -42,26 +82,30 @@ class GatedAttention(nn.Module):
 
 
 class BagHead(nn.Module):
-    """A head on pooled features with attention beside it: for each scan its logits, then its score.
+    """A head on pooled features that answers for units: for each scan its logits, then its score.
 
     Parameters
     ----------
     scan : a head of `octfast.model.heads.POOLED`, whose first module normalises the features.
-    hidden : see `GatedAttention`.
+    pooling : see `pooling_of`; None is that of attention. The score of a scan is 0 with any other.
     """
 
-    def __init__(self, scan: nn.Sequential, hidden: int = HIDDEN):
+    def __init__(self, scan: nn.Sequential, pooling: Mapping[str, Any] | None = None):
         super().__init__()
-        self.scan, self.hidden = scan, hidden
-        self.attention = GatedAttention(int(scan[0].num_features), hidden)  # type: ignore[arg-type]
+        self.scan, self.pooling = scan, dict(pooling or pooling_of())
+        self.attention: GatedAttention | None = None
+        if self.pooling["kind"] == "attention":
+            width = int(scan[0].num_features)  # type: ignore[arg-type]
+            self.attention = GatedAttention(width, self.pooling["hidden"])
 
     def forward(self, x: Tensor) -> Tensor:
         """Of shape (n, classes + 1)."""
         x = self.scan[0](x)
-        return torch.cat([self.scan[1:](x), self.attention(x)], 1)
+        logits = self.scan[1:](x)
+        return torch.cat([logits, torch.zeros_like(logits[:, :1]) if self.attention is None else self.attention(x)], 1)
 
 
-def bag_head(scan: nn.Module, name: str, hidden: int = HIDDEN) -> BagHead:
+def bag_head(scan: nn.Module, name: str, pooling: Mapping[str, Any] | None = None) -> BagHead:
     """A `BagHead` of a head of scans.
 
     Raises
@@ -70,7 +114,7 @@ def bag_head(scan: nn.Module, name: str, hidden: int = HIDDEN) -> BagHead:
     """
     if name not in POOLED or not isinstance(scan, nn.Sequential):
         raise UsageError(f"--head {name}: it answers for single scans", f"use one of {', '.join(POOLED)}")
-    return BagHead(scan, hidden)
+    return BagHead(scan, pooling)
 
 
 def scan_head(head: nn.Module) -> nn.Module:
@@ -78,7 +122,7 @@ def scan_head(head: nn.Module) -> nn.Module:
     return head.scan if isinstance(head, BagHead) else head
 
 
-def pool(outputs: Tensor, unit: Tensor, units: int) -> tuple[Tensor, Tensor]:
+def pool(outputs: Tensor, unit: Tensor, units: int, pooling: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """The logits of units, and how much each scan counts.
 
     Parameters
@@ -86,15 +130,42 @@ def pool(outputs: Tensor, unit: Tensor, units: int) -> tuple[Tensor, Tensor]:
     outputs : what a `BagHead` gives, of shape (n, classes + 1).
     unit : which unit each scan is of, of shape (n,), from 0.
     units : how many there are; one without scans has logits of 0.
+    pooling : of the head, see `pooling_of`.
 
     Returns
     -------
-    (logits of shape (units, classes); attention of shape (n,), which sums to 1 over a unit).
+    (logits of shape (units, classes); how much each scan counts for the class that its unit is given, of shape (n,),
+    which sums to 1 over a unit: its attention, 1/n of n scans, or 1/k of the k scans with that class's highest logits).
     """
     logits, score = outputs[:, :-1], outputs[:, -1]
+    if pooling["kind"] in ("attention", "mean"):
+        weight = _shares(score if pooling["kind"] == "attention" else torch.zeros_like(score), unit, units)
+        return logits.new_zeros(units, logits.shape[1]).index_add(0, unit, weight[:, None] * logits), weight
+    of_class = _highest(logits, unit, units, pooling.get("k", 1))
+    pooled = logits.new_zeros(units, logits.shape[1]).index_add(0, unit, of_class * logits)
+    given = pooled.argmax(1)[unit]
+    return pooled, of_class.gather(1, given[:, None])[:, 0]
+
+
+def _shares(score: Tensor, unit: Tensor, units: int) -> Tensor:
+    """The softmax of scores over the scans of each unit."""
     highest = score.new_full((units,), -torch.inf).scatter_reduce(0, unit, score.detach(), "amax")
     raised = torch.exp(score - highest[unit])
-    total = raised.new_zeros(units).index_add(0, unit, raised)
-    attention = raised / total[unit]
-    pooled = logits.new_zeros(units, logits.shape[1]).index_add(0, unit, attention[:, None] * logits)
-    return pooled, attention
+    return raised / raised.new_zeros(units).index_add(0, unit, raised)[unit]
+
+
+def _highest(logits: Tensor, unit: Tensor, units: int, k: int) -> Tensor:
+    """Of each scan and class 1/k where it is among the k highest of its unit, else 0; of fewer scans all count.
+
+    Of equal logits the earlier scans count.
+    """
+    by_value = torch.argsort(logits.detach(), dim=0, descending=True, stable=True)
+    order = by_value.gather(0, torch.argsort(unit[by_value], dim=0, stable=True))
+    sizes = torch.bincount(unit, minlength=units)
+    starts = sizes.cumsum(0) - sizes
+    place = torch.empty_like(order)
+    # In the order of units, the rank of a scan in its unit is its place less that of the unit's first.
+    ranks = torch.arange(len(unit), device=unit.device)[:, None] - starts[unit[order]]
+    place.scatter_(0, order, ranks)
+    count = sizes.clamp(max=k)[unit][:, None]
+    return (place < count).to(logits.dtype) / count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ def unit_tables(
     units: Units,
     outputs: np.ndarray,
     classes: Sequence[str],
+    pooling: Mapping[str, Any],
     temperature: float = 1.0,
     distances: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -38,19 +39,21 @@ def unit_tables(
     scans : a Scans table.
     units : of the same scans.
     outputs : what a `BagHead` gives of the scans, of shape (n, classes + 1).
+    pooling : of the head, see `octfast.model.pooling.pooling_of`.
     distances : of the scans to the training scans, see `octfast.model.unlike`.
 
     Returns
     -------
-    Of units: see `predictions_table`; `path` is that of the scan that counted most, `scans` how many there are. With
-    distances a column `distance`, their median weighed by attention: above 1, what decided is unlike the training
-    scans. Of scans: the columns of `scans`, `attention`, which sums to 1 over a unit, `alone_<class>`, what the scan
-    says alone, and `distance`.
+    Of units: see `predictions_table`; `path` is that of the scan that counted most, of several the first, `scans`
+    how many there are. With distances a column `distance`, their median weighed by that: above 1, what decided is
+    unlike the training scans. Of scans: the columns of `scans`, `attention`, how much each counts (see
+    `octfast.model.pooling.pool`), which sums to 1 over a unit, `alone_<class>`, what the scan says alone, and
+    `distance`.
     """
     given = torch.as_tensor(np.asarray(outputs, dtype=np.float64)).reshape(len(scans), len(classes) + 1)
-    logits, attention = pool(given, torch.tensor(units.number), len(units))
+    logits, attention = pool(given, torch.tensor(units.number), len(units), pooling)
     weight = attention.numpy()
-    most = _last_of(np.lexsort((weight, units.number)), units.number)
+    most = _last_of(np.lexsort((-np.arange(len(weight)), weight, units.number)), units.number)
     table = units.table.assign(path=scans["path"].to_numpy()[most])
     first = ["path", "label", "patient", "split"]
     table = table[[*first, *(c for c in table if c not in first)]]
@@ -120,7 +123,7 @@ def predict_units(
     """
     outputs, distances = run_scans(model, info, scans, unlike=unlike, **kwargs)
     units = units_of(scans, info.level)
-    return unit_tables(scans, units, outputs, info.classes, info.temperature, distances)
+    return unit_tables(scans, units, outputs, info.classes, _pooling(info), info.temperature, distances)
 
 
 def scan_view(model: nn.Sequential, info: BundleInfo) -> tuple[nn.Sequential, BundleInfo]:
@@ -155,6 +158,11 @@ def unit_names(table: pd.DataFrame, level: str) -> list[str]:
     """What each unit of a table is called: its patient, eye and volume."""
     keys = unit_columns(list(table.columns), level)
     return [" / ".join(map(str, row)) for row in table[keys].itertuples(index=False)]
+
+
+def _pooling(info: BundleInfo) -> dict[str, Any]:
+    assert info.pooling is not None  # as of every model that answers for units
+    return info.pooling
 
 
 def _last_of(order: np.ndarray, number: np.ndarray) -> np.ndarray:

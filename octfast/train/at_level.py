@@ -11,7 +11,9 @@ from fastai.learner import Learner
 
 from octfast.data.prepare import Prepared
 from octfast.data.scans import check_trainable
-from octfast.data.units import choose_level, units_of, with_one_label
+from octfast.data.units import choose_level, one, units_of, with_one_label
+from octfast.errors import UsageError
+from octfast.model.pooling import pooling_in_words, pooling_of
 from octfast.train.bags import units_a_batch
 from octfast.train.config import TrainConfig
 
@@ -23,13 +25,18 @@ def at_level(prepared: Prepared, config: TrainConfig) -> tuple[Prepared, TrainCo
 
     Raises
     ------
-    UsageError : the scans lack the column of the level.
+    UsageError : the scans lack the column of the level, or a pooling is asked for where each is learned from alone.
     DataError : too few units have one label.
     """
     level = choose_level(prepared.scans, config.level)
     if level != "scan" and config.level is None and (why := config.against_units or _too_few(prepared.scans)):
         log.warning("each scan is learned from alone, with the label of its %s: %s", level, why)
         level = "scan"
+    if level == "scan" and config.pooling is not None:
+        raise UsageError(
+            f"--pooling {config.pooling}: each of these scans has its own answer",
+            "leave it out; or say what one label is of: --level volume, eye or patient",
+        )
     if level == "scan":
         return prepared, replace(config, level=level)
     scans, left_out = with_one_label(prepared.scans, level)
@@ -37,6 +44,7 @@ def at_level(prepared: Prepared, config: TrainConfig) -> tuple[Prepared, TrainCo
     units = units_of(scans, level)
     for split, own in units.table.groupby("split", sort=False):
         log.info("%s: %d %s of %d scans", split, len(own), units.noun, own["scans"].sum())
+    log.info("the answer for %s is %s", one(level), pooling_in_words(pooling_of(config.chosen_pooling, config.top_k)))
     left_out = pd.concat([prepared.left_out, left_out], ignore_index=True)
     return replace(prepared, scans=scans, left_out=left_out), replace(config, level=level)
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.torch_core import TensorCategory
-from torch import Tensor
+from torch import Tensor, nn
 
 from octfast.data.units import Units
-from octfast.model.pooling import pool
+from octfast.model.pooling import BagHead, pool
 from octfast.train.folds import IGNORED, FoldHeads, FoldLoader
 from octfast.train.store.rows import RowSource
 
@@ -19,7 +19,11 @@ _AT_ONCE = 512
 
 
 class BagHeads(FoldHeads):
-    """`FoldHeads` of `BagHead`s: one answer for all scans of a unit."""
+    """`FoldHeads` of `BagHead`s: one answer for all scans of a unit; see there."""
+
+    def __init__(self, unpack: nn.Module, head: nn.Module, folds: int):
+        super().__init__(unpack, head, folds)
+        self.pooling = next(m.pooling for m in head.modules() if isinstance(m, BagHead))
 
     def forward(self, x: Tensor, unit: Tensor, fold: Tensor) -> Tensor:  # type: ignore[override]
         """Logits of every head, of shape (units, folds + 1, classes).
@@ -35,18 +39,14 @@ class BagHeads(FoldHeads):
         for k, head in enumerate(self.heads):
             seen = (fold != k)[unit]
             if not self.training or int(seen.sum()) < 2:
-                outs.append(self.pooled(head(x), unit, len(fold)))
+                outs.append(pool(head(x), unit, len(fold), self.pooling)[0])
             else:
-                outs.append(self.pooled(head(x[seen]), unit[seen], len(fold)))
+                outs.append(pool(head(x[seen]), unit[seen], len(fold), self.pooling)[0])
         together = torch.stack(outs, 1)
         if together.requires_grad:
             # The loss is the mean over the heads, but each is to learn as it would alone.
             together.register_hook(lambda gradient: gradient * len(self.heads))
         return together
-
-    def pooled(self, outputs: Tensor, unit: Tensor, units: int) -> Tensor:
-        """The logits of units, of what a head gives of their scans; see `pool`."""
-        return pool(outputs, unit, units)[0]
 
     @torch.no_grad()
     def of_scans(self, store: RowSource, fold: np.ndarray) -> np.ndarray:

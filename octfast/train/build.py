@@ -49,7 +49,7 @@ def new_learner(dls: DataLoaders, config: TrainConfig) -> Learner:
         log.warning("%s; on phantoms an untrained body will do", e.message)
         learn = oct_learner(dls, weights="none", **kwargs)
     if config.level not in (None, "scan"):
-        answer_for(learn, str(config.level))
+        answer_for(learn, str(config.level), config.chosen_pooling, config.top_k)
     if config.dropout is not None:
         set_dropout(learn.model[1], config.dropout)
     return learn

@@ -18,6 +18,8 @@ LOSSES = ("cross_entropy", "focal")
 # Of `octfast.figure`, which imports matplotlib.
 FORMATS = ("png", "svg", "pdf")
 LEVELS = ("scan", "volume", "eye", "patient")
+# Of `octfast.model.pooling`, which imports torch.
+POOLINGS = ("attention", "mean", "max", "topk")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -106,6 +108,13 @@ class TrainConfig:
         *(None, "What a label is of, and has one answer: scan, volume, eye or patient; by default chosen, and said."),
         choices=LEVELS,
     )
+    pooling: str | None = _option(
+        *(None, "How scans become a volume's, eye's or patient's answer: attention (default), mean, max or topk."),
+        choices=POOLINGS,
+    )
+    top_k: int | None = _option(
+        None, "Scans that count for a class with --pooling topk; by default 3.", least=1, most=10_000
+    )
     corrections: str | None = _option(None, "Labels that octfast review put right: its corrections.csv.", path=True)
     also: str | None = _option(
         *(None, "Further labelled scans for training: labels.csv of octfast review --pool, a table or a folder."),
@@ -174,6 +183,12 @@ class TrainConfig:
             )
         if self.level not in (None, "scan") and self.against_units:
             raise UsageError(f"--level {self.level} does not go with {self.against_units}", "leave one of them out")
+        if self.top_k is not None and self.pooling != "topk":
+            raise UsageError(f"--top-k {self.top_k}: it goes with --pooling topk", "leave it out, or add that")
+        if self.pooling is not None and self.level == "scan":
+            raise UsageError(
+                f"--pooling {self.pooling}: with --level scan each scan has its own answer", "leave one of them out"
+            )
         if self.fold is not None and self.splits is None:
             raise UsageError(f"--fold {self.fold}: of which folds?", "add --splits splits.csv, from octfast data split")
 
@@ -188,6 +203,11 @@ class TrainConfig:
             (self.head in ("fastai", "article"), f"--head {self.head}", "its features are not those of one layer"),
         ]
         return next((f"{option}: {why}" for is_wrong, option, why in wrong if is_wrong), "")
+
+    @property
+    def chosen_pooling(self) -> str:
+        """`pooling`, or its default; of no account at the level of scans."""
+        return self.pooling or "attention"
 
     @property
     def columns(self) -> dict[str, Any]:

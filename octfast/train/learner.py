@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import fastai.callback.schedule  # noqa: F401  (gives Learner fit_one_cycle and lr_find)
 import torch
@@ -29,7 +30,7 @@ from octfast.model.arch import Arch, body_groups, check_patches, drop_classifier
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import half_where_fast
 from octfast.model.heads import body_and_head, check_head
-from octfast.model.pooling import bag_head
+from octfast.model.pooling import bag_head, pooling_of
 from octfast.model.weights.load import WeightsReport, load_weights
 from octfast.model.weights.untrained import calibrate_batch_norm
 from octfast.train.alone import OneProcess
@@ -48,12 +49,15 @@ class OctParts:
     head : the head's name, see `octfast.model.heads`.
     weights : where the body's weights came from, and which of them.
     level : what has one answer, one of `octfast.data.units.LEVELS`.
+    pooling : how the scans of a unit become its answer, see `octfast.model.pooling.pooling_of`; None at the level of
+        scans.
     """
 
     arch: Arch
     head: str
     weights: WeightsReport
     level: str = "scan"
+    pooling: dict[str, Any] | None = None
 
 
 class NLLLossFlat(BaseLoss):
@@ -188,18 +192,23 @@ def unfreeze_to(learn: Learner, what: str) -> Learner:
     return learn
 
 
-def answer_for(learn: Learner, level: str) -> Learner:
-    """Let a new Learner's head answer for all scans of a unit together, by attention over them.
+def answer_for(learn: Learner, level: str, pooling: str = "attention", k: int | None = None) -> Learner:
+    """Let a new Learner's head answer for all scans of a unit together.
 
     Such a head is trained by `frozen_learner` with `units`, and gives a number a scan more than there are classes.
 
+    Parameters
+    ----------
+    level : what has one answer: "volume", "eye" or "patient".
+    pooling, k : how the scans of a unit become its answer, see `octfast.model.pooling.pooling_of`.
+
     Raises
     ------
-    UsageError : the head is none on pooled features.
+    UsageError : the head is none on pooled features, or there is no such pooling.
     """
-    head = bag_head(learn.model[1], learn.oct.head)
+    head = bag_head(learn.model[1], learn.oct.head, pooling_of(pooling, k))
     learn.model[1] = head.to(next(learn.model.parameters()).device)
-    learn.oct = replace(learn.oct, level=level)
+    learn.oct = replace(learn.oct, level=level, pooling=head.pooling)
     # It was made of the parameters of before.
     learn.opt = None
     learn.freeze()
@@ -210,7 +219,6 @@ def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool
     """What a bundle says of this Learner's model."""
     norm = _normalisation(learn.dls)
     parts: OctParts = learn.oct
-    pooling = None if parts.level == "scan" else {"kind": "attention", "hidden": learn.model[1].hidden}
     return BundleInfo(
         arch=parts.arch.name,
         head=parts.head,
@@ -224,7 +232,7 @@ def bundle_info(learn: Learner, *, training: dict | None = None, synthetic: bool
         training=training or {},
         synthetic=synthetic,
         level=parts.level,
-        pooling=pooling,
+        pooling=parts.pooling,
     )
 
 

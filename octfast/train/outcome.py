@@ -178,7 +178,8 @@ def _held_out_units(trainee: Learner, scans: pd.DataFrame, info: BundleInfo) -> 
     both = pd.concat([scans[scans["split"] == s] for s in ("train", "valid")], ignore_index=True)
     both = both.assign(**{FOLD: trainee.folds})
     units = units_of(both, info.level, keep=[FOLD])
-    return unit_tables(both, units, trainee.out_of_fold(), info.classes, info.temperature)
+    assert info.pooling is not None
+    return unit_tables(both, units, trainee.out_of_fold(), info.classes, info.pooling, info.temperature)
 
 
 def _predict_test(run: Run, learn: Learner, given: Prepared, info: BundleInfo, precision: str) -> Prepared:

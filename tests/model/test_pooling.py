@@ -1,4 +1,4 @@
-"""Scans pooled by attention: the logits of a unit are the mean of its scans', weighed by what each counts."""
+"""Scans pooled: the logits of a unit are made of its scans' logits, and it can be told which of them counted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from octfast.data.units import units_of
 from octfast.errors import UsageError
 from octfast.model.heads import POOLED, pooled_head
-from octfast.model.pooling import BagHead, bag_head, pool, scan_head
+from octfast.model.pooling import POOLINGS, BagHead, bag_head, pool, pooling_of, scan_head
 from octfast.model.units import unit_tables, weighted_medians
 
 
@@ -21,7 +21,7 @@ def test_a_unit_has_the_weighed_mean_of_its_scans(sizes, seed):
     rng = np.random.default_rng(seed)
     unit = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     outputs = rng.normal(0, 30, (len(unit), 4))
-    logits, attention = pool(torch.tensor(outputs), torch.tensor(unit), len(sizes))
+    logits, attention = pool(torch.tensor(outputs), torch.tensor(unit), len(sizes), pooling_of())
     for u in range(len(sizes)):
         own = unit == u
         weights = np.exp(outputs[own, 3] - outputs[own, 3].max())
@@ -30,9 +30,50 @@ def test_a_unit_has_the_weighed_mean_of_its_scans(sizes, seed):
         np.testing.assert_allclose(logits[u], weights @ outputs[own, :3], atol=1e-9)
 
 
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=6), st.sampled_from(["mean", "max", "topk"]), st.integers(0, 1000)
+)
+def test_a_unit_has_the_mean_or_the_highest_of_its_scans(sizes, kind, seed):
+    rng = np.random.default_rng(seed)
+    unit = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    # Of few values, so that several are the highest.
+    outputs = rng.integers(-3, 4, (len(unit), 4)).astype(float)
+    logits, counts = pool(torch.tensor(outputs), torch.tensor(unit), len(sizes), pooling_of(kind))
+    k = {"mean": 9, "max": 1, "topk": 3}[kind]
+    for u in range(len(sizes)):
+        own = outputs[unit == u, :3]
+        wanted = np.sort(own, 0)[::-1][:k].mean(0)
+        np.testing.assert_allclose(logits[u], wanted, atol=1e-12)
+        # What counts is told of the class that is given.
+        weight = counts.numpy()[unit == u]
+        assert sorted(set(weight)) in ([0, 1 / k], [1 / min(k, len(own))]) and weight.sum() == pytest.approx(1)
+        assert weight @ own[:, logits[u].argmax()] == pytest.approx(float(logits[u].max()))
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_what_is_pooled_is_learned_from(kind):
+    outputs = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    unit = torch.tensor([0, 1, 0, 1, 1, 0])
+    assert torch.autograd.gradcheck(
+        lambda x: pool(x, unit, 2, pooling_of(kind, 2 if kind == "topk" else None))[0], outputs
+    )
+
+
+def test_a_unit_without_scans_has_no_answer():
+    for kind in POOLINGS:
+        logits, _ = pool(torch.randn(2, 4), torch.tensor([0, 2]), 3, pooling_of(kind))
+        assert logits[1].tolist() == [0, 0, 0] and bool(logits[[0, 2]].abs().sum(1).all())
+
+
+def test_what_is_no_pooling_is_refused():
+    for kind, k in (("median", None), ("mean", 3), ("topk", 0)):
+        with pytest.raises(UsageError, match="pooling"):
+            pooling_of(kind, k)
+
+
 def test_before_the_first_step_all_scans_count_alike():
     head = BagHead(pooled_head("linear", 6, 3)).eval()
-    _, attention = pool(head(torch.randn(5, 6)), torch.zeros(5, dtype=torch.long), 1)
+    _, attention = pool(head(torch.randn(5, 6)), torch.zeros(5, dtype=torch.long), 1, pooling_of())
     torch.testing.assert_close(attention, torch.full((5,), 0.2))
 
 
@@ -54,7 +95,9 @@ def test_the_tables_of_units_and_of_their_scans():
     scans = pd.DataFrame({"path": list("abcd"), "label": list("XXYY"), "patient": list("ppqq"), "split": "test"})
     # In p the second scan counts e times as much as the first, in q both alike.
     outputs = np.array([[0.0, 0, 0], [4, 0, 1], [0, 2, 5], [0, 1, 5]])
-    table, each = unit_tables(scans, units_of(scans, "patient"), outputs, ["X", "Y"], 2.0, np.array([9.0, 0.5, 2, 0.4]))
+    table, each = unit_tables(
+        scans, units_of(scans, "patient"), outputs, ["X", "Y"], pooling_of(), 2.0, np.array([9.0, 0.5, 2, 0.4])
+    )
     share = np.e / (1 + np.e)
     np.testing.assert_allclose(each["attention"], [1 - share, share, 0.5, 0.5])
     np.testing.assert_allclose(table["p_X"], 1 / (1 + np.exp([-4 * share / 2, 1.5 / 2])))

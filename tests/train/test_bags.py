@@ -27,10 +27,11 @@ from octfast.data.units import Units, units_of
 from octfast.deploy.app.answers import Answers
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError
-from octfast.model.bundle.info import INFO_FILE, parse_info
+from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, parse_info
 from octfast.model.bundle.read import load_bundle, read_info
+from octfast.model.bundle.show import describe_bundle
 from octfast.model.heads import pooled_head
-from octfast.model.pooling import BagHead, pool
+from octfast.model.pooling import POOLINGS, BagHead, pool, pooling_of
 from octfast.model.units import predict_units
 from octfast.run.folder import FOLD, open_run
 from octfast.train.again import stored_features
@@ -38,6 +39,7 @@ from octfast.train.bags import BagHeads, BagLoader, units_a_batch
 from octfast.train.config import TrainConfig
 from octfast.train.folds import IGNORED
 from octfast.train.job import train_classifier
+from octfast.train.resume import repeat_training
 from octfast.train.store.rows import Values
 from tests.bags import bag_table
 from tests.conftest import quick
@@ -86,7 +88,7 @@ def test_a_head_learns_as_it_would_alone_from_the_units_outside_of_its_fold():
         alone.attention.drop.p = 0
         outside = fold != k
         own = outside[unit]
-        logits, _ = pool(alone(rows[own]), unit[own], 6)
+        logits, _ = pool(alone(rows[own]), unit[own], 6, pooling_of())
         nn.functional.cross_entropy(logits[outside], y[outside]).backward()
         share = 4 * int(outside.sum()) / (3 * 4 + 6)
         for mine, its in zip(trained.parameters(), alone.parameters(), strict=True):
@@ -117,11 +119,11 @@ def test_it_finds_the_one_scan_that_decides():
     held_out = outputs[torch.arange(n), torch.tensor(folds)].argmax(1).numpy()
     assert (held_out == y).mean() > 0.9
     scans = model.of_scans(given[0], folds[units.number])
-    attention = pool(torch.tensor(scans), torch.tensor(units.number), n)[1].reshape(n, size)
+    attention = pool(torch.tensor(scans), torch.tensor(units.number), n, pooling_of())[1].reshape(n, size)
     ill = y < 2
     assert (attention.argmax(1).numpy()[ill] == which[ill]).mean() > 0.9
     np.testing.assert_allclose(
-        pool(torch.tensor(scans), torch.tensor(units.number), n)[0],
+        pool(torch.tensor(scans), torch.tensor(units.number), n, pooling_of())[0],
         outputs[torch.arange(n), torch.tensor(folds)],
         atol=1e-4,
     )
@@ -252,6 +254,12 @@ def test_a_table_that_is_not_of_units_is_refused(run, tmp_path):
         ({"pooling": {"kind": "attention", "hidden": 0}}, "pooling"),
         ({"pooling": {"kind": "attention", "hidden": True}}, "pooling"),
         ({"pooling": {"kind": "attention", "hidden": 10**6}}, "pooling"),
+        ({"pooling": {"kind": "median"}}, "pooling"),
+        ({"pooling": {"kind": ["max"]}}, "pooling"),
+        ({"pooling": {"kind": "max", "k": 1}}, "pooling"),
+        ({"pooling": {"kind": "topk"}}, "pooling"),
+        ({"pooling": {"kind": "topk", "k": 0}}, "pooling"),
+        ({"pooling": {"kind": "topk", "k": True}}, "pooling"),
         ({"version": 3}, "unknown"),
     ],
 )
@@ -268,6 +276,55 @@ def test_tensors_of_another_pooling_are_refused(run, tmp_path):
     (folder / INFO_FILE).write_text(json.dumps(raw))
     with pytest.raises(BundleError, match="attention"):
         load_bundle(folder, units=True)
+
+
+def test_tensors_of_attention_are_refused_where_none_is_meant(run, tmp_path):
+    folder = shutil.copytree(run.bundle, tmp_path / "model")
+    raw = json.loads((folder / INFO_FILE).read_text()) | {"version": 5, "pooling": {"kind": "mean"}}
+    (folder / INFO_FILE).write_text(json.dumps(raw))
+    with pytest.raises(BundleError, match="attention"):
+        load_bundle(folder, units=True)
+
+
+@pytest.mark.parametrize("kind", ["mean", "max", "topk"])
+def test_another_pooling_is_kept_and_answers_as_the_training_did(table, tmp_path, kind):
+    given = {"pooling": kind, **({"top_k": 2} if kind == "topk" else {})}
+    out = tmp_path / "run"
+    made = train_classifier(**quick(table, views=1, folds=2, epochs=1, level="volume", out=str(out), **given))
+    raw = json.loads((made.bundle / INFO_FILE).read_text())
+    assert raw["version"] == 5 and raw["pooling"] == {"kind": kind, **({"k": 2} if kind == "topk" else {})}
+    assert describe_bundle(made.bundle).to_dict()["pooling"] == raw["pooling"]
+    kept, info = run_predictions(made, "test")
+    each = scan_answers(made, "test").groupby("volume")["attention"]
+    share = {"mean": 1 / each.size(), "max": 1.0, "topk": 1 / each.size().clip(upper=2)}[kind]
+    np.testing.assert_allclose(each.max() - share, 0, atol=1e-6)
+    np.testing.assert_allclose(each.sum(), 1, atol=1e-6)
+    first = kept.iloc[0]
+    own = made.scans.loc[made.scans["volume"] == first["volume"], "path"].tolist()
+    answer = load(made.path, precision="fp32").answer_unit(own)
+    np.testing.assert_allclose(answer.probabilities, [first[f"p_{c}"] for c in info.classes], atol=1e-5)
+    assert own[int(answer.attention.argmax())] == first["path"]
+    again = repeat_training(made.path, out=str(tmp_path / "again"))
+    assert again.config["pooling"] == kind
+    assert (again.bundle / MODEL_FILE).read_bytes() == (made.bundle / MODEL_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "given", [{"level": "scan", "pooling": "max"}, {"top_k": 3}, {"level": "eye", "pooling": "max", "top_k": 3}]
+)
+def test_a_pooling_of_nothing_is_refused_before_anything_is_read(given):
+    with pytest.raises(UsageError, match="--pooling"):
+        TrainConfig(**given)
+
+
+def test_a_pooling_is_refused_where_labels_are_those_of_scans(phantoms, tmp_path):
+    with pytest.raises(UsageError, match="each of these scans has its own answer"):
+        train_classifier(**quick(phantoms, views=1, pooling="mean", out=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_options_name_every_pooling():
+    assert TrainConfig.__dataclass_fields__["pooling"].metadata["choices"] == POOLINGS
 
 
 def test_a_bundle_of_scans_stays_one_that_older_versions_read(trained):

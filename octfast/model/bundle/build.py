@@ -52,7 +52,7 @@ def filled(model: nn.Sequential, info: BundleInfo, state: Mapping[str, Tensor]) 
 def _network(info: BundleInfo) -> nn.Sequential:
     arch = find_arch(info.arch)
     body, head = body_and_head(make_network(arch, info.size), arch, info.head, len(info.classes))
-    return nn.Sequential(body, head if info.pooling is None else bag_head(head, info.head, info.pooling["hidden"]))
+    return nn.Sequential(body, head if info.pooling is None else bag_head(head, info.head, info.pooling))
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

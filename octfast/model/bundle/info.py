@@ -17,11 +17,12 @@ from octfast.model.quality import MEASURES
 
 FORMAT = "octfast-bundle"
 # Of what is written: a bundle that an older octfast would answer wrongly with has the newer, which that one refuses.
-VERSION, NEWEST = 2, 4
+VERSION, NEWEST = 2, 5
 MODEL_FILE = "model.safetensors"
 INFO_FILE = "octfast.json"
 UNLIKE_FILE = "unlike.safetensors"
 TENSORS = ("float32", "float16")
+_POOLING: dict[str, dict[str, int]] = {"attention": {"hidden": 4096}, "mean": {}, "max": {}, "topk": {"k": 10_000}}
 _NEEDED = {"arch", "head", "classes", "size", "mean", "std"}
 _SINCE = {2: {"calibration", "tensors", "base"}, 3: {"fit"}, 4: {"level", "pooling"}}
 
@@ -47,8 +48,8 @@ class BundleInfo:
         (`octfast.model.bundle.stock.digest`).
     fit : how a scan of any shape becomes a square, one of `octfast.data.fit.FITS`.
     level : what has one answer, one of `octfast.data.units.LEVELS`.
-    pooling : how the scans of a unit become its answer, see `octfast.model.pooling`: `kind` is "attention", `hidden`
-        the numbers that it is computed from; None at the level of scans.
+    pooling : how the scans of a unit become its answer, see `octfast.model.pooling.pooling_of`: its `kind`, of
+        attention the `hidden` numbers that it is computed from, of topk `k`; None at the level of scans.
     """
 
     arch: str
@@ -113,6 +114,13 @@ class BundleInfo:
         return len(self.classes) + (self.level != "scan")
 
 
+def _version(info: BundleInfo) -> int:
+    """The lowest version that says all."""
+    if info.pooling is not None:
+        return 4 if info.pooling["kind"] == "attention" else NEWEST
+    return 3 if info.fit != "squeeze" else VERSION
+
+
 class _FieldError(BundleError):
     """`what` is wrong with a field, whatever the file is called."""
 
@@ -124,7 +132,7 @@ class _FieldError(BundleError):
 def info_text(info: BundleInfo) -> str:
     """octfast.json, after a reading: what is written can be read."""
     fields = asdict(info)
-    version = NEWEST if info.level != "scan" else 3 if info.fit != "squeeze" else VERSION
+    version = _version(info)
     later = {key for since, keys in _SINCE.items() if since > version for key in keys}
     about = {"format": FORMAT, "version": version, **{k: v for k, v in fields.items() if k not in later}}
     try:
@@ -189,13 +197,12 @@ def _is_base(base: Any) -> bool:
 def _is_pooling(pooling: Any, level: str) -> bool:
     if level == "scan":
         return pooling is None
-    return (
-        isinstance(pooling, dict)
-        and set(pooling) == {"kind", "hidden"}
-        and pooling["kind"] == "attention"
-        and type(pooling["hidden"]) is int
-        and 1 <= pooling["hidden"] <= 4096
-    )
+    kind = pooling.get("kind") if isinstance(pooling, dict) else None
+    # What a kind has beside itself, from 1 to so much.
+    own = _POOLING.get(kind) if isinstance(kind, str) else None
+    if own is None or set(pooling) != {"kind", *own}:
+        return False
+    return all(type(pooling[key]) is int and 1 <= pooling[key] <= most for key, most in own.items())
 
 
 def _wrong_calibration(calibration: Mapping[str, Any], classes: tuple[str, ...]) -> str:

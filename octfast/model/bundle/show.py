@@ -12,6 +12,7 @@ from octfast.data.fit import fit_in_words
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, BundleInfo
 from octfast.model.bundle.read import find_bundle, read_info
 from octfast.model.bundle.tensor_file import TensorFile
+from octfast.model.pooling import pooling_in_words
 
 # Characters of a value that are printed; --json has all of them.
 _SHORT = 200
@@ -48,7 +49,7 @@ class Described:
             f"grey, {fit_in_words(info.fit, info.size)}, mean {_numbers(info.mean)}, std {_numbers(info.std)}",
         )
         if info.pooling is not None:
-            yield "answers for", f"a whole {info.level}, its scans weighed by {info.pooling['kind']}"
+            yield "answers for", f"a whole {info.level}: {pooling_in_words(info.pooling)}"
         yield "temperature", f"{info.temperature:g}" + ("" if info.calibrated else " (not calibrated)")
         yield from ((f"calibration: {_plain(k)}", _plain(v)) for k, v in info.calibration.items())
         yield "trained on", "synthetic phantoms" if info.synthetic else "the user's scans"

@@ -28,7 +28,7 @@ def bundle(tmp_path_factory):
     torch.manual_seed(3)
     arch = find_arch("test_resnet")
     body, scan = body_and_head(make_network(arch, 64), arch, "octfast", 4)
-    head = bag_head(scan, "octfast", 16)
+    head = bag_head(scan, "octfast", {"kind": "attention", "hidden": 16})
     nn.init.normal_(head.attention.score.weight, std=3)
     info = BundleInfo("test_resnet", "octfast", CLASSES, 64, (0.5,) * 3, (0.2,) * 3, temperature=0.3)
     info = BundleInfo(**{**vars(info), "level": "volume", "pooling": {"kind": "attention", "hidden": 16}})
