@@ -76,14 +76,15 @@ def predict(
 ) -> None:
     """Ask a trained model about pictures and volumes of B-scans.
 
-    Reads JPEG, PNG, TIFF and other pictures, DICOM, Heidelberg .vol and .e2e, Topcon .fda and .fds and Zeiss .img
-    (volumes need pip install 'octfast[oct]'). Each scan is a row, written as it comes, in the order of the inputs; a
-    file that cannot be read is a row with its error. Probabilities have the model's temperature applied; urgent_score
-    is the sum over the urgent classes, referred whether it reaches the operating point of octfast calibrate, or without
-    one whether the predicted class is urgent. A scan that is unlike anything the model was trained on is marked
-    unlike_training and gets no class, but with --answer-anyway; a disease that it has not seen is mostly not noticed
-    (docs/unlike.md). One darker, more clipped, cut off or blurred than the training scans gets a remark and keeps its
-    class. Nothing of a patient is taken from a volume but which eye it is.
+    Reads JPEG, PNG, TIFF and other pictures, DICOM, Heidelberg .vol, .e2e and HEYEX's XML with its pictures, Topcon
+    .fda and .fds and Zeiss .img (volumes need pip install 'octfast[oct]'). Each scan is a row, written as it comes,
+    in the order of the inputs; a file that cannot be read is a row with its error. Probabilities have the model's
+    temperature applied; urgent_score is the sum over the urgent classes, referred whether it reaches the operating
+    point of octfast calibrate, or without one whether the predicted class is urgent. A scan that is unlike anything
+    the model was trained on is marked unlike_training and gets no class, but with --answer-anyway; a disease that
+    it has not seen is mostly not noticed (docs/unlike.md). One darker, more clipped, cut off or blurred than the
+    training scans gets a remark and keeps its class. Nothing of a patient is taken from a volume but which eye it
+    is.
 
     A model of scans that keeps how those of a volume, an eye or a patient are put together also answers for these, for
     the volumes of files and for what a table with the columns patient, eye and volume names: FILE-volumes, FILE-eyes

@@ -17,7 +17,7 @@ from octfast.data.phantom.draw import is_synthetic
 from octfast.data.readers.read import read_data
 from octfast.data.readers.volumes import why_unreadable
 from octfast.data.scans import SPLITS, in_order, write_csv
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES
+from octfast.data.volumes.kinds import is_named_as_volume
 from octfast.errors import DataError
 from octfast.files import in_threads, is_taken, usable_cores
 
@@ -228,7 +228,7 @@ def check_folder_free(out: str | Path) -> Path:
 
 
 def _measure(path: str, with_brightness: bool) -> tuple[int, int, str, str, float, str]:
-    if Path(path).suffix.lower() in VOLUME_SUFFIXES or Path(path).is_dir():
+    if is_named_as_volume(path):
         return 0, 0, "", "", float("nan"), why_unreadable(path) or "not a picture"
     try:
         if with_brightness:

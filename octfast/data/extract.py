@@ -21,6 +21,7 @@ from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.names import read_from
 from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES, write_csv
+from octfast.data.volumes.exports import export_in, taken_by_exports
 from octfast.data.volumes.kinds import eye_of, frames_in, is_volume, looks_like_frames
 from octfast.data.volumes.pseudonym import key_file, load_key, pseudonym
 from octfast.data.volumes.series import find_series
@@ -227,8 +228,8 @@ def find_volumes(
     if not found:
         raise DataError(
             f"no volumes in {', '.join(map(str, inputs))}",
-            "volumes are .vol, .e2e, .fda, .fds, .img, DICOM, TIFF of several pages, or folders of 25 to 200 pictures "
-            "that are numbered",
+            "volumes are .vol, .e2e, .fda, .fds, .img, DICOM, HEYEX's XML, TIFF of several pages, or folders of 25 to "
+            "200 pictures that are numbered",
         )
     return _in_series(found)
 
@@ -261,13 +262,16 @@ def _in_series(found: dict[Path, Found]) -> list[Found]:
 def _in_folder(folder: Path) -> list[Path]:
     left_out = LeftOut()
     found = []
+    if export := export_in(folder):
+        return [export]
     frames = frames_in(folder)
     if frames and looks_like_frames(frames, least=2):
         return [folder]
     for inner in walk(folder, left_out).all():
-        paths = [Path(file) for file in inner.files]
+        taken = taken_by_exports(inner.files)
+        paths = [Path(file) for file in inner.files if file not in taken]
         pictures = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
-        if looks_like_frames(frames_in(inner.path)):
+        if not taken and looks_like_frames(frames_in(inner.path)):
             found.append(Path(inner.path))
             paths = [p for p in paths if p not in pictures]
         found += [p for p in paths if is_volume(p)]
@@ -298,12 +302,17 @@ def _in_table(file: Path, columns: Mapping[str, str | None], patient_from: str |
     cells = {role: as_names(table[c]).fillna("") if c else [""] * len(table) for role, c in chosen.items()}
     paths = resolve_paths(cells["path"], file)
     rows = zip(paths, cells["label"], cells["patient"], cells["eye"], strict=True)
-    return [Found(Path(p), label, patient, eye_of(eye)) for p, label, patient, eye in rows if p]
+    return [Found(_file_of(p), label, patient, eye_of(eye)) for p, label, patient, eye in rows if p]
 
 
 def _in_list(file: Path) -> list[Path]:
     lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    return [Path(p) for p in resolve_paths([line.strip() for line in lines if line.strip()], file)]
+    return [_file_of(p) for p in resolve_paths([line.strip() for line in lines if line.strip()], file)]
+
+
+def _file_of(path: str) -> Path:
+    """A path, or the export by HEYEX in the folder that it is."""
+    return (export_in(Path(path)) if Path(path).is_dir() else None) or Path(path)
 
 
 def _by_rules(own: list[Found], base: Path, patient_from: str | None, label_from: str | None) -> None:

@@ -27,7 +27,7 @@ from octfast.data.scans import class_names, describe_scans
 from octfast.data.splits import leaks
 from octfast.data.splits.files import apply_splits
 from octfast.data.splits.hold_out import assign_validation
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES
+from octfast.data.volumes.kinds import is_named_as_volume
 from octfast.errors import DataError, UsageError
 from octfast.files import in_threads
 
@@ -206,7 +206,7 @@ def check_file(path: str | Path) -> tuple[str, tuple[str, ...]]:
     -------
     (why it cannot be read, or ""; modes that are read with a change, and checks of `octfast.data.look.unusual`).
     """
-    if Path(path).suffix.lower() in VOLUME_SUFFIXES or Path(path).is_dir():
+    if is_named_as_volume(path):
         # Those that can be read are pictures by now.
         return why_unreadable(path) or "not a picture", ()
     try:

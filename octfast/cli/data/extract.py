@@ -42,9 +42,9 @@ def extract(
 ) -> None:
     """Write the B-scans of volumes as PNG beside a table scans.csv, without what names a patient.
 
-    Heidelberg .vol and .e2e, Topcon .fda and .fds, Zeiss .img, DICOM, TIFF of several pages, and folders of 25 to 200
-    numbered pictures (pip install 'octfast[oct]'). Patients, volumes and files get keyed digests as names; the key
-    stays with you, and the same key gives the same names. Text burnt into the pixels stays in them.
+    Heidelberg .vol, .e2e and HEYEX's XML, Topcon .fda and .fds, Zeiss .img, DICOM, TIFF of several pages, and folders
+    of 25 to 200 numbered pictures (pip install 'octfast[oct]'). Patients, volumes and files get keyed digests as
+    names; the key stays with you, and the same key gives the same names. Text burnt into the pixels stays in them.
 
     Examples:
 

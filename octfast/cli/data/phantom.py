@@ -25,7 +25,7 @@ def phantom(
         str, typer.Option(help="Neighbouring B-scans of a volume that show the disease: a number or a range.")
     ] = "1-5",
     kind: Annotated[
-        str, typer.Option("--format", help="Of volumes: png (a folder a volume), tiff, dicom or vol.")
+        str, typer.Option("--format", help="Of volumes: png (a folder a volume), tiff, dicom, vol or heyex (XML).")
     ] = "png",
     as_json: options.Json = False,
 ) -> None:

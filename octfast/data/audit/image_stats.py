@@ -14,7 +14,7 @@ from octfast.data.audit.annotations import find_annotations, white_border
 from octfast.data.decode import Decoded, Unreadable, decode, open_regular
 from octfast.data.look import brightness, chroma, colours
 from octfast.data.readers.volumes import why_unreadable
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES
+from octfast.data.volumes.kinds import is_named_as_volume
 from octfast.files import in_threads, usable_cores
 
 # 144 bits and not the usual 64: OCT scans of different patients lie within 6 of 64 bits of each other, but not within
@@ -65,7 +65,7 @@ class ImageStats(NamedTuple):
 def image_stats(path: str | Path) -> ImageStats:
     """Read and decode one file and measure it; nothing is raised for a file that is broken."""
     path = Path(path)
-    if path.suffix.lower() in VOLUME_SUFFIXES or path.is_dir():
+    if is_named_as_volume(path):
         # Those that can be read are pictures by now.
         return ImageStats("unreadable", why_unreadable(path) or "not a picture")
     try:

@@ -1,4 +1,4 @@
-"""Writes phantom volumes as clinics have them: a folder of PNG files, pages of a TIFF, multi-frame DICOM, or .vol."""
+"""Writes phantom volumes as clinics have them: a folder of PNG files, a TIFF, DICOM, .vol, or HEYEX's XML."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
@@ -69,6 +70,54 @@ def write_vol(path: Path, held: Held) -> Path:
             raw = np.exp(frame.astype(np.float64) / 255 * 8.285 - 8.3) - 2.44e-4
             f.write(bytes(about) + raw.astype("<f4").tobytes())
     return path
+
+
+def write_heyex(path: Path, held: Held) -> Path:
+    """HEYEX's export: a folder with an XML and the pictures that it names, after `octfast.data.volumes.heyex`."""
+    path.mkdir()
+    (count, _, width), covered = held.frames.shape, held.positions_mm[-1]
+    side = held.lateral_um / 1000
+
+    def image(number: int, kind: str, pixels: np.ndarray, deep: float, line: tuple[float, ...] = ()) -> dict[str, Any]:
+        name = f"{path.name}_{number:03d}.png"
+        Image.fromarray(pixels).save(path / name)
+        size = {"Width": pixels.shape[1], "Height": pixels.shape[0], "ScaleX": f"{side:.9g}", "ScaleY": f"{deep:.9g}"}
+        ends = zip(("Start", "End"), (line[:2], line[2:]), strict=True)
+        size |= {end: {"Coord": {"X": f"{x:.9g}", "Y": f"{y:.9g}"}} for end, (x, y) in ends} if line else {}
+        return {
+            **{"ID": number, "ImageNumber": number, "Laterality": held.eye, "ImageType": {"Type": kind}},
+            **{"OphthalmicAcquisitionContext": size},
+            "ImageData": {"Extension": "PNG", "ExamURL": f"file:///C:\\export\\{name}"},
+        }
+
+    across = side * width
+    lines = [(0.0, covered - mm, across, covered - mm) for mm in held.positions_mm]
+    scans = enumerate(zip(held.frames, lines, strict=True), 1)
+    series = {
+        **{"ID": 1, "Modality": "OCT", "Type": "Volume", "Laterality": held.eye, "NumImages": count + 1},
+        "GeneralEquipment": {"ManufacturerModelName": "Spectralis"},
+        "Image": [
+            image(0, "LOCALIZER", held.slo, side),
+            *(image(n, "OCT", frame, held.axial_um / 1000, line) for n, (frame, line) in scans),
+        ],
+    }
+    patient = {"ID": 1, "PatientID": held.patient, "LastName": "PHANTOM", "Study": {"ID": 1, "Series": series}}
+    root = ElementTree.Element("HEDX")
+    _fill(root, {"BODY": {"ExportType": "Data", "Patient": patient}})
+    ElementTree.indent(root)
+    file = path / f"{path.name}.xml"
+    ElementTree.ElementTree(root).write(file, encoding="utf-8", xml_declaration=True)
+    return file
+
+
+def _fill(element: ElementTree.Element, said: dict[str, Any]) -> None:
+    for tag, value in said.items():
+        for one in value if isinstance(value, list) else [value]:
+            child = ElementTree.SubElement(element, tag)
+            if isinstance(one, dict):
+                _fill(child, one)
+            else:
+                child.text = str(one)
 
 
 def write_dicom(path: Path, held: Held) -> Path:
@@ -135,4 +184,5 @@ WRITERS: dict[str, Callable[[Path, Held], Path]] = {
     "tiff": write_tiff,
     "dicom": write_dicom,
     "vol": write_vol,
+    "heyex": write_heyex,
 }

@@ -1,4 +1,4 @@
-"""Synthetic volumes of B-scans: eyes whose disease shows in some frames alone, as PNG, TIFF, DICOM or .vol files."""
+"""Synthetic volumes of B-scans: eyes whose disease shows in some frames alone, as PNG, TIFF, DICOM, .vol or XML."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def write_volumes(
 
     Parameters
     ----------
-    kind : "png" (a folder a volume), "tiff", "dicom" or "vol"; each holds the same pixels.
+    kind : "png" (a folder a volume), "tiff", "dicom", "vol" or "heyex" (a folder with its XML), of the same pixels.
     size : write squares of size x size pixels instead of 512 x 496.
     volumes, classes, seed, workers, progress : as for `octfast.data.phantom.draw.write_phantoms`, in volumes.
 

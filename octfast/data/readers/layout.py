@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ from octfast.data.readers.names import (
     splits_of,
 )
 from octfast.data.readers.walk import Folder, LeftOut, is_scan, walk
+from octfast.data.volumes.exports import taken_by_exports
 from octfast.errors import DataError
+
+log = logging.getLogger("octfast")
 
 _ASK = "give the one meant, or say it: --label-from folder takes the folder that a scan lies in, folder:2 the one above"
 _OWN = "of no folder of a class"
@@ -60,11 +64,17 @@ class Layout:
         self._own: dict[str, list[str]] = {}
         self._others: dict[str, int] = {}
         self._deep: dict[str, int] = {}
+        exported = 0
         for folder in reversed(list(self._given.all())):
             own = [f for f in folder.files if is_scan(f)]
-            self._others[folder.path] = len(folder.files) - len(own)
+            if taken := taken_by_exports(own):
+                exported += len(taken)
+                own = [f for f in own if f not in taken]
+            self._others[folder.path] = len(folder.files) - len(own) - len(taken)
             self._own[folder.path] = own
             self._deep[folder.path] = len(own) + sum(self._deep[f.path] for f in folder.folders)
+        if exported:
+            log.info("%s pictures are those of exports by HEYEX (.xml), and read with these", f"{exported:,}")
         self._top = self._unwrapped(self._given)
         self.root = Path(self._top.path)
         self._found: list[Place] | None = None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from octfast.data.scans import SPLIT_WORDS
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES
+from octfast.data.volumes.kinds import EXPORT_SUFFIX, VOLUME_SUFFIXES
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
@@ -181,7 +181,7 @@ def patients_from_names(scans: pd.DataFrame, root: Path, folders: Sequence[str] 
             patient, by_folder = folders[i], by_folder + 1
         if not patient:
             # Of volumes, which may name their patients within, that is said once they are read.
-            guessed += path.suffix.lower() not in VOLUME_SUFFIXES
+            guessed += path.suffix.lower() not in (*VOLUME_SUFFIXES, EXPORT_SUFFIX)
             # A set may number all of its scans in this way, so the original must be there.
             originals = originals or {path.with_suffix(""): path for path in reversed(paths)}
             path = originals.get(path.with_name(original_stem(path.stem)), path)

@@ -14,7 +14,8 @@ from PIL import Image
 from octfast.console import track
 from octfast.data.readers.names import class_key, role_of
 from octfast.data.scans import IMAGE_SUFFIXES
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES, eye_of, frames_in, is_volume, kind_of, looks_like_frames
+from octfast.data.volumes.exports import export_in
+from octfast.data.volumes.kinds import eye_of, frames_in, is_named_as_volume, is_volume, kind_of, looks_like_frames
 from octfast.data.volumes.pseudonym import load_key, pseudonym
 from octfast.data.volumes.reader import VolumeReader
 from octfast.data.volumes.series import find_series
@@ -60,7 +61,7 @@ def with_volumes(
     UsageError : the patient is to be taken from volumes, and there are none.
     DataError : the key or the cache cannot be used; one volume stands under two labels or in two splits.
     """
-    scans, series = _in_series(_gathered(scans, base))
+    scans, series = _in_series(_gathered(_exports(scans), base))
     kinds = {path: _what(Path(path)) for path in scans["path"]}
     files = [
         Path(path) for path, kind in kinds.items() if kind == "file" or (kind == "folder" and _is_deep(Path(path)))
@@ -164,9 +165,7 @@ def why_unreadable(path: str | Path) -> str:
 
 def names_volumes(paths: list[str]) -> bool:
     """Whether paths of a table are those of volumes, or of pictures that were made of volumes."""
-    return any(
-        p.is_dir() or p.suffix.lower() in VOLUME_SUFFIXES or (p.parent / ABOUT).is_file() for p in map(Path, paths[:20])
-    )
+    return any(is_named_as_volume(p) or (p.parent / ABOUT).is_file() for p in map(Path, paths[:20]))
 
 
 def _what(path: Path) -> str:
@@ -204,6 +203,20 @@ def _gathered(scans: pd.DataFrame, base: Path) -> pd.DataFrame:
         *(len(rows), _relative(Path(rows[0]["path"]), base)),
     )
     return pd.concat([scans.drop(index=gone), pd.DataFrame(rows)], ignore_index=True)
+
+
+def _exports(scans: pd.DataFrame) -> pd.DataFrame:
+    """The table with the XML of an export by HEYEX in the place of the folder that it lies in."""
+    found = {path: export_in(Path(path)) for path in scans["path"].unique() if Path(path).is_dir()}
+    if not any(found.values()):
+        return scans
+    scans = scans.copy()
+    for i, row in scans[scans["path"].map(lambda path: found.get(path) is not None)].iterrows():
+        scans.loc[i, "path"] = str(found[row["path"]])
+        if Path(row["path"]).as_posix().endswith(str(row["patient"])):
+            # The folder is no patient where nothing says so.
+            scans.loc[i, "patient"] = ""
+    return scans
 
 
 def _in_series(scans: pd.DataFrame) -> tuple[pd.DataFrame, dict[Path, tuple[Path, ...]]]:

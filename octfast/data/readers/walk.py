@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from octfast.data.scans import IMAGE_SUFFIXES
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of_bytes
+from octfast.data.volumes.kinds import EXPORT_SUFFIX, VOLUME_SUFFIXES, is_export, kind_of_bytes
 from octfast.errors import DataError
 
 log = logging.getLogger("octfast")
@@ -22,7 +22,7 @@ _SYSTEM = frozenset(
 # Beside those of `kind_of_bytes`.
 _MAGIC = (b"\0\0\0\x0cjP  ",)
 # Never worth a look at their first bytes.
-_TEXT = frozenset({".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".html", ".npz", ".npy", ".db", ".ini", ".parquet"})
+_TEXT = frozenset({".txt", ".csv", ".tsv", ".json", ".md", ".html", ".npz", ".npy", ".db", ".ini", ".parquet"})
 
 HIDDEN = "hidden files with endings of pictures"
 BROKEN = "links that lead nowhere, or back to a folder above"
@@ -158,8 +158,9 @@ def is_scan(path: str) -> bool:
     """Whether a file is a picture or a volume by its ending, or by its first bytes where the ending says nothing."""
     if is_scan_name(path):
         return True
-    if os.path.splitext(path)[1].lower() in _TEXT:  # noqa: PTH122
-        return False
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    if suffix in _TEXT or suffix == EXPORT_SUFFIX:
+        return suffix == EXPORT_SUFFIX and is_export(path)
     try:
         with open(path, "rb") as f:  # noqa: PTH123
             head = f.read(132)

@@ -1,4 +1,4 @@
 """OCT volumes, read in a process of its own that is limited in time and memory.
 
-From outside: `about`, `kinds`, `pseudonym`, `reader`, `series`, `store`.
+From outside: `about`, `exports`, `kinds`, `pseudonym`, `reader`, `series`, `store`.
 """

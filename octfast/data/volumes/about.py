@@ -108,3 +108,21 @@ def distances(middles: np.ndarray) -> list[float] | None:
         return None
     away = np.linalg.norm(middles - middles[0], axis=1)
     return [round(float(mm), 4) for mm in away] if (np.diff(away) > 0).all() and away[-1] < 100 else None
+
+
+def on_fundus(ends: np.ndarray, sides: tuple[float, float]) -> list[tuple[float, float, float, float] | None]:
+    """Each B-scan on the picture of the fundus, in shares of its sides; None for what does not lie on it.
+
+    Parameters
+    ----------
+    ends : where each begins and ends, (B-scans, 2, 2) with x before y, in millimetres from the upper left corner.
+    sides : width and height of the picture in millimetres, 0 where they are not known.
+    """
+    if not (0 < sides[0] < math.inf and 0 < sides[1] < math.inf):
+        return [None] * len(ends)
+    with np.errstate(all="ignore"):
+        shares = ends / np.array(sides)
+        on_it = np.isfinite(shares).all(axis=(1, 2)) & (np.abs(shares - 0.5) <= 0.75).all(axis=(1, 2))
+        on_it &= (ends[:, 0] != ends[:, 1]).any(axis=1)
+    rounded = [tuple(round(float(v), 5) for v in share.ravel()) for share in shares]
+    return [line if there else None for line, there in zip(rounded, on_it, strict=True)]  # type: ignore[misc]

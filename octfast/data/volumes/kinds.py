@@ -22,13 +22,19 @@ VOLUME_SUFFIXES = {
     ".fds": "fds",
     ".img": "img",
 }
+# The file of HEYEX's export as XML, which says of pictures beside it which are the B-scans of a volume.
+EXPORT_SUFFIX = ".xml"
 _HEAD = 132
+# Before the first element of an XML may stand its declaration and remarks.
+_PROLOGUE = 2048
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", *_TIFF)
 
 
 def kind_of(path: str | Path) -> str:
-    """What a file is: "picture", "tiff", "dicom", "vol", "e2e", "fda", "fds" or "img"; "" where nothing tells.
+    """What a file is: "picture", "tiff", "dicom", "vol", "heyex", "e2e", "fda", "fds" or "img"; "" where nothing tells.
+
+    "heyex" is the XML of an export by HEYEX; any other XML is "".
 
     "tiff" is a TIFF of several pages of one size, as volumes are saved; one whose pages differ, as those with previews
     and smaller copies do, is a picture. The first bytes decide where they are known, so that a DICOM file without an
@@ -53,6 +59,8 @@ def kind_in(file: BinaryIO, name: str) -> str:
     if head.startswith(_TIFF) and _is_stack(file):
         return "tiff"
     suffix = Path(name).suffix.lower()
+    if suffix == EXPORT_SUFFIX:
+        return "heyex" if b"<HEDX" in (head + file.read(_PROLOGUE)).replace(b"\0", b"") else ""
     if found == "topcon":
         return "fds" if suffix == ".fds" else "fda"
     return found or VOLUME_SUFFIXES.get(suffix, "") or ("picture" if suffix in IMAGE_SUFFIXES else "")
@@ -69,6 +77,19 @@ def is_volume(path: str | Path) -> bool:
         return kind_of(path) not in ("picture", "")
     except (OSError, DataError):
         return False
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a file is the XML of an export by HEYEX."""
+    try:
+        return Path(path).suffix.lower() == EXPORT_SUFFIX and kind_of(path) == "heyex"
+    except (OSError, DataError):
+        return False
+
+
+def is_named_as_volume(path: str | Path) -> bool:
+    """Whether a file is no picture by its ending, but may be a volume, or is a folder; nothing in it is looked at."""
+    return Path(path).suffix.lower() in (*VOLUME_SUFFIXES, EXPORT_SUFFIX) or Path(path).is_dir()
 
 
 def eye_of(word: str) -> str:

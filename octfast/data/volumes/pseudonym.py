@@ -11,7 +11,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from octfast.data.volumes.kinds import frames_in
+from octfast.data.volumes.exports import pictures_beside
+from octfast.data.volumes.kinds import frames_in, is_export
 from octfast.errors import DataError
 from octfast.files import sha256_of
 
@@ -65,13 +66,15 @@ def pseudonym(key: bytes, kind: str, of: str) -> str:
 
 
 def content_of(path: Path) -> str:
-    """The SHA-256 of a file, or of the pictures in a folder in their order.
+    """The SHA-256 of a file, of the pictures in a folder in their order, or of HEYEX's XML and the pictures it names.
 
     Raises
     ------
     OSError : one cannot be read.
     """
-    return sha256_of(*frames_in(path)) if path.is_dir() else sha256_of(path)
+    if path.is_dir():
+        return sha256_of(*frames_in(path))
+    return sha256_of(path, *pictures_beside(path)) if is_export(path) else sha256_of(path)
 
 
 def _make(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,13 +36,7 @@ def read_stack(path: Path, name: str) -> Iterator[About | BScan]:
         count = len(files) if kind == "folder" else pages.n_frames  # type: ignore[union-attr]
         if count > MAX_FRAMES:
             raise DataError(f"{name} has {count:,} B-scans", f"a volume may have {MAX_FRAMES:,}")
-        ends = None
-        for n in range(count):
-            found = _ends(files[n] if pages is None else pages, n)
-            if found is not None:
-                ends = found if ends is None else (min(ends[0], found[0]), max(ends[1], found[1]))
-            elif n == 0:
-                break
+        ends = ends_of(files if pages is None else [pages] * count)
         for n in range(count):
             at = files[n] if pages is None else pages
             page = None if pages is None else n
@@ -51,6 +45,23 @@ def read_stack(path: Path, name: str) -> Iterator[About | BScan]:
             except Unreadable as e:
                 raise DataError(e.message, e.hint) from None
             yield BScan(np.asarray(grey), 0, n)
+
+
+def ends_of(frames: Sequence[Path | Image.Image]) -> tuple[float, float] | None:
+    """The darkest and the brightest sample of the frames of a volume, where the first has more than 8 bits; else None.
+
+    Parameters
+    ----------
+    frames : files, or for each page of an open picture that picture.
+    """
+    ends = None
+    for n, frame in enumerate(frames):
+        found = _ends(frame, n)
+        if found is not None:
+            ends = found if ends is None else (min(ends[0], found[0]), max(ends[1], found[1]))
+        elif n == 0:
+            break
+    return ends
 
 
 @contextmanager

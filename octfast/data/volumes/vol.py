@@ -9,7 +9,16 @@ from typing import BinaryIO
 
 import numpy as np
 
-from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan, distances, micrometres, words
+from octfast.data.volumes.about import (
+    MAX_FRAME_PIXELS,
+    MAX_FRAMES,
+    About,
+    BScan,
+    distances,
+    micrometres,
+    on_fundus,
+    words,
+)
 from octfast.errors import DataError
 
 _HEADER = 2048
@@ -110,16 +119,8 @@ def _lines(ends: np.ndarray | None, frames: int, header: bytes) -> list[tuple[fl
     A circle has its middle for an end, so no line is drawn of it.
     """
     width, height, across, down = struct.unpack_from("<2I2d", header, 48)
-    blank: list[tuple[float, float, float, float] | None] = [None] * frames
     circle = struct.unpack_from("<i", header, 96)[0] == _CIRCLE
-    if ends is None or circle or not (width and height and across > 0 and down > 0):
-        return blank
-    with np.errstate(all="ignore"):
-        shares = ends / (width * across, height * down)
-        on_it = np.isfinite(shares).all(axis=(1, 2)) & (np.abs(shares - 0.5) <= 0.75).all(axis=(1, 2))
-        on_it &= (ends[:, 0] != ends[:, 1]).any(axis=1)
-    rounded = [tuple(round(float(v), 5) for v in share.ravel()) for share in shares]
-    return [line if there else None for line, there in zip(rounded, on_it, strict=True)]  # type: ignore[misc]
+    return [None] * frames if ends is None or circle else on_fundus(ends, (width * across, height * down))
 
 
 def _places(ends: np.ndarray | None, frames: int, between: float | None, header: bytes) -> list[float | None]:

@@ -123,6 +123,10 @@ def frames_of(
         from octfast.data.volumes.vol import read_vol
 
         return read_vol(path, name, tell)
+    if kind == "heyex":
+        from octfast.data.volumes.heyex import read_heyex
+
+        return read_heyex(path, name, tell)
     if kind == "e2e":
         from octfast.data.volumes.e2e import read_e2e
 

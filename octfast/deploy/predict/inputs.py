@@ -16,6 +16,7 @@ from octfast.data.readers.load import TABLE_SUFFIXES, as_names, load_table
 from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES
+from octfast.data.volumes.exports import export_in, taken_by_exports
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of
 from octfast.data.volumes.reader import VolumeReader
 from octfast.data.volumes.series import find_series
@@ -98,8 +99,11 @@ def find_inputs(
 def with_series(items: Sequence[Item], reader: VolumeReader) -> list[Item]:
     """The items with one for each DICOM series with a file a B-scan, in the place of the first of its files.
 
-    Files of which a table names the volume stay as they are.
+    Files of which a table names the volume stay as they are. Pictures of an export by HEYEX that is among the items are
+    read with it alone.
     """
+    if taken := taken_by_exports(item.path for item in items if not item.problem and not item.of):
+        items = [item for item in items if item.path not in taken]
     found, copies = find_series([item.path for item in items if not item.problem and not item.of.get("volume")], reader)
     series = {str(file): files for files in found.values() for file in files}
     out: list[Item] = []
@@ -155,8 +159,11 @@ def _folder(folder: Path, recursive: bool) -> Iterator[Item]:
     found = other = 0
     left_out = LeftOut()
     for inner in walk(folder, left_out, recursive).all():
+        taken = taken_by_exports(inner.files)
         for path in map(Path, inner.files):
             suffix = path.suffix.lower()
+            if str(path) in taken:
+                continue
             if is_fundus(path):
                 other += 1
             elif suffix in IMAGE_SUFFIXES or suffix in VOLUME_SUFFIXES or _is_readable(path):
@@ -223,6 +230,7 @@ def _table(file: Path, path_column: str | None) -> Iterator[Item]:
             continue
         if name in elsewhere and not _trouble(found := Path(elsewhere[name])):
             path = found
+        path = (export_in(path) if path.is_dir() else None) or path
         problem, hint = _trouble(path, f"its path is relative to the folder of {file.name}") or ("", "")
         yield Item(str(path), problem, hint, {role: column[n - 2] or "" for role, column in said.items()})
 

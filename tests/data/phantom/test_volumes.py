@@ -45,7 +45,7 @@ def test_a_volume_is_the_same_again_and_another_visit_is_the_same_eye():
     assert (first.extent == later.extent).all()
 
 
-@pytest.mark.parametrize("kind", ["tiff", "dicom", "vol"])
+@pytest.mark.parametrize("kind", ["tiff", "dicom", "vol", "heyex"])
 def test_every_format_holds_the_same_pixels_and_says_what_it_can(tmp_path, kind):
     if kind == "dicom":
         pytest.importorskip("pydicom", minversion="3")
@@ -64,7 +64,7 @@ def test_every_format_holds_the_same_pixels_and_says_what_it_can(tmp_path, kind)
     assert (about.patient, about.eye) == (str(row["patient"]), row["eye"])
     assert positions == pytest.approx([0, 2.88, 5.76]) and about.between_um == pytest.approx(2880)
     assert about.lateral_um == pytest.approx(11.5 * 512 / 48, rel=1e-4)
-    assert (about.slo is not None) == (kind == "vol")
+    assert (about.slo is not None) == (kind in ("vol", "heyex"))
 
 
 @pytest.mark.parametrize(

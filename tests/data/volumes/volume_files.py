@@ -172,6 +172,45 @@ def ufloat16(values: np.ndarray) -> np.ndarray:
     return (((exponent + 63) << 10) | turned).astype("<u2")
 
 
+def write_heyex(folder: Path, frames: np.ndarray) -> Path:
+    """HEYEX's export of a left eye: an XML named as its folder, and pictures NAME_0.png (the fundus), NAME_1.png ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = folder.name
+    Image.new("L", (40, 40), 77).save(folder / f"{name}_0.png")
+    images = f"""<Image><ID>0</ID><ImageNumber>0</ImageNumber><Laterality>L</Laterality>
+<ImageType><Type>LOCALIZER</Type><LightSource>IR</LightSource></ImageType>
+<OphthalmicAcquisitionContext><Width>40</Width><Height>40</Height><ScaleX>0.0719</ScaleX><ScaleY>0.0695</ScaleY>
+</OphthalmicAcquisitionContext>
+<ImageData><ExamURL>file:///C:\\XMLDATA\\SECRET\\{name}_0.png</ExamURL></ImageData></Image>"""
+    for n, frame in enumerate(frames, 1):
+        Image.fromarray(frame).save(folder / f"{name}_{n}.png")
+        height, width = frame.shape
+        y = f"{2.5 - 0.24 * (n - 1):g}"
+        images += f"""<Image><ID>{n}</ID><ImageNumber>{n}</ImageNumber><Laterality>L</Laterality>
+<AcquisitionTime><Time><Hour>17</Hour><Minute>22</Minute><Second>5.4</Second></Time></AcquisitionTime>
+<ImageType><Type>OCT</Type></ImageType><OphthalmicAcquisitionContext><Width>{width}</Width><Height>{height}</Height>
+<ScaleX>0.0115</ScaleX><ScaleY>0.0039</ScaleY><ImageQuality>28</ImageQuality>
+<Start><Coord><X>0.2876</X><Y>{y}</Y></Coord></Start><End><Coord><X>2.5884</X><Y>{y}</Y></Coord></End>
+</OphthalmicAcquisitionContext>
+<ImageData><ExamURL>file:///C:\\XMLDATA\\SECRET\\{name}_{n}.png</ExamURL></ImageData>
+<Segmentation><SegLine><Name>ILM</Name><Array>{"9.5 " * width}</Array></SegLine></Segmentation></Image>"""
+    path = folder / f"{name}.xml"
+    path.write_text(
+        f"""<?xml version="1.0" encoding="utf-8"?>
+<HEDX><BODY><ExportType>Data</ExportType><Patient><ID>148</ID><PatientID>SECRET-ID</PatientID>
+<LastName>SECRET-NAME</LastName><FirstNames>SECRET</FirstNames>
+<Birthdate><Date><Year>1901</Year><Month>2</Month><Day>3</Day></Date></Birthdate><Sex>F</Sex>
+<Study><StudyUID>SECRET.1</StudyUID><ID>319</ID>
+<StudyDate><Date><Year>2022</Year><Month>2</Month><Day>15</Day></Date></StudyDate>
+<Series><ID>1393</ID><Modality>OCT</Modality><Type>Volume</Type><Laterality>L</Laterality>
+<GeneralEquipment><ManufacturerModelName>Spectralis</ManufacturerModelName></GeneralEquipment>
+{images}</Series></Study></Patient></BODY></HEDX>
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
 def write_kind(kind: str, path: Path, frames: np.ndarray) -> Path:
     """A small good file of a kind; .img takes a shape of its own."""
     if kind == "img":
