@@ -28,7 +28,7 @@ from octfast.train.store.reuse import PICTURES, SCANS, digest_of
 # 512 x 512, and fewer of larger ones: what a body keeps of a batch grows with its pixels.
 _BLOCK_PIXELS = 768 * 768
 # Digests of files by path, size and time of their last change, as several DataLoaders of a process are of the same.
-_digests: dict[tuple[str, int, int], bytes] = {}
+_digests: dict[tuple[str, int, int, int], bytes] = {}
 # So many scans, those with the lowest digests, stand in a key with what their views look like.
 _PROBES = 16
 
@@ -250,7 +250,8 @@ def _digests_of_items(dl: Any, workers: int) -> np.ndarray:
 def digest_of_file(path: str | Path) -> bytes:
     """The SHA-256 of a file's content; read once in a process, unless it has changed since."""
     about = Path(path).stat()
-    key = (str(path), about.st_size, about.st_mtime_ns)
+    # A file that is put in another's place may bring its date along.
+    key = (str(path), about.st_size, about.st_mtime_ns, about.st_ctime_ns)
     if key not in _digests:
         _digests[key] = bytes.fromhex(sha256_of(Path(path)))
     return _digests[key]

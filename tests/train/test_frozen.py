@@ -1,6 +1,7 @@
 """Training on stored activations of a frozen body: the same result as stock fastai, stored once, and reproducible."""
 
 import copy
+import hashlib
 import random
 import shutil
 from pathlib import Path
@@ -36,7 +37,7 @@ from octfast.train.callbacks import FrozenEval
 from octfast.train.frozen import Unpack, cut_model, frozen_learner
 from octfast.train.learner import oct_learner, oct_splitter, unfreeze_to
 from octfast.train.store.loader import StoreLoader
-from octfast.train.views import seeded
+from octfast.train.views import digest_of_file, seeded
 
 SIZE = 64
 TRAIN, VALID, REST = 48, 16, 40
@@ -413,6 +414,19 @@ def test_another_file_content_is_another_store(made, scans, template, tmp_path):
     fast = again(made, changed, template)
     assert not fast.stores[0].warm
     assert fast.stores[1].warm, "the validation files are the same"
+
+
+def test_a_file_put_in_anothers_place_with_its_date_is_seen_to_be_another(scans, tmp_path):
+    """Within one process, which reads an unchanged file once."""
+    one, other = (Path(scans.loc[i, "path"]).read_bytes() for i in (0, 1))
+    size = max(len(one), len(other))
+    file, coming = tmp_path / "a.jpeg", tmp_path / "b.jpeg"
+    file.write_bytes(one.ljust(size, b"\0"))
+    first = digest_of_file(file)
+    coming.write_bytes(other.ljust(size, b"\0"))
+    shutil.copystat(file, coming)
+    coming.replace(file)
+    assert digest_of_file(file) == hashlib.sha256(file.read_bytes()).digest() != first
 
 
 def test_another_seed_is_another_store_of_the_training_scans_alone(made, scans, template):
