@@ -90,7 +90,7 @@ def evaluate_run(
     if split == "train":
         notes.append(f"{_TRAINED_ON[0].upper()}{_TRAINED_ON[1:]}.")
         log.warning(_TRAINED_ON)
-    found = _evaluate(table, at, point, urgent, asked)
+    found = _evaluate(table, at, point, urgent, asked, level)
     found = _with_notes(found, notes, _source(at, split, level, run=run.path.name))
     try:
         run.write_json(metrics_file(split, level, info), found.to_dict())
@@ -183,7 +183,7 @@ def evaluate_data(
     table, at, counted, said = at_level(table, info, level)
     each = each if counted is None else counted
     notes += [*said, *_unlike_notes(table, level)]
-    result = _evaluate(table, at, point, urgent, asked)
+    result = _evaluate(table, at, point, urgent, asked, level)
     name = run.path.name if run else bundle.resolve().name
     source = _source(at, split, level, run=name, data=Path(data).resolve().name)
     result = _with_notes(result, notes, source)
@@ -325,9 +325,10 @@ def _evaluate(
     point: OperatingPoint | None,
     urgent: Sequence[str] | None,
     asked: dict[str, Any],
+    unit: str,
 ) -> Evaluation:
     together = [aggregation_of(info.calibration, level, info.classes) for level in levels_of(table, info)]
-    given: dict[str, Any] = {"operating_threshold": point, "aggregations": together, **asked}
+    given: dict[str, Any] = {"operating_threshold": point, "aggregations": together, "unit": unit, **asked}
     with track("resampling", int(asked.get("resamples", 2000)), "resamples") as update:
         return evaluate_table(table, info.classes, urgent=urgent, progress=update, **given)
 

@@ -111,14 +111,22 @@ def _scan(ax: Any, scan: dict[Any, Any] | None, label: str, heat: Heat | None) -
         drawn = heat(str(scan["path"]), label) if heat else ""
         ax.imshow(overlay(grey, drawn) if isinstance(drawn, np.ndarray) else grey, cmap="gray")
     except DataError as e:
+        drawn = ""
         ax.text(0.5, 0.5, e.message, transform=ax.transAxes, ha="center", va="center", fontsize=7, wrap=True)
     ax.set_title(f"counts {scan['attention']:.0%}", fontsize=9, loc="left")
-    ax.set_xlabel(Path(str(scan["path"])).name, fontsize=7)
+    below = [Path(str(scan["path"])).name]
+    if isinstance(drawn, str):
+        below += [f"no heat map: {drawn}"] if drawn else []
+    elif not drawn.any():
+        below.append(f"nothing raised the score of {short(label)}")
+    ax.set_xlabel("\n".join(below), fontsize=7)
 
 
 def _strip(ax: Any, scans: pd.DataFrame, of: Sequence[str]) -> None:
     at = np.arange(len(scans))
     alone = scans[[f"alone_{c}" for c in of]].sum(axis=1)
+    # Of one scan or two, bars as wide as those of three.
+    ax.set_xlim(-0.5, max(len(at), FRAMES) - 0.5)
     ax.bar(at, scans["attention"], color="#0072B2", label="how much it counts")
     ax.plot(at, alone, "o", color="#D55E00", markersize=3, label=f"alone: {', '.join(short(c) for c in of)}")
     ax.set_ylim(0, 1)

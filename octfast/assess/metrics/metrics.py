@@ -134,6 +134,7 @@ def evaluate_table(
     abstain_below: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     aggregations: Sequence[Aggregation] = (),
+    unit: str = "scan",
 ) -> Evaluation:
     """Judge a Predictions table.
 
@@ -157,6 +158,7 @@ def evaluate_table(
     abstain_below : probability of the predicted class below which the model gives no answer; None judges no such rule.
     progress : called with (resamples done, all resamples) of the whole table.
     aggregations : of a model of scans, by which whole units are judged beside the rules that need no fit.
+    unit : what a row is, "scan", "volume", "eye" or "patient", as methods and notes call it.
 
     Raises
     ------
@@ -182,7 +184,7 @@ def evaluate_table(
     )
     groups = {column: grouped(table, column) for column in by_group}
     statistics = Statistics(table, question)
-    estimates, notes = _estimates(statistics, resamples, seed, level, progress)
+    estimates, notes = _estimates(statistics, resamples, seed, level, unit, progress)
     if shares:
         notes.insert(0, _prevalence_note(statistics, shares))
     if not refer:
@@ -192,7 +194,7 @@ def evaluate_table(
     if cost is None:
         notes.append(Note("", "No weighted error: Kermany's costs apply to urgent classes beside NORMAL or DRUSEN."))
     per_unit, more = _per_unit(table, question, resamples, seed, level, aggregations)
-    per_group, still_more = _per_group(table, question, groups, resamples, seed, level)
+    per_group, still_more = _per_group(table, question, groups, resamples, seed, level, unit)
     by_section = estimates.groupby("section")
     parts = {s: by_section.get_group(s) if s in by_section.groups else estimates.iloc[:0] for s in SECTIONS}
     n = pd.Series(statistics.actual).value_counts()
@@ -243,6 +245,7 @@ def _estimates(
     resamples: int,
     seed: int,
     level: float,
+    unit: str = "scan",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pd.DataFrame, list[Note]]:
     """`section`, `of` and the metric with its interval, a row a metric; and what to know of them."""
@@ -256,20 +259,21 @@ def _estimates(
         if not np.isnan(value):
             most_lost = max(most_lost, int(np.isnan(drawn).sum()))
             unbounded |= bool(np.isinf(value) or np.isinf(found.high))
-        rows.append([*key, value, *found])
+        rows.append([*key, value, found.low, found.high, found.method.replace("over scans", f"over {unit}s")])
     estimates = pd.DataFrame(rows, columns=["section", "of", *_ESTIMATE])
     notes = []
     empty = sorted({k[1] for k in values if k[0] == "class" and k[2] == "sensitivity" and np.isnan(values[k])})
     if empty:
-        notes.append(f"No scan is of {', '.join(empty)}: what cannot be said of such a class has no value.")
+        notes.append(f"No {unit} is of {', '.join(empty)}: what cannot be said of such a class has no value.")
     if statistics.patients < _FEW_PATIENTS:
         people = "1 patient" if statistics.patients == 1 else f"{statistics.patients} patients"
         notes.append(f"Only {people}: the intervals are approximate.")
     if statistics.single:
-        notes.append("Each scan counts as a patient of its own; proportions have Wilson's intervals.")
+        own = "" if unit == "patient" else f"Each {unit} counts as a patient of its own; "
+        notes.append(f"{own}{'p' if own else 'P'}roportions have Wilson's intervals.")
     if most_lost > resamples / 100:
         notes.append(
-            f"Up to {most_lost:,} of {resamples:,} resamples left a figure undefined (no scan of a class); its "
+            f"Up to {most_lost:,} of {resamples:,} resamples left a figure undefined (no {unit} of a class); its "
             "interval is that of the others."
         )
     if (estimates["method"] == ALL_EQUAL).any():
@@ -293,12 +297,11 @@ def _per_unit(
     rows, notes = [], []
 
     def judge(unit: str, rule: str, part: pd.DataFrame, asked: Question, wanted: list[tuple[str, str, str]]) -> None:
-        estimates, _ = _estimates(Statistics(part, asked), resamples, seed, level)
+        estimates, _ = _estimates(Statistics(part, asked), resamples, seed, level, unit)
         for r in estimates.itertuples():
             if (r.section, r.of, r.metric) in wanted:
                 name = f"urgent_{r.metric}" if r.section == "referral" else r.metric
-                method = r.method.replace("over scans", f"over {unit}s")
-                rows.append([unit, rule, name, r.value, r.low, r.high, method, len(part)])
+                rows.append([unit, rule, name, r.value, r.low, r.high, r.method, len(part)])
 
     narrow = Question(question.classes, question.urgent, costs=question.costs, ranked=False)
     by_level = {how.level: how for how in aggregations}
@@ -322,12 +325,13 @@ def _per_group(
     resamples: int,
     seed: int,
     level: float,
+    unit: str,
 ) -> tuple[pd.DataFrame, list[Note]]:
     head = ["by", "group", "scans", "patients", "small"]
     found, notes = [], []
     for column, names in groups.items():
         for group, rows in table.groupby(names, sort=True, observed=True):
-            estimates, _ = _estimates(Statistics(rows, question), resamples, seed, level)
+            estimates, _ = _estimates(Statistics(rows, question), resamples, seed, level, unit)
             patients = rows["patient"].nunique()
             small = is_small(len(rows), patients)
             if small:

@@ -48,6 +48,17 @@ def test_the_strip_has_every_scan_in_the_order_of_the_frames(tables):
     assert [ax.get_title(loc="left") for ax in fig.axes[:3]] == ["counts 70%", "counts 30%", ""]
 
 
+def test_a_scan_without_a_map_says_why(tables):
+    """A blank picture would look as if there were nothing to see."""
+    for heat, words in (
+        (np.zeros((40, 50), np.float32), "nothing raised the score of CNV"),
+        ("the body has no map", "no heat map: the body has no map"),
+    ):
+        fig = plot_units(*tables, LEVEL, "Missed", heat=lambda path, label, heat=heat: heat)
+        assert fig.axes[0].get_xlabel().splitlines() == ["b1.png", words]
+    assert plot_units(*tables, LEVEL, "Missed").axes[0].get_xlabel() == "b1.png"
+
+
 def test_none_missed_and_a_scan_that_is_gone(tables, tmp_path):
     units, each = tables
     assert plot_units(units.head(0), each, LEVEL, "Missed").axes[0].texts[0].get_text() == "none"

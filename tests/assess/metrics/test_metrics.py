@@ -262,3 +262,13 @@ def test_other_classes_have_no_referral_and_say_so():
     assert any("No referral" in n for n in found.notes) and any("No weighted error" in n for n in found.notes)
     given = evaluate_table(table, ["a", "b"], resamples=100, urgent=["b"])
     assert given.value("sensitivity", "argmax") == 1 and given.settings["urgent"] == ["b"]
+
+
+def test_figures_of_whole_units_do_not_speak_of_scans():
+    """Each row an eye or a patient: what an interval is over, and what is missing, is told in these."""
+    table = clustered(30, 1).query("label != 'DRUSEN'").reset_index(drop=True)
+    for unit in ("eye", "patient"):
+        found = evaluate_table(table, CLASSES, resamples=100, unit=unit, by_group=["label"])
+        given = [*found.overall["method"], *found.per_class["method"], *found.groups["method"], *found.notes]
+        assert not [text for text in given if "over scans" in text or "scan is" in text or "Each scan" in text]
+        assert f"Wilson over {unit}s" in given and any(f"No {unit} is of DRUSEN" in note for note in found.notes)
