@@ -54,13 +54,15 @@ class Note:
 
 @contextmanager
 def noted() -> Iterator[list[Note]]:
-    """The warnings of octfast's log while inside, as a list that grows; they are said as ever."""
+    """The warnings of octfast's log while inside, each once, as a list that grows; they are said as ever."""
     log, notes = logging.getLogger("octfast"), list[Note]()
 
     class Notes(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.WARNING:
-                notes.append(Note(getattr(record, "kind", ""), record.getMessage()))
+            note = Note(getattr(record, "kind", ""), record.getMessage())
+            # What is begun anew, as where a scan could not be read, warns again.
+            if record.levelno >= logging.WARNING and note not in notes:
+                notes.append(note)
 
     handlers: list[logging.Handler] = [Notes()]
     # Without any handler Python shows warnings, as in a notebook. It would not with this one.
