@@ -108,8 +108,8 @@ def write_json(file: str | Path, result: Mapping[str, Any]) -> None:
     Path(file).write_text(json.dumps(result), encoding="utf-8")
 
 
-def features_parser(about: str | None) -> argparse.ArgumentParser:
-    """What every script takes that trains heads on the stored features of a data set."""
+def data_parser(about: str | None) -> argparse.ArgumentParser:
+    """What every script takes that trains on a data set."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder or table of scans; by default phantoms")
     parser.add_argument("--weights", help="pretrained weights of the body; by default random")
@@ -117,6 +117,12 @@ def features_parser(about: str | None) -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
     parser.add_argument("--arch", default="vgg16_bn")
     parser.add_argument("--size", type=int, default=224)
+    return parser
+
+
+def features_parser(about: str | None) -> argparse.ArgumentParser:
+    """What every script takes that trains heads on the stored features of a data set."""
+    parser = data_parser(about)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--scans", type=int, help="take so many scans, by whole patients")
     parser.add_argument("--repeats", type=int, default=5)

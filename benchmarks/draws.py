@@ -35,7 +35,7 @@ def main() -> None:
     args = parse()
     about = common.machine()
     common.say(common.describe_machine(about))
-    with common.work_folder(None) as work:
+    with common.work_folder(args.work) as work:
         scans = accuracy.read(args, work)
         x = accuracy.extract(scans, "octfast", 1, args)[0]
     y = scans["label"].astype("category").cat.codes.to_numpy().astype(np.int64)
@@ -71,19 +71,10 @@ def order(scans: pd.DataFrame, seed: int, way: str) -> np.ndarray:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="what octfast train reads; by default phantoms")
-    for name in ("path", "label", "patient"):
-        parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
-    parser.add_argument("--weights", help="file of pretrained weights; by default random ones")
+    parser = common.features_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[60, 120, 200])
-    parser.add_argument("--scans", type=int, help="take so many scans, by whole patients; by default all")
-    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--arch", default="vgg16_bn")
-    parser.add_argument("--precision", default="auto")
+    parser.set_defaults(repeats=2)
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import common
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from octfast.run.folder import Run
 
 
 def main() -> None:
@@ -56,7 +56,6 @@ def held_out(args: argparse.Namespace, work: Path) -> Path:
 
 def one(args: argparse.Namespace, table: Path, work: Path, minutes: float) -> dict[str, Any]:
     """One training: what it took, and what its model makes of the test patients."""
-    from octfast.assess.predictions import run_predictions
     from octfast.run.folder import open_run
 
     out, cache = work / f"run-{minutes:g}", work / f"cache-{minutes:g}"
@@ -72,7 +71,6 @@ def one(args: argparse.Namespace, table: Path, work: Path, minutes: float) -> di
         return {"minutes": minutes, "seconds": round(seconds, 1)}
     run = open_run(out)
     took = run.config["chosen"]["minutes"]
-    predictions, _ = run_predictions(run, "test")
     return {
         "minutes": minutes,
         "seconds": round(seconds, 1),
@@ -81,42 +79,24 @@ def one(args: argparse.Namespace, table: Path, work: Path, minutes: float) -> di
         "valid": took["validation_scans"]["taken"],
         "views": took["views"],
         "test": took["test"],
-        **judged(predictions, args.resamples),
+        **judged(run, args.resamples),
         "notes": json.loads(done.stdout)["notes"],
     }
 
 
-def judged(predictions: pd.DataFrame, resamples: int) -> dict[str, str]:
-    """Accuracy, balanced accuracy and log-loss, with 95% intervals of a bootstrap over patients."""
-    import numpy as np
+def judged(run: Run, resamples: int) -> dict[str, str]:
+    """Accuracy, balanced accuracy and log-loss of the test patients, with their intervals."""
+    from octfast.assess.evaluate import evaluate_run
 
-    label, right = predictions["label"].to_numpy(), (predictions["predicted"] == predictions["label"]).to_numpy()
-    loss, patient = predictions["loss"].to_numpy(), predictions["patient"].astype("category").cat.codes.to_numpy()
-    rng, patients = np.random.default_rng(0), int(patient.max()) + 1
-    found = []
-    for draw in range(resamples + 1):
-        # The first is the sample itself.
-        drawn = rng.integers(0, patients, patients) if draw else np.arange(patients)
-        weight = np.bincount(drawn, minlength=patients)[patient]
-        each = [
-            np.average(right[label == c], weights=weight[label == c]) for c in set(label) if weight[label == c].sum()
-        ]
-        found.append((np.average(right, weights=weight), np.mean(each), np.average(loss, weights=weight)))
-    low, high = np.quantile(found[1:], (0.025, 0.975), axis=0)
-    names = ("accuracy", "balanced_accuracy", "log_loss")
-    return {n: f"{found[0][i]:.3f} [{low[i]:.3f}, {high[i]:.3f}]" for i, n in enumerate(names)}
+    found = evaluate_run(run, "test", resamples=resamples).overall.set_index("metric")
+    rows = found.loc[["accuracy", "balanced_accuracy", "nll"], ["value", "low", "high"]]
+    return {name: f"{value:.3f} [{low:.3f}, {high:.3f}]" for name, value, low, high in rows.itertuples()}
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="what octfast train reads; by default phantoms")
-    for name in ("path", "label", "patient"):
-        parser.add_argument(f"--{name}-column", help=f"column of a table with the {name}")
-    parser.add_argument("--weights", help="file of pretrained weights; by default random ones")
+    parser = common.data_parser(__doc__)
     parser.add_argument("--minutes", type=float, nargs="+", default=[1, 2, 5])
     parser.add_argument("--views", type=int, default=1)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--arch", default="vgg16_bn")
     parser.add_argument("--test", type=float, default=0.15, help="share of the patients that is held out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resamples", type=int, default=1000)
