@@ -114,23 +114,24 @@ def test_tensorboard_shows_the_curves_of_every_kind_of_training(phantoms, recipe
     assert run.config["curves"] == {"where": "tracker", "look": "tensorboard --logdir runs"}
 
 
-def test_a_training_that_goes_on_goes_on_in_the_same_curves(phantoms, cut):  # noqa: F811
-    pytest.importorskip("tensorboard")
+def cut_and_resumed(phantoms, cut, tracker):  # noqa: F811
+    """A training of three epochs that was cut off in the second, and went on."""
     mend = cut(History, "keep", 2)
     with pytest.raises(Killed):
-        train_classifier(**quick(phantoms, epochs=3), tracker="tensorboard", out="runs/r")
+        train_classifier(**quick(phantoms, epochs=3), tracker=tracker, out="runs/r")
     mend()
-    run = resume_training("runs/r")
+    return resume_training("runs/r")
+
+
+def test_a_training_that_goes_on_goes_on_in_the_same_curves(phantoms, cut):  # noqa: F811
+    pytest.importorskip("tensorboard")
+    run = cut_and_resumed(phantoms, cut, "tensorboard")
     check_curves(tensorboard_curves(run.path / "tracker"), run)
 
 
 def test_mlflow_keeps_a_run_in_the_run_folder_and_goes_on_with_it(phantoms, cut):  # noqa: F811
     pytest.importorskip("mlflow")
-    mend = cut(History, "keep", 2)
-    with pytest.raises(Killed):
-        train_classifier(**quick(phantoms, epochs=3), tracker="mlflow", out="runs/r")
-    mend()
-    run = resume_training("runs/r")
+    run = cut_and_resumed(phantoms, cut, "mlflow")
     check_curves(mlflow_curves(run.path / "tracker"), run)
     check_private(run)
     assert [p.name for p in Path().iterdir()] == ["runs"]
@@ -138,11 +139,7 @@ def test_mlflow_keeps_a_run_in_the_run_folder_and_goes_on_with_it(phantoms, cut)
 
 def test_wandb_is_offline_and_begins_another_run_with_all_epochs(phantoms, cut, said):  # noqa: F811
     pytest.importorskip("wandb")
-    mend = cut(History, "keep", 2)
-    with pytest.raises(Killed):
-        train_classifier(**quick(phantoms, epochs=3), tracker="wandb", out="runs/r")
-    mend()
-    run = resume_training("runs/r")
+    run = cut_and_resumed(phantoms, cut, "wandb")
     before, after = sorted((run.path / "tracker").rglob("*.wandb"), key=lambda f: f.stat().st_mtime_ns)
     assert len(wandb_curves(before)["valid_loss"]) == 1
     check_curves(wandb_curves(after), run)
