@@ -35,6 +35,16 @@ def launched() -> tuple[int, int] | None:
     return rank, size
 
 
+@contextmanager
+def out_of_sight() -> Iterator[dict[str, str]]:
+    """Hide from fastai that this is one of several processes; gives what was hidden, and puts it back."""
+    left = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE") if name in os.environ}
+    try:
+        yield left
+    finally:
+        os.environ.update(left)
+
+
 @functools.cache
 def _answers(host: str, port: int) -> bool:
     try:

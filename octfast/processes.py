@@ -23,7 +23,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from octfast.errors import DataError, OctfastError, UsageError
-from octfast.launcher import ended_by_sigterm, launched, place, runs, unheard
+from octfast.launcher import ended_by_sigterm, launched, out_of_sight, place, runs, unheard
 from octfast.meeting import Box, Content
 
 if TYPE_CHECKING:
@@ -97,10 +97,9 @@ def joined() -> Iterator[Group | None]:
         yield _current
         return
     group = Group(*started)
-    left = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE")}
     _current = group
     try:
-        with ended_by_sigterm():
+        with out_of_sight(), ended_by_sigterm():
             group.begin_watch()
             yield group
     except BaseException as e:
@@ -112,7 +111,6 @@ def joined() -> Iterator[Group | None]:
         group.leave(None)
     finally:
         _current = None
-        os.environ.update(left)
 
 
 def divided(kinds: Callable[[], Kinds]) -> Callable[[Callable[P, T]], Callable[P, T]]:

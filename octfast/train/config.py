@@ -236,6 +236,12 @@ class TrainConfig:
         """`patience`, or its default by the number of epochs."""
         return self.patience or max(3, -(-self.epochs // 2))
 
+    @property
+    def of_frozen(self) -> dict[str, Any]:
+        """What `frozen_learner` and `frozen_part` take of it, whatever is trained on what they store."""
+        names = ("seed", "engine", "precision", "cache", "workers")
+        return {**{name: getattr(self, name) for name in names}, "compiled": self.compile}
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON takes them."""
         return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -30,6 +29,7 @@ from octfast.data.units import units_of
 from octfast.errors import DataError, OctfastError
 from octfast.figure import Files
 from octfast.files import refuse_address
+from octfast.launcher import out_of_sight
 from octfast.model.arch import find_arch
 from octfast.model.bundle.state import RUNNING, resume_command
 from octfast.model.compiler import check_compiler, compile_in_place
@@ -200,14 +200,11 @@ def _alone() -> Iterator[None]:
 
     With a RANK above 0 fastai saves nothing, and `lr_find` would leave its own ruined weights in the model.
     """
-    left = {name: os.environ.pop(name) for name in ("RANK", "WORLD_SIZE") if name in os.environ}
-    if left:
-        words = ", ".join(f"{name}={value}" for name, value in left.items())
-        log.warning("%s in the environment is ignored: octfast trains in one process", words)
-    try:
+    with out_of_sight() as left:
+        if left:
+            words = ", ".join(f"{name}={value}" for name, value in left.items())
+            log.warning("%s in the environment is ignored: octfast trains in one process", words)
         yield
-    finally:
-        os.environ.update(left)
 
 
 def check_names(config: TrainConfig) -> None:
@@ -322,15 +319,7 @@ def _fit_once(
     past: checkpoint.State | None,
     kept: Callable[[], None],
 ) -> tuple[Learner, dict[str, Any]]:
-    stored: dict[str, Any] = dict(
-        seed=config.seed,
-        engine=config.engine,
-        precision=config.precision,
-        cache=config.cache,
-        workers=config.workers,
-        bs=bs,
-        compiled=config.compile,
-    )
+    stored = {**config.of_frozen, "bs": bs}
     whole = config.unfreeze == "all"
     if not config.views or whole:
         alone_in_group()

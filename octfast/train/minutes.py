@@ -227,12 +227,7 @@ def _ways(prepared: Prepared, config: TrainConfig, learn: Learner, drawn: Drawn,
         frozen = frozen_part(
             learn,
             views=views,
-            seed=config.seed,
-            engine=config.engine,
-            precision=config.precision,
-            cache=config.cache,
-            workers=config.workers,
-            compiled=config.compile,
+            **config.of_frozen,
         )
         pace = pace or measured(frozen, way, config.chosen_folds, bs)
         new = []

@@ -111,7 +111,9 @@ class Tracker:
             self._sink.figures({k: v for k, v in found.items() if math.isfinite(v)}, self._done)
 
     def close(self, ended: bool = True) -> None:
-        """Parameters
+        """End what the tracker has open.
+
+        Parameters
         ----------
         ended : whether the training came to its end.
         """

@@ -95,8 +95,7 @@ class VolumeReader:
         ------
         DataError : see `read_all`.
         """
-        (head,) = self._answers(path, {"kind": "header"}, lambda head, process: head["header"])
-        return head
+        return self._told(path, "header")
 
     def evidence(self, path: str | Path) -> dict[str, Any]:
         """Who and which study a DICOM file is of, and what refers to it, as DICOM JSON, which names a person.
@@ -105,8 +104,11 @@ class VolumeReader:
         ------
         DataError : see `read_all`.
         """
-        (head,) = self._answers(path, {"kind": "evidence"}, lambda head, process: head["evidence"])
-        return head
+        return self._told(path, "evidence")
+
+    def _told(self, path: str | Path, kind: str) -> dict[str, Any]:
+        (told,) = self._answers(path, {"kind": kind}, lambda head, process: head[kind])
+        return told
 
     def _read(self, path: str | Path, kind: str, files: Sequence[str | Path], tell: bool) -> Iterator[About | BScan]:
         def made(head: dict[str, Any], process: subprocess.Popen[bytes]) -> About | BScan:

@@ -73,12 +73,12 @@ def answer(
 
             held = {"header": series_of, "evidence": evidence_of}[kind](Path(path), name)
             _write(out, json.dumps({kind: held}).encode() + b"\n")
-            kind = ""
-        for found in frames_of(Path(path), kind, name, any_modality, tell, files) if kind else ():
-            if isinstance(found, BScan):
-                send(found, name, out)
-            elif tell:
-                send_about(found.noted(), out)
+        else:
+            for found in frames_of(Path(path), kind, name, any_modality, tell, files):
+                if isinstance(found, BScan):
+                    send(found, name, out)
+                elif tell:
+                    send_about(found.noted(), out)
         said = {"end": True}
     except DataError as e:
         said = {"error": e.message, "hint": e.hint}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from octfast.deploy.predict.rows import Row, Wanted
+from octfast.deploy.predict.rows import Row, VolumeOf, Wanted
 from octfast.deploy.predictor import answer_columns
 from octfast.model.aggregation import Aggregation
 from octfast.model.decide import rule_of
@@ -54,7 +54,7 @@ class AggregatedTable:
         counts = [f"scans_{c}" for c in classes]
         self.columns = [*about, *answer, *counts, "most", "most_frame", "most_attention", "remarks", "error"]
         self._found: dict[tuple, dict[str, Any]] = {}
-        self._last: dict[int, int] = {}
+        self._volume_of = VolumeOf()
 
     def add(self, row: Row) -> None:
         """Count a row."""
@@ -90,9 +90,7 @@ class AggregatedTable:
         if level == "eye":
             known = seen["eye"]
             return (("file", row.item, known) if known else None), {"path": path, "eye": known}
-        # What went wrong belongs to the volume that was being read.
-        which = seen["volume"] if seen["volume"] is not None else self._last.get(row.item, 0)
-        self._last[row.item] = which
+        which = self._volume_of(row)
         return ("file", row.item, which), {"path": path, "eye": seen["eye"], "volume": which}
 
     def _row(self, unit: dict[str, Any]) -> dict[str, Any]:

@@ -187,6 +187,19 @@ def pictures_of(n: int, item: Item, reader: VolumeReader) -> Iterator[tuple[Orig
         yield held
 
 
+class VolumeOf:
+    """Which volume of a file a row belongs to: what went wrong belongs to the one that was being read."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, int] = {}
+
+    def __call__(self, row: Row) -> int:
+        """The number of the volume, from 0; rows come in the order in which they were read."""
+        which = row.values["volume"]
+        self._last[row.item] = self._last.get(row.item, 0) if which is None else which
+        return self._last[row.item]
+
+
 class VolumeTable:
     """Gathers the rows of B-scans into a row a volume.
 
@@ -213,16 +226,14 @@ class VolumeTable:
             "error",
         ]
         self._found: dict[tuple[int, int], dict[str, Any]] = {}
-        self._last: dict[int, int] = {}
+        self._volume_of = VolumeOf()
 
     def add(self, row: Row) -> None:
         """Count a row; those of pictures are passed over."""
         if not row.of_volume:
             return
         seen = row.values
-        # What went wrong belongs to the volume that was being read.
-        which = seen["volume"] if seen["volume"] is not None else self._last.get(row.item, 0)
-        self._last[row.item] = which
+        which = self._volume_of(row)
         if (row.item, which) not in self._found:
             empty = {**dict.fromkeys(self.columns), "frames": 0, "unread": 0, "error": "", "eye": ""}
             empty |= dict.fromkeys({"unlike_training"} & set(self.columns), 0)

@@ -124,11 +124,7 @@ def store_features(prepared: Prepared, config: TrainConfig, weights: dict[str, s
             stores[arch, number] = frozen_learner(
                 learn,
                 views=number,
-                seed=config.seed,
-                engine=config.engine,
-                precision=config.precision,
-                cache=config.cache,
-                workers=config.workers,
+                **config.of_frozen,
             ).stores
     scans = pd.concat([pd.DataFrame(dl.items) for dl in (dls.train, dls.valid)], ignore_index=True)
     folds = draw_folds(scans, config.chosen_folds + 1, config.seed)
