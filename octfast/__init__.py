@@ -63,6 +63,7 @@ _PUBLIC = {
     "summarise": "octfast.model.summary",
     "train_classifier": "octfast.train.job",
     "tune": "octfast.train.tune.search",
+    "unit_learner": "octfast.train.unit_learner",
     "write_faulty_phantoms": "octfast.data.phantom.faults",
     "write_phantoms": "octfast.data.phantom.draw",
     "write_report": "octfast.assess.report.report",
@@ -122,6 +123,7 @@ if TYPE_CHECKING:
     from octfast.train.resume import resume_training as resume_training
     from octfast.train.save import save_run as save_run
     from octfast.train.tune.search import tune as tune
+    from octfast.train.unit_learner import unit_learner as unit_learner
 
     __version__: str
 

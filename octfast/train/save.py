@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from octfast.data.prepare import Prepared
 from octfast.data.scans import write_csv
+from octfast.data.units import one
 from octfast.errors import OctfastError, UsageError
 from octfast.model.arch import find_arch
 from octfast.model.bundle.build import empty_network, filled
@@ -47,9 +48,10 @@ def save_run(learn: Learner, path: str | Path) -> Run:
 
     Parameters
     ----------
-    learn : of `oct_learner`, `frozen_learner`, `Predictor.to_learner` or fastai's `vision_learner`, its DataLoaders of
-        `oct_dataloaders`; trained in whatever way. A head of your own will do where it computes what one of octfast's
-        heads does.
+    learn : of `oct_learner`, `frozen_learner`, `unit_learner`, `Predictor.to_learner` or fastai's `vision_learner`, its
+        DataLoaders of `oct_dataloaders`; trained in whatever way. That of `unit_learner` itself is to be given, as the
+        heads of its folds judge the volumes, eyes or patients. A head of your own will do where it computes what one of
+        octfast's heads does.
     path : a new folder, or an empty one.
 
     Returns
@@ -59,7 +61,8 @@ def save_run(learn: Learner, path: str | Path) -> Run:
     Raises
     ------
     UsageError : the folder is taken; the DataLoaders are not those of `oct_dataloaders`; or a bundle cannot hold the
-        model, as it is none of a known network with one of octfast's heads.
+        model, as it is none of a known network with one of octfast's heads; or it answers for units, and no heads of
+        folds are there to judge it.
     DataError : validation cannot be read.
     """
     whole = learn.whole if isinstance(learn, FrozenLearner) else learn
@@ -70,6 +73,7 @@ def save_run(learn: Learner, path: str | Path) -> Run:
             "learn.dls = oct_dataloaders(...) of the same scans, then save_run(learn, ...) again",
         )
     held = _held(whole)
+    _refuse_unjudged(learn, whole)
     given = Path(path).expanduser().is_dir()
     try:
         run = new_run(path, "")
@@ -99,7 +103,8 @@ def _held(whole: Learner) -> Learner:
     tensors = list(whole.model.state_dict().values())
     heads = [*([own.head] if own else []), *(h for h in HEADS if own is None or h != own.head)]
     for head in heads:
-        held = SimpleNamespace(dls=whole.dls, oct=OctParts(find_arch(arch), head, weights))
+        of_units = {} if own is None else {"level": own.level, "pooling": own.pooling}
+        held = SimpleNamespace(dls=whole.dls, oct=OctParts(find_arch(arch), head, weights, **of_units))
         try:
             model = _rebuilt(tensors, bundle_info(cast(Learner, held)))
         except OctfastError:
@@ -111,6 +116,19 @@ def _held(whole: Learner) -> Learner:
         f"a bundle cannot hold this model: it is not {arch} with one of the heads {', '.join(HEADS)}",
         "train one of these: oct_learner(dls, arch, head=...); or keep it in fastai's own way: learn.export()",
     )
+
+
+def _refuse_unjudged(learn: Learner, whole: Learner) -> None:
+    """Refuse a Learner of units without the heads of folds that judge them; where they can be used `check` says."""
+    own = getattr(whole, "oct", None)
+    if own is None or own.level == "scan":
+        return
+    if not isinstance(learn, FrozenLearner) or learn.units is None:
+        raise UsageError(
+            f"this Learner answers for {one(own.level)}, and the heads that judge it are not here",
+            "give what unit_learner(...) returned, and not the Learner that was given to it",
+        )
+    learn.check()
 
 
 def _origin(whole: Learner) -> tuple[str, WeightsReport]:
@@ -196,6 +214,9 @@ def _about(learn: Learner, whole: Learner, held: Learner, rows: pd.DataFrame) ->
     return {
         **{each.name: None for each in fields(TrainConfig)},
         "made_by": MADE_BY,
+        "level": info.level,
+        "pooling": None if info.pooling is None else info.pooling["kind"],
+        "top_k": None if info.pooling is None else info.pooling.get("k"),
         "arch": info.arch,
         "head": info.head,
         "size": info.size,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.vision.all import resnet18, vision_learner
@@ -16,6 +17,7 @@ from octfast.assess.calibration.calibrate import calibrate_run
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.interpret.interpret import interpret_run
 from octfast.assess.interpret.show import show_scan
+from octfast.assess.predictions import run_predictions, scan_answers
 from octfast.assess.report.report import write_report
 from octfast.data.loaders import oct_dataloaders
 from octfast.deploy.app.answers import Answers
@@ -23,8 +25,12 @@ from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.run.folder import open_run
 from octfast.train.frozen import frozen_learner
+from octfast.train.job import train_classifier
 from octfast.train.learner import oct_learner
 from octfast.train.save import save_run
+from octfast.train.unit_learner import unit_learner
+from tests.bags import bag_table
+from tests.conftest import quick
 
 
 def quiet(learn):
@@ -155,3 +161,55 @@ def test_a_pickle_of_fastai_is_not_opened_and_it_is_said_what_to_call(frozen, tm
     learn.export("mine.pkl")
     with pytest.raises(BundleError, match=r"mine\.pkl is a pickle[\s\S]*octfast\.save_run\(learn"):
         load(tmp_path / "mine.pkl")
+
+
+@pytest.fixture(scope="module")
+def of_volumes(phantoms, tmp_path_factory):
+    table = bag_table(phantoms, tmp_path_factory.mktemp("table") / "scans.csv")
+    return table, oct_dataloaders(table, size=64, num_workers=0, device="cpu")
+
+
+@pytest.mark.parametrize("pooling", ["attention", "topk"])
+def test_a_learner_of_volumes_leaves_what_the_command_does(of_volumes, tmp_path, pooling):
+    table, dls = of_volumes
+    learn = quiet(oct_learner(dls, "test_resnet", weights="none"))
+    fast = quiet(unit_learner(learn, "volume", pooling=pooling, folds=2, precision="fp32"))
+    fast.fit_one_cycle(1, 2e-3)
+    judged = float(fast.validate()[0])
+    with pytest.raises(UsageError, match="heads that judge it are not here"):
+        save_run(learn, "other")
+    run = save_run(fast, "mine")
+    given = {"views": 1, "folds": 2, "level": "volume", "pooling": pooling, "out": str(tmp_path / "run")}
+    made = train_classifier(**quick(table, epochs=1, **given))
+    files = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
+    of_made = {p.relative_to(made.path).as_posix() for p in made.path.rglob("*") if p.is_file()}
+    # Beside those of the search for a rate, and the epoch that it kept.
+    assert of_made - files == {f for f in of_made if "lr_find" in f or f.startswith("checkpoints/")}
+    held_out = [run_predictions(run, split)[0] for split in ("train", "valid")]
+    assert sum(t["loss"].sum() for t in held_out) / sum(map(len, held_out)) == pytest.approx(judged, rel=1e-3)
+    answers, info = run_predictions(run, "test")
+    assert (info.level, info.pooling["kind"]) == ("volume", pooling)
+    own = scan_answers(run, "test").query(f"volume == {answers['volume'].iloc[0]!r}")
+    found = load(run.path, precision="fp32").answer_unit(own["path"].tolist())
+    # What was written is of half precision where the processor multiplies it.
+    np.testing.assert_allclose(found.probabilities, [answers[f"p_{c}"].iloc[0] for c in info.classes], atol=5e-3)
+    np.testing.assert_allclose(found.attention.sum(), own["attention"].sum(), atol=1e-6)
+    assert evaluate_run(run, "test", resamples=100).source["level"] == "volume"
+
+
+def test_what_cannot_answer_for_units_is_refused(of_volumes, phantoms, dls):
+    table, own = of_volumes
+    learn = quiet(oct_learner(own, "test_resnet", weights="none"))
+    for wrong, error, words in (
+        (lambda: unit_learner(learn, "organ"), UsageError, "organ"),
+        (lambda: unit_learner(learn, "scan"), UsageError, "answers for scans as it is"),
+        (lambda: unit_learner(learn, "volume", pooling="median"), UsageError, "no pooling"),
+        (lambda: unit_learner(quiet(oct_learner(dls, "test_resnet", weights="none")), "eye"), UsageError, "column eye"),
+        (lambda: unit_learner(learn, "eye", folds=2, k=3), UsageError, "no k"),
+    ):
+        with pytest.raises(error, match=words):
+            wrong()
+    mixed = pd.read_csv(table).assign(patient=lambda t: t["split"].str[:2] + (t.index % 7).astype(str))
+    some = oct_dataloaders(mixed, size=64, num_workers=0, device="cpu")
+    with pytest.raises(DataError, match="patients have scans of several labels"):
+        unit_learner(quiet(oct_learner(some, "test_resnet", weights="none")), "patient")

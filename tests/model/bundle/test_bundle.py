@@ -105,7 +105,7 @@ def test_no_folder_at_all(tmp_path):
     "changes, message",
     [
         ({"format": "other"}, "not a bundle's"),
-        ({"version": 5}, "version 5, newer than 4"),
+        ({"version": 6}, "version 6, newer than 5"),
         ({"version": 3}, "missing: fit"),
         ({"fit": "crop"}, "unknown or missing: fit"),
         ({"version": 3, "fit": "stretch"}, "fit is not one of squeeze, crop"),
