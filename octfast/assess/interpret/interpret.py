@@ -287,10 +287,11 @@ def _missed_units(
         with track("heat maps", len(drawn)) as update:
             maps.compute(drawn["path"], drawn["label"], update)
         heat = maps.get
+    fit = read_info(run.bundle).fit
     what = f"urgent {level}s ({', '.join(urgent)}) taken for another class" if urgent else f"wrong {level}s"
     title = f"{len(units)} {what}, {split}{_shown(units, MOST_UNITS)}"
     own = suffix.removesuffix("" if split == "valid" else f"-{split}").replace("-", "_")
-    keep(f"missed_units{own}", plot_units(units, each, level, title, note, asked=urgent, heat=heat))
+    keep(f"missed_units{own}", plot_units(units, each, level, title, note, asked=urgent, heat=heat, fit=fit))
     return [_save(frames, run, f"missed-units{suffix}.csv")]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from octfast.assess.interpret.heatmap import overlay
-from octfast.assess.interpret.plots import Heat
+from octfast.assess.interpret.plots import Heat, bound, with_seen
 from octfast.data.preprocess import decode_grey
 from octfast.data.units import unit_columns
 from octfast.errors import DataError
@@ -57,6 +57,7 @@ def plot_units(
     *,
     asked: Sequence[str] = (),
     heat: Heat | None = None,
+    fit: str = "squeeze",
 ) -> Figure:
     """A line a unit: the scans that counted most, over them what raised the score of its label; and a strip of all.
 
@@ -67,6 +68,7 @@ def plot_units(
     units, each : see `frames_of`; of many units the first six are drawn.
     asked : classes whose probabilities the points add up; none takes each unit's label.
     heat : gives the heat map of a path and a class.
+    fit : that of the model; what it does not see of a scan is bounded, see `octfast.data.fit.box_of`.
     """
     units = units.head(MOST_UNITS)
     shown = frames_of(units, each, level)
@@ -77,7 +79,7 @@ def plot_units(
     for line, (name, row) in enumerate(zip(names, units.to_dict("records"), strict=True)):
         own = shown[shown["unit"] == name].to_dict("records")
         for ax, scan in zip(axes[line], [*own, *[None] * (FRAMES - len(own))], strict=False):
-            _scan(ax, scan, str(row["label"]), heat)
+            _scan(ax, scan, str(row["label"]), heat, fit)
         axes[line][0].set_ylabel(short(name), fontsize=9)
         of = [*asked] or [str(row["label"])]
         _strip(axes[line][FRAMES], _in_order(row, each, level), of)
@@ -89,7 +91,7 @@ def plot_units(
         axes[0][0].text(0.5, 0.5, "none", transform=axes[0][0].transAxes, ha="center", va="center", fontsize=12)
     fig.suptitle(title, fontsize=12)
     said = [f"Over the scans: what raised the score of the label; {CAUTION}."] if heat and len(units) else []
-    fig.supxlabel("\n".join(filter(None, [*said, note, NOTICE])), fontsize=8)
+    fig.supxlabel("\n".join(filter(None, [*said, with_seen(note, fit) if len(units) else note, NOTICE])), fontsize=8)
     return fig
 
 
@@ -100,7 +102,7 @@ def _in_order(unit: dict[Any, Any], each: pd.DataFrame, level: str) -> pd.DataFr
     return own.sort_values([c for c in ("frame", "path") if c in own])
 
 
-def _scan(ax: Any, scan: dict[Any, Any] | None, label: str, heat: Heat | None) -> None:
+def _scan(ax: Any, scan: dict[Any, Any] | None, label: str, heat: Heat | None, fit: str) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     if scan is None:
@@ -109,7 +111,11 @@ def _scan(ax: Any, scan: dict[Any, Any] | None, label: str, heat: Heat | None) -
     try:
         grey = decode_grey(scan["path"])
         drawn = heat(str(scan["path"]), label) if heat else ""
-        ax.imshow(overlay(grey, drawn) if isinstance(drawn, np.ndarray) else grey, cmap="gray")
+        if isinstance(drawn, np.ndarray):
+            ax.imshow(overlay(grey, drawn, fit=fit))
+        else:
+            ax.imshow(grey, cmap="gray")
+            bound(ax, grey, fit)
     except DataError as e:
         drawn = ""
         ax.text(0.5, 0.5, e.message, transform=ax.transAxes, ha="center", va="center", fontsize=7, wrap=True)

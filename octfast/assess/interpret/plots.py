@@ -140,7 +140,7 @@ def plot_top_losses(
     if heat and len(rows):
         note = f"{_heat_bar(fig, axes)}\n{note}".strip()
     _in_line(axes)
-    return _finish(fig, _with_seen(note, fit))
+    return _finish(fig, with_seen(note, fit))
 
 
 def plot_montage(
@@ -194,7 +194,7 @@ def plot_montage(
     fig.suptitle(title, fontsize=12)
     _in_line(axes.ravel())
     said = f"In each line from the smallest loss, left, to the largest.\n{note}".strip()
-    return _finish(fig, _with_seen(said, fit))
+    return _finish(fig, with_seen(said, fit))
 
 
 def bound(ax: Axes, picture: Image.Image, fit: str) -> None:
@@ -205,7 +205,8 @@ def bound(ax: Axes, picture: Image.Image, fit: str) -> None:
         ax.add_patch(Rectangle(at, *shape, fill=False, edgecolor="#F0E442", linewidth=1, linestyle="--"))
 
 
-def _with_seen(note: str, fit: str) -> str:
+def with_seen(note: str, fit: str) -> str:
+    """A note, with what a reader of scans that are bounded must know before it."""
     said = seen_in_words(fit)
     return f"{said[:1].upper()}{said[1:]}, within the lines.\n{note}".strip() if said else note
 

@@ -66,6 +66,20 @@ def test_none_missed_and_a_scan_that_is_gone(tables, tmp_path):
     assert "no such file" in plot_units(units, each, LEVEL, "Missed").axes[0].texts[0].get_text()
 
 
+def test_what_a_model_that_cuts_does_not_see_is_marked(tables):
+    maps = plot_units(*tables, LEVEL, "Missed", heat=lambda path, label: np.zeros((40, 50), np.float32), fit="crop")
+    drawn = np.asarray(maps.axes[0].images[0].get_array(), dtype=int)
+    plain = np.asarray(plot_units(*tables, LEVEL, "Missed").axes[0].images[0].get_array(), dtype=int)
+    # Of 50 columns the 40 in the middle are seen.
+    np.testing.assert_allclose(drawn[:, 5:45, 0], plain[:, 5:45], atol=1)
+    assert (drawn[:, :4].sum() < 0.6 * 3 * plain[:, :4].sum()) and (drawn[:, 46:].sum() < 0.6 * 3 * plain[:, 46:].sum())
+    lines = plot_units(*tables, LEVEL, "Missed", fit="crop")
+    assert [tuple(p.get_bbox().extents) for p in lines.axes[0].patches] == [(4.5, -0.5, 44.5, 39.5)]
+    for fig in (maps, lines):
+        assert "within the lines" in fig.get_supxlabel()
+    assert "within the lines" not in plot_units(*tables, LEVEL, "Missed").get_supxlabel()
+
+
 def test_a_model_of_scans_shows_the_patients_that_it_missed(own_run):
     kept = {"rule": "top_k", "k": 1, "temperature": 1.0, "urgent": ["CNV", "DME"]}
     update_info(own_run.bundle, calibration={"units": {"patient": kept}})
