@@ -17,7 +17,11 @@ from octfast.data.volumes.vol import shown
 from octfast.errors import DataError
 
 _ENTRY, _HEAD, _FOLDER = 44, "<12s5I4i2H2I", 52
-_EYE, _PATIENT, _PLACE, _IMAGE = 3, 9, 10004, 0x40000000
+_PATIENT, _STUDY, _DEVICE, _PLACE, _IMAGE = 9, 13, 9001, 10004, 0x40000000
+# Chunks that say the eye, and where.
+_EYES = {3: 4, 11: 14}
+# Of the texts of a study those that name the device, and no more is taken from there.
+_SPECTRALIS = "Spectralis"
 # The patient's chunk, as far as it is known.
 _PERSON = {
     **{"patient first name": slice(0, 31), "patient surname": slice(31, 97), "patient birth date": slice(97, 101)},
@@ -25,6 +29,7 @@ _PERSON = {
 }
 _DEGREES = "its B-scans' places are in degrees, of which the length depends on the eye"
 _MOST_ENTRIES = 1 << 20
+_MOST_TEXT = 4096
 
 
 class _Place(NamedTuple):
@@ -40,10 +45,17 @@ class _Said:
     """What chunks say: the eye and depth of a pixel a volume, the fundus, and the patients by their own number."""
 
     eyes: dict[tuple, str] = field(default_factory=dict)
+    devices: dict[tuple, str] = field(default_factory=dict)
     deep: dict[tuple, float | None] = field(default_factory=dict)
     fundus: dict[tuple, _Place] = field(default_factory=dict)
     patients: dict[int, bytes] = field(default_factory=dict)
     chunks: Counter[str] = field(default_factory=Counter)
+
+    def _device(self, key: tuple, person: bytes) -> str:
+        """The device; blank where a name of the patient is in it."""
+        device = self.devices.get(key[:2]) or self.devices.get(key, "").removeprefix("Heidelberg ")
+        names = (words(person[at]).casefold() for at in list(_PERSON.values())[:2])
+        return "" if any(name and name in device.casefold() for name in names) else device
 
     def about(self, f: BinaryIO, key: tuple, volume: int) -> About:
         person = self.patients.get(key[0], b"")
@@ -55,6 +67,7 @@ class _Said:
             slo = held.reshape(place.height, place.width) if held.size == place.height * place.width else None
         return About(
             *(volume, words(person[_PERSON["patient number"]]), self.eyes.get(key, ""), "Heidelberg"),
+            self._device(key, person),
             axial_um=self.deep.get(key),
             slo=slo,
             left_behind=behind,
@@ -108,13 +121,17 @@ def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place
             continue
         chunk = struct.unpack(_HEAD, raw)
         key, slice_id, ind, kind = chunk[6:9], chunk[9], chunk[10], chunk[12]
-        if kind == _EYE and (eye := f.read(5)[4:].decode("latin-1")) in ("R", "L"):
-            said.eyes.setdefault(key, eye)
+        if kind in _EYES:
+            at = _EYES[kind]
+            if (eye := f.read(at + 1)[at:].decode("latin-1")) in ("R", "L"):
+                said.eyes[key] = eye if said.eyes.get(key, eye) == eye else ""
+        elif kind in (_STUDY, _DEVICE):
+            _tell_device(said, key, kind, f.read(min(chunk[4], _MOST_TEXT)))
         if kind == _PATIENT:
             said.patients.setdefault(key[0], f.read(127))
         elif kind == _PLACE and len(place_said := f.read(40)) == 40:
             said.deep.setdefault(key, micrometres(struct.unpack_from("<f", place_said, 36)[0]))
-        elif kind not in (_EYE, _IMAGE):
+        elif kind not in (*_EYES, _DEVICE, _IMAGE):
             said.chunks[f"chunk {kind}"] += 1
         if kind != _IMAGE or ind not in (0, 1) or len(head := f.read(20)) < 20:
             continue
@@ -138,6 +155,17 @@ def _volumes(f: BinaryIO, skip: int, name: str) -> tuple[dict[tuple, list[_Place
     if any(len(places) > MAX_FRAMES for places in found.values()):
         raise DataError(f"{name} has more than {MAX_FRAMES:,} B-scans", "a volume may have no more")
     return found, said
+
+
+def _tell_device(said: _Said, key: tuple, kind: int, raw: bytes) -> None:
+    """Keep the device that a chunk names: of a study whether it is a Spectralis, of a series its first text."""
+    if kind == _STUDY:
+        if _SPECTRALIS in raw.decode("utf-16-le", errors="ignore"):
+            said.devices[key[:2]] = _SPECTRALIS
+        return
+    if len(raw) > 8:
+        (size,) = struct.unpack_from("<I", raw, 4)
+        said.devices.setdefault(key, words(raw[8 : 8 + size].decode("utf-16-le", errors="ignore").split("\0")[0]))
 
 
 def _directories(f: BinaryIO, skip: int, name: str) -> Iterator[np.ndarray]:

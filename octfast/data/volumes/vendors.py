@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from octfast.data.volumes.about import MAX_FRAME_PIXELS, MAX_FRAMES, About, BScan, micrometres, words
+from octfast.data.volumes.kinds import eye_of
 from octfast.errors import DataError
 
 _SHAPE = re.compile(r"(\d{2,4})x(\d{2,4})")
@@ -21,12 +22,24 @@ _ZEISS_WIDTHS = (200, 512, 1024)
 _CUBES = {128 * 1024 * 512: 512, 200 * 1024 * 200: 200}
 # For each kind of chunk with B-scans, where in its header the width and height stand, and the number of B-scans.
 _TOPCON = {b"@IMG_JPEG": (9, 17), b"@IMG_MOT_COMP_03": (1, 13), b"@IMG_SCAN_03": (1, 13)}
+# Where the scanned width and height in mm and the depth of a pixel in um stand, one after the other.
+_SCANNED = {b"@PARAM_SCAN_04": 12, b"@PARAM_SCAN_02": 21}
+# How Topcon calls the way of scanning: B-scans side by side, in a star, as a cross.
+_SIDE_BY_SIDE, _NO_ROWS = 2, (3, 4)
+# The name that Zeiss's program gives an export, which begins with the patient's number.
+_EXPORTED = re.compile(r"^(?P<patient>[^_]+)_.+_\d{1,2}-\d{1,2}-\d{4}_\d{1,2}-\d{1,2}-\d{1,2}_O[DS]_sn\d+_", re.ASCII)
+_OD_OS = re.compile(r"(?<![A-Za-z])O[DS](?![A-Za-z])")
+# Zeiss defines these cubes to be 6 x 6 mm large and 2 mm deep. Angiographies have their sides in their names.
+_NAMED_CUBE = re.compile(r"(?:Macular|Optic Disc) ?Cube ?(512x128|200x200)(?!\d)", re.IGNORECASE)
+_NAMED_SIDES = re.compile(r"(?<![\d.])(\d{1,2}(?:\.\d)?) ?mm ?x ?(\d{1,2}(?:\.\d)?) ?mm(?![A-Za-z])", re.IGNORECASE)
+_CUBE_MM, _CUBE_DEEP_MM = 6.0, 2.0
 
 
 def read_vendor(path: Path, kind: str, name: str, tell: bool = False) -> Iterator[About | BScan]:
     """The B-scans of a file of kind "fda", "fds" or "img", volume by volume, each after what is said of it.
 
-    Topcon's files say the patient, the device and, of .fda, the spacing; Zeiss's have no header.
+    Topcon's files say the patient, the device and the spacing; Zeiss's have no header, and the name of an export says
+    some of it.
 
     Raises
     ------
@@ -46,22 +59,26 @@ def read_vendor(path: Path, kind: str, name: str, tell: bool = False) -> Iterato
             except Exception:  # over a header that is cut short or absurd; the pixels may be whole
                 said = About(n, eye=eye if eye in ("R", "L") else "", notes=("its header is damaged",))
             yield said
+        apart = _apart(path, kind, said) if tell else None
         for i in range(len(frames)):
-            yield BScan(_grey(np.asarray(frames[i]), white), n, i, eye if eye in ("R", "L") else "")
+            place = None if apart is None else round(i * apart / 1000, 4)
+            yield BScan(_grey(np.asarray(frames[i]), white), n, i, eye if eye in ("R", "L") else "", place)
 
 
 def _about(path: Path, kind: str, volume: int, frames: Any, eye: str) -> About:
     eye = eye if eye in ("R", "L") else ""
     if kind == "img":
-        return About(volume, eye=eye, maker="Zeiss", notes=("Zeiss's .img has no header",))
+        return _about_img(path.name, volume, frames, eye)
     from oct_converter.readers import FDA
 
     # Both of Topcon's are read by their chunks alone here.
     chunks: dict[bytes, Any] = FDA(path).chunk_dict
     person = _held(path, chunks, (b"@PATIENT_INFO_02", b"@PATIENT_INFO"), 105)
     device = words(_held(path, chunks, (b"@HW_INFO_03", b"@HW_INFO_02", b"@HW_INFO_01"), 16))
-    scanned = _held(path, chunks, (b"@PARAM_SCAN_04",), 36)
-    wide, high, deep = struct.unpack_from("<3d", scanned, 12) if len(scanned) == 36 and kind == "fda" else (0, 0, 0)
+    wide, high, deep = _scanned(path, chunks)
+    notes: tuple[str, ...] = ()
+    if _way(path, chunks) in _NO_ROWS:
+        high, notes = 0.0, ("its B-scans lie in a star or a cross",)
     names = {"patient number": slice(0, 32), "patient names": slice(32, 104), "patient sex": slice(104, 105)}
     behind = {name: 1 for name, at in names.items() if person[at].strip(b"\0 ")}
     behind |= {str(words(c)): 1 for c in chunks if b"INFO" in c}
@@ -72,7 +89,54 @@ def _about(path: Path, kind: str, volume: int, frames: Any, eye: str) -> About:
         lateral_um=micrometres(wide / width) if width else None,
         between_um=micrometres(high / len(frames)) if len(frames) > 1 else None,
         left_behind=behind,
+        notes=notes,
     )
+
+
+def _about_img(name: str, volume: int, frames: Any, eye: str) -> About:
+    """What the name of Zeiss's .img says; it has no header."""
+    exported = _EXPORTED.match(name)
+    height, width = np.asarray(frames[0]).shape[:2]
+    wide = high = deep = 0.0
+    notes = ["Zeiss's .img has no header"]
+    if (cube := _NAMED_CUBE.search(name)) and cube[1] == f"{width}x{len(frames)}" and height == _ZEISS_DEPTH:
+        wide, high, deep = _CUBE_MM, _CUBE_MM, _CUBE_DEEP_MM
+        notes.append("its spacing is that by which Zeiss defines the cube of its name")
+    elif sides := _NAMED_SIDES.search(name):
+        wide, high = float(sides[1]), float(sides[2])
+        notes.append("its spacing is by the sides in its name")
+    return About(
+        *(volume, words(exported["patient"]) if exported else "", eye, "Zeiss"),
+        axial_um=micrometres(deep / height),
+        lateral_um=micrometres(wide / width),
+        between_um=micrometres(high / len(frames)) if len(frames) > 1 else None,
+        left_behind={"patient number in its name": 1, "date in its name": 1} if exported else {},
+        notes=tuple(notes),
+    )
+
+
+def _apart(path: Path, kind: str, said: About) -> float | None:
+    """Micrometres between B-scans that are known to lie side by side."""
+    if kind == "img":
+        return said.between_um
+    from oct_converter.readers import FDA
+
+    return said.between_um if _way(path, FDA(path).chunk_dict) == _SIDE_BY_SIDE else None
+
+
+def _way(path: Path, chunks: dict[bytes, Any]) -> int | None:
+    """How a Topcon was scanning, as its B-scans say."""
+    held = _held(path, chunks, tuple(_TOPCON), 1)
+    return held[0] if held else None
+
+
+def _scanned(path: Path, chunks: dict[bytes, Any]) -> tuple[float, float, float]:
+    """The scanned width and height in mm and the depth of a pixel in um; 0 where a Topcon does not say."""
+    for chunk, at in _SCANNED.items():
+        held = _held(path, chunks, (chunk,), at + 24)
+        if len(held) == at + 24:
+            return struct.unpack_from("<3d", held, at)
+    return 0.0, 0.0, 0.0
 
 
 def _held(path: Path, chunks: dict[bytes, Any], names: tuple[bytes, ...], size: int) -> bytes:
@@ -117,7 +181,9 @@ def _img(path: Path, name: str) -> list[tuple[Any, str]]:
             f"a volume may have {MAX_FRAMES:,} of {MAX_FRAME_PIXELS:,}",
         )
     volume = IMG(path).read_oct_volume(rows=height, cols=width)
-    return [(volume.volume, str(volume.laterality))]
+    # OCT-Converter takes the first OD or OS, be it in a patient's name.
+    eyes = {eye_of(word) for word in _OD_OS.findall(path.name)}
+    return [(volume.volume, eyes.pop() if len(eyes) == 1 else "")]
 
 
 def _img_shape(size: int, file: str, name: str) -> tuple[int, int, int]:

@@ -36,8 +36,11 @@ if TYPE_CHECKING:
 STEP = 8
 # The longer side of the picture of the fundus that is sent back, in pixels.
 _FUNDUS = 768
-# What of a name says something of the file: sizes and the eye, by which Zeiss's .img are read.
-_TELLING = re.compile(r"(?<!\d)\d{1,4}x\d{1,5}(?:x\d{1,5})?(?!\d)|(?<![A-Za-z])O[DS](?![A-Za-z])")
+# What of a name says something of the file: the cube, sizes and the eye, by which Zeiss's .img are read.
+_TELLING = re.compile(
+    r"(?:Macular|Optic Disc) ?Cube ?\d{3}x\d{3}(?!\d)|(?<![\d.])\d{1,2}(?:\.\d)?mmx\d{1,2}(?:\.\d)?mm(?![A-Za-z])"
+    r"|(?<!\d)\d{1,4}x\d{1,5}(?:x\d{1,5})?(?!\d)|(?<![A-Za-z])O[DS](?![A-Za-z])"
+)
 
 
 class Volume:

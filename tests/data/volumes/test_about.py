@@ -159,3 +159,108 @@ def test_real_spectralis_files(reader):
     assert (about.eye, about.axial_um, about.lateral_um, about.between_um) == ("R", 3.8717, 11.8206, None)
     assert about.patient == "01234" and about.slo is not None and about.slo.shape == (768, 768)
     assert scan.pixels.shape == (496, 768) and scan.position_mm is None
+
+
+def scanned(name: bytes, wide: float, high: float, deep: float, mode: int = 2) -> bytes:
+    """Topcon's chunk of how was scanned."""
+    if name == b"@PARAM_SCAN_04":
+        return files.topcon_chunk(name, struct.pack("<3I5d2B", 0, 0, 0, wide, high, deep, 0, 0, 0, 0))
+    return files.topcon_chunk(name, struct.pack("<B5I7dB", mode, 0, 0, 0, 0, 0, wide, high, deep, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("chunk", [b"@PARAM_SCAN_04", b"@PARAM_SCAN_02"])
+@pytest.mark.parametrize("kind", ["fda", "fds"])
+def test_topcons_spacing_is_that_of_oct_converter(reader, tmp_path, kind, chunk):
+    pytest.importorskip("oct_converter")
+    from oct_converter.readers import FDA, FDS
+
+    from octfast.data.volumes.vendors import _let_it_run
+
+    _let_it_run()
+    write = {"fda": files.write_fda, "fds": files.write_fds}[kind]
+    path = write(tmp_path / f"a.{kind}", files.frames_of(4), eye=1)
+    more = scanned(chunk, 6.0, 1.2, 2.6) + files.topcon_chunk(b"@HW_INFO_03", b"3DOCT-2000".ljust(100, b"\0"))
+    path.write_bytes(path.read_bytes()[:-1] + more + b"\0")
+    (about,), scans = told(reader, path)
+    file = {"fda": FDA, "fds": FDS}[kind](path)
+    across, between, deep = file.read_scan_params({"width": 32, "height": 24, "number_slices": 4})
+    assert (about.lateral_um, about.between_um, about.axial_um) == pytest.approx(
+        (1000 * across, 1000 * between, 1000 * deep)
+    )
+    assert (about.eye, about.device, about.patient) == ("L", "3DOCT-2000", "SECRET-ID")
+    assert [s.position_mm for s in scans] == pytest.approx([0, 0.3, 0.6, 0.9])
+
+
+def test_a_star_of_topcon_has_no_distance_and_absurd_sizes_are_none(reader, tmp_path):
+    pytest.importorskip("oct_converter")
+    path = files.write_fds(tmp_path / "a.fds", files.frames_of(3))
+    whole = path.read_bytes()[:-1] + scanned(b"@PARAM_SCAN_04", 6.0, 6.0, 2.6) + b"\0"
+    at = whole.index(b"@IMG_SCAN_03") + len(b"@IMG_SCAN_03") + 4
+    assert whole[at] == 2
+    path.write_bytes(whole[:at] + b"\3" + whole[at + 1 :])
+    (about,), scans = told(reader, path)
+    assert about.between_um is None and about.lateral_um == 187.5 and "star" in about.notes[0]
+    assert {s.position_mm for s in scans} == {None}
+    path.write_bytes(path.read_bytes()[:-1] + scanned(b"@PARAM_SCAN_04", float("nan"), 1e300, -1.0) + b"\0")
+    (about,), scans = told(reader, path)
+    assert (about.axial_um, about.lateral_um, about.between_um) == (None, None, None)
+
+
+ZEISS = "PSECRET77_Macular Cube 512x128_10-6-2018_10-53-39_OS_sn31091_cube_z.img"
+
+
+@pytest.mark.parametrize(
+    ("name", "eye", "patient", "spacing"),
+    [
+        (ZEISS, "L", "PSECRET77", (1.9531, 11.7188, 46.875)),
+        (ZEISS.replace("Macular Cube 512x128", "MacularCube512x128").replace("OS", "OD"), "R", "PSECRET77", "same"),
+        ("Macular Cube 512x128.img", "", "", "same"),
+        # No protocol of Zeiss, or another size than the file has.
+        (ZEISS.replace("Macular Cube", "Anterior Segment Cube"), "L", "PSECRET77", (None, None, None)),
+        ("OSWALD_512x128_cube.img", "", "", (None, None, None)),
+        ("OD_or_OS_512x128.img", "", "", (None, None, None)),
+        (
+            ZEISS.replace("Macular Cube 512x128", "Angio (3mmx3mm) 128x1024x512"),
+            "L",
+            "PSECRET77",
+            (None, 5.8594, 23.4375),
+        ),
+    ],
+)
+def test_zeiss_says_in_the_name_of_an_export_what_it_says(reader, tmp_path, name, eye, patient, spacing):
+    pytest.importorskip("oct_converter")
+    path = tmp_path / name
+    with path.open("wb") as f:
+        f.truncate(128 * 1024 * 512)
+    found = reader.read_all(path, "img")
+    about, *scans = (next(found) for _ in range(3))
+    found.close()
+    assert (about.eye, about.patient, about.maker) == (eye, patient, "Zeiss")
+    same = (1.9531, 11.7188, 46.875)
+    assert (about.axial_um, about.lateral_um, about.between_um) == (same if spacing == "same" else spacing)
+    assert scans[1].position_mm == (
+        None if about.between_um is None else pytest.approx(about.between_um / 1000, abs=1e-4)
+    )
+    assert any("defines" in n or "sides" in n for n in about.notes) == (about.lateral_um is not None)
+
+
+def test_an_e2e_says_its_device_and_an_eye_where_all_chunks_agree(reader, tmp_path):
+    """Beside the chunk that says the eye first there is another, as eyepy reads it."""
+    frames = files.frames_of(2)
+
+    def eye(letter: str) -> bytes:
+        return bytes(14) + letter.encode() + bytes(12)
+
+    def texts(*said: str) -> bytes:
+        return struct.pack("<2I", len(said), 256) + b"".join(t.encode("utf-16-le").ljust(256, b"\0") for t in said)
+
+    more = [(0, 11, eye("R")), (1, 11, eye("R")), (2, 11, eye("L")), (0, 9001, texts("Heidelberg Retina Angiograph"))]
+    path = files.write_e2e(tmp_path / "a.e2e", [frames] * 3, eyes="RL?", more=more)
+    abouts, _ = told(reader, path)
+    assert [a.eye for a in abouts] == ["R", "", "L"]
+    assert [a.device for a in abouts] == ["Retina Angiograph", "", ""]
+    more = [(0, 13, "\0HRA + Spectralis\0Retina\0".encode("utf-16-le")), (1, 9001, texts("OCT of Secret"))]
+    abouts, _ = told(reader, files.write_e2e(tmp_path / "b.e2e", [frames] * 2, more=more))
+    assert [a.device for a in abouts] == ["Spectralis", "Spectralis"]
+    abouts, _ = told(reader, files.write_e2e(tmp_path / "c.e2e", [frames] * 2, more=more[1:]))
+    assert [a.device for a in abouts] == ["", ""]

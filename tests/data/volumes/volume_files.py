@@ -133,8 +133,13 @@ def _topcon_raw(frames: np.ndarray) -> bytes:
     return struct.pack("<B4IBI", 2, width, height, 16, count, 0, len(samples)) + samples
 
 
-def write_e2e(path: Path, volumes: Sequence[np.ndarray], eyes: str = "RL") -> Path:
-    """Heidelberg's .e2e: a directory of chunks; B-scans as 16-bit floats of a kind of their own."""
+def write_e2e(
+    path: Path, volumes: Sequence[np.ndarray], eyes: str = "RL", more: Sequence[tuple[int, int, bytes]] = ()
+) -> Path:
+    """Heidelberg's .e2e: a directory of chunks; B-scans as 16-bit floats of a kind of their own.
+
+    more : chunks beside these: series, type, content.
+    """
     at = 36 + 52
     chunks: list[tuple[int, int, int, bytes]] = []  # series, slice, type, content
     for n, frames in enumerate(volumes):
@@ -143,6 +148,7 @@ def write_e2e(path: Path, volumes: Sequence[np.ndarray], eyes: str = "RL") -> Pa
             samples = ufloat16(raw_reflectivity(frame)).tobytes()
             head = struct.pack("<5I", len(samples), 33620481, 0, *frame.shape)
             chunks.append((n, 2 * i, 1073741824, head + samples))
+    chunks += [(series, -1, kind, content) for series, kind, content in more]
     patient = b"SECRET".ljust(31, b"\0") + b"NAME".ljust(51, b"\0") + bytes(45)
     chunks.append((0, -1, 9, patient))
     start = at + 52 + 44 * len(chunks)
