@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from octfast.data.readers.folder import read_scans
+from octfast.model.arch import find_arch, make_network
+from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import save_bundle
+from octfast.model.heads import body_and_head
+from octfast.model.pooling import bag_head
 
 
 def bag_table(phantoms: Path, file: Path) -> Path:
@@ -15,3 +23,16 @@ def bag_table(phantoms: Path, file: Path) -> Path:
     table = scans.assign(patient="p" + name, eye="OD", volume=name, frame=scans.groupby(name).cumcount())
     table.to_csv(file, index=False)
     return file
+
+
+def bag_bundle(folder: Path, classes: tuple[str, ...] = ("CNV", "DME", "DRUSEN", "NORMAL"), **info) -> Path:
+    """A small untrained model that answers for volumes, its answers and its attention spread."""
+    torch.manual_seed(3)
+    arch = find_arch("test_resnet")
+    body, scan = body_and_head(make_network(arch, 64), arch, "octfast", len(classes))
+    about = {"temperature": 0.3, "level": "volume", "pooling": {"kind": "attention", "hidden": 16}, **info}
+    head = bag_head(scan, "octfast", about["pooling"])
+    if head.attention is not None:
+        nn.init.normal_(head.attention.score.weight, std=3)
+    made = BundleInfo("test_resnet", "octfast", classes, 64, (0.5,) * 3, (0.2,) * 3, **about)
+    return save_bundle(folder, nn.Sequential(body, head), made)

@@ -26,12 +26,12 @@ def export(
     check: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of scans to compare on; by default the run's validation scans, else synthetic phantoms."
+            help="Folder or table of scans to compare on; by default the run's validation scans, else phantoms."
         ),
     ] = None,
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Folder of scans to calibrate --int8 on; by default the run's training scans."),
+        typer.Option(help="Folder or table of scans to calibrate --int8 on; by default the run's training scans."),
     ] = None,
     scans: Annotated[int, typer.Option(min=1, help="How many scans to compare on, and to calibrate on.")] = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
@@ -46,6 +46,10 @@ def export(
     agree: each probability within .001, with --half within .02; with --int8 the same class for 9 scans in 10. Where
     the model knows how far a scan is from its training scans, that is a second output, compared likewise: above 1 is
     unlike them.
+
+    Of a model that answers for a whole volume, eye or patient the batch is all its scans, of one size: the file gives
+    the probabilities of the whole and how much each scan counts. Of a model of single scans that keeps how those of an
+    eye are put together, the metadata (units) and the printed lines say how.
 
     Examples:
 
@@ -76,13 +80,17 @@ def export(
         print_json(done.to_dict())
         return
     found = done.agreement
+    units = "" if found.units is None else f", {found.units} {done.level}s"
     print(f"{done.file}: {done.format}, {done.precision}, {done.bytes / 1e6:.1f} MB")
     print(
-        f"against torch in float32 on {found.source}: probabilities differ by {found.largest:.1e} at most, "
+        f"against torch in float32 on {found.source}{units}: probabilities differ by {found.largest:.1e} at most, "
         f"{found.mean:.1e} on average; same class for {found.same:.1%}"
     )
+    if found.attention is not None:
+        print(f"how much a scan counts differs by {found.attention:.1e} at most")
     if found.accuracy is not None:
-        print(f"right on these scans: {found.accuracy:.1%} (torch {found.accuracy_torch:.1%})")
+        of = "scan" if found.units is None else done.level
+        print(f"right on these {of}s: {found.accuracy:.1%} (torch {found.accuracy_torch:.1%})")
     if found.distance is not None:
         print(
             f"distance to the training scans: differs by {found.distance:.1%} at most; the same side of the limit for "

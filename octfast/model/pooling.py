@@ -147,6 +147,27 @@ def pool(outputs: Tensor, unit: Tensor, units: int, pooling: Mapping[str, Any]) 
     return pooled, of_class.gather(1, given[:, None])[:, 0]
 
 
+def pool_one(outputs: Tensor, pooling: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """As `pool`, of a single unit, in operations that every exporter knows.
+
+    Returns
+    -------
+    (logits of shape (1, classes); how much each scan counts, of shape (n,)).
+    """
+    logits, score = outputs[:, :-1], outputs[:, -1]
+    if pooling["kind"] in ("attention", "mean"):
+        weight = torch.softmax(score if pooling["kind"] == "attention" else torch.zeros_like(score), 0)
+        return (weight[:, None] * logits).sum(0, keepdim=True), weight
+    place = torch.arange(logits.shape[0], device=logits.device)
+    earlier = (place[:, None] > place[None])[:, :, None]
+    own, other = logits[:, None], logits[None]
+    rank = ((other > own) | ((other == own) & earlier)).to(logits.dtype).sum(1)
+    counted = (rank < pooling.get("k", 1)).to(logits.dtype)
+    of_class = counted / counted.sum(0, keepdim=True)
+    pooled = (of_class * logits).sum(0, keepdim=True)
+    return pooled, of_class.index_select(1, pooled.argmax(1))[:, 0]
+
+
 def _shares(score: Tensor, unit: Tensor, units: int) -> Tensor:
     """The softmax of scores over the scans of each unit."""
     highest = score.new_full((units,), -torch.inf).scatter_reduce(0, unit, score.detach(), "amax")

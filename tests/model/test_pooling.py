@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from octfast.data.units import units_of
 from octfast.errors import UsageError
 from octfast.model.heads import POOLED, pooled_head
-from octfast.model.pooling import POOLINGS, BagHead, bag_head, pool, pooling_of, scan_head
+from octfast.model.pooling import POOLINGS, BagHead, bag_head, pool, pool_one, pooling_of, scan_head
 from octfast.model.units import unit_tables, weighted_medians
 
 
@@ -57,6 +57,14 @@ def test_what_is_pooled_is_learned_from(kind):
     assert torch.autograd.gradcheck(
         lambda x: pool(x, unit, 2, pooling_of(kind, 2 if kind == "topk" else None))[0], outputs
     )
+
+
+@given(st.integers(1, 7), st.sampled_from(POOLINGS), st.integers(0, 1000))
+def test_a_single_unit_is_pooled_alike_by_what_is_exported(scans, kind, seed):
+    outputs = torch.tensor(np.random.default_rng(seed).integers(-3, 4, (scans, 4)).astype(float))
+    expected = pool(outputs, torch.zeros(scans, dtype=torch.long), 1, pooling_of(kind))
+    for found, wanted in zip(pool_one(outputs, pooling_of(kind)), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_a_unit_without_scans_has_no_answer():

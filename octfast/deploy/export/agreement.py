@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from octfast.console import track
+from octfast.data.preprocess import decode_grey, preprocess, resize
 from octfast.deploy.export.scans import Sample
 from octfast.errors import DataError
 from octfast.model.bundle.info import BundleInfo
@@ -25,6 +27,10 @@ LIMITS = {"fp32": (1e-3, 0.0), "fp16": (0.02, 0.0), "int8": (1.0, 0.9)}
 APART = {"fp32": 0.01, "fp16": 0.05, "int8": math.inf}
 
 
+# Scans that torch is asked about at a time.
+_AT_ONCE = 16
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How an exported file answers against torch in float32.
@@ -38,6 +44,8 @@ class Agreement:
     distance : largest difference of the distance to the training scans, relative to the greater of it and 1, which is
         the limit; None where the model has no such distance.
     unlike_same : share of the scans that are as much beyond the limit for the file as for torch; None as above.
+    units, attention : of a model that answers for whole volumes, eyes or patients how many were compared, and the
+        largest difference in how much a scan counts; `largest`, `mean`, `same` and the accuracies are of these.
     """
 
     scans: int
@@ -49,6 +57,8 @@ class Agreement:
     accuracy_torch: float | None = None
     distance: float | None = None
     unlike_same: float | None = None
+    units: int | None = None
+    attention: float | None = None
 
 
 def compare(
@@ -69,16 +79,12 @@ def compare(
     model, info, unlike : the bundle.
     """
     import torch
-    from PIL import Image
-
-    from octfast.data.preprocess import preprocess
 
     body, head = model
 
     def expected(picture: np.ndarray) -> np.ndarray:
-        image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
         with torch.inference_mode():
-            features = body(preprocess(image, info.size, info.mean, info.std, info.fit)[None])
+            features = body(preprocess(_image(picture), info.size, info.mean, info.std, info.fit)[None])
             p = torch.softmax(head(features).double() / info.temperature, 1)[0].numpy()
             return p if unlike is None else np.append(p, unlike(features).numpy())
 
@@ -122,6 +128,77 @@ def compare(
     )
 
 
+def compare_bags(
+    run: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    model: nn.Sequential,
+    info: BundleInfo,
+    sample: Sample,
+    unlike: Unlike | None = None,
+) -> Agreement:
+    """As `compare`, of a model that answers for units: whole ones go in, and the first also as a bag of one scan.
+
+    Scans of a unit that differ in their size or channels are brought to the model's size before.
+
+    Parameters
+    ----------
+    run : from uint8 pictures of shape (N, H, W, C) to probabilities (1, classes), attention (N,), and with `unlike`
+        distances (N,).
+    """
+    import torch
+
+    from octfast.model.pooling import pool
+
+    body, head = model
+
+    def expected(pictures: list[np.ndarray]) -> list[np.ndarray]:
+        x = torch.stack([preprocess(_image(p), info.size, info.mean, info.std, info.fit) for p in pictures])
+        with torch.inference_mode():
+            features = torch.cat([body(part) for part in x.split(_AT_ONCE)])
+            logits, attention = pool(
+                head(features).double(), torch.zeros(len(x), dtype=torch.int64), 1, info.pooling or {}
+            )
+            found = [torch.softmax(logits / info.temperature, 1)[0], attention]
+            return [y.numpy() for y in (found if unlike is None else [*found, unlike(features)])]
+
+    def found(pictures: list[np.ndarray]) -> list[np.ndarray]:
+        if len({p.shape for p in pictures}) > 1:
+            greys = (resize(decode_grey(_image(p)), info.size, info.fit) for p in pictures)
+            pictures = [np.asarray(grey)[..., None] for grey in greys]
+        p, *rest = run(np.stack(pictures))
+        return [p[0].astype(np.float64), *rest]
+
+    bags = [[sample.pictures[i] for i in places] for places in sample.bags]
+    got, wished = [], []
+    with track("comparing with torch", len(bags)) as update:
+        for n, bag in enumerate([*bags, bags[0][:1]], start=1):
+            got.append(found(bag))
+            wished.append(expected(bag))
+            update(min(n, len(bags)), len(bags))
+    p, q = (np.stack([one[0] for one in of]) for of in (got, wished))
+    further = range(1, len(got[0]))
+    attention, *distance = ([np.concatenate([one[i] for one in of]) for of in (got, wished)] for i in further)
+    far = distance[0] if distance else None
+    apart, units = np.abs(p - q), len(bags)
+    labels = [info.classes.index(sample.labels[places[0]]) for places in sample.bags] if sample.labels else []
+    return Agreement(
+        scans=len(sample.pictures),
+        source=sample.source,
+        largest=float(np.nan_to_num(apart, nan=1.0).max()),
+        mean=float(np.nan_to_num(apart[:units], nan=1.0).mean()),
+        same=float((p.argmax(1) == q.argmax(1))[:units].mean()),
+        accuracy=float((p[:units].argmax(1) == labels).mean()) if labels else None,
+        accuracy_torch=float((q[:units].argmax(1) == labels).mean()) if labels else None,
+        distance=None if far is None else float((np.abs(far[0] - far[1]) / np.maximum(far[1], 1)).max()),
+        unlike_same=None if far is None else float(((far[0] > 1) == (far[1] > 1)).mean()),
+        units=units,
+        attention=float(np.nan_to_num(np.abs(attention[0] - attention[1]), nan=1.0).max()),
+    )
+
+
+def _image(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+
+
 def refuse(found: Agreement, precision: str) -> None:
     """
     Raises
@@ -129,6 +206,12 @@ def refuse(found: Agreement, precision: str) -> None:
     DataError : the file is too far from torch.
     """
     apart, same = LIMITS[precision]
+    if found.attention is not None and not found.attention <= apart:
+        raise DataError(
+            f"how much a scan counts differs from torch's by up to {found.attention:.2g} on {found.source}, more than "
+            f"{apart:g}; nothing was written",
+            "leave --half out" if precision == "fp16" else "report it",
+        )
     if found.largest <= apart and found.same >= same:
         # No number is no agreement, either.
         if found.distance is None or found.distance <= APART[precision]:

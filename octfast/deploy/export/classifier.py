@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from octfast.data.fit import MOST
+from octfast.deploy.export.lines import ATTENTION, DISTANCE, OUTPUT
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import fold
+from octfast.model.pooling import pool_one
 from octfast.model.unlike import Unlike
 
 # ITU-R 601-2 as Pillow's mode L has it, in 65,536ths; sums of products stay below 2**24, so that float32 is exact.
@@ -28,11 +30,16 @@ class WholeClassifier(nn.Module):
     model : a Sequential of body and head, as `load_bundle` gives it; it is copied and the copy folded.
     info : size, mean, std and temperature.
     half : whether the body is kept and run in float16. Preprocessing, head and softmax stay in float32.
-    unlike : where given, the distance to the training scans is a second output.
+    unlike : where given, the distance to the training scans is the last output.
+
+    Attributes
+    ----------
+    outputs : what it gives, by name and in order.
     """
 
     mean: Tensor
     std: Tensor
+    gives: tuple[str, ...] = (OUTPUT,)
 
     def __init__(self, model: nn.Sequential, info: BundleInfo, *, half: bool = False, unlike: Unlike | None = None):
         super().__init__()
@@ -40,8 +47,10 @@ class WholeClassifier(nn.Module):
         self.body = fold(body)
         self.head = head
         self.unlike = copy.deepcopy(unlike)
+        self.outputs = self.gives if unlike is None else (*self.gives, DISTANCE)
         self.size, self.fit = info.size, info.fit
         self.temperature = float(info.temperature)
+        self.pooling = dict(info.pooling or {})
         self.half_body = half
         if half:
             self.body.half()
@@ -60,13 +69,48 @@ class WholeClassifier(nn.Module):
         -------
         float32 of shape (batch, classes); each row sums to 1. With a distance also that, float32 of shape (batch,).
         """
+        features = self.features(picture)
+        probabilities = torch.softmax(self.head(features) / self.temperature, 1)
+        return probabilities if self.unlike is None else (probabilities, self.unlike(features))
+
+    def features(self, picture: Tensor) -> Tensor:
+        """What the body gives of pictures, float32 with a row a picture."""
         grey = resize(luma(picture), self.size, self.fit)
         x = (grey.unsqueeze(1) / 255.0 - self.mean) / self.std
         if self.half_body:
             x = x.half()
-        features = self.body(x).float()
-        probabilities = torch.softmax(self.head(features) / self.temperature, 1)
-        return probabilities if self.unlike is None else (probabilities, self.unlike(features))
+        return self.body(x).float()
+
+
+class WholeBag(WholeClassifier):
+    """As `WholeClassifier`, of a model that answers for a whole volume, eye or patient."""
+
+    gives = (OUTPUT, ATTENTION)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """The answer for one unit, and how much each of its scans counts.
+
+        Parameters
+        ----------
+        picture : all scans of the unit, as of `WholeClassifier.forward`.
+
+        Returns
+        -------
+        Probabilities, float32 of shape (1, classes); how much each scan counts, float32 of shape (scans,), which sums
+        to 1; where the model knows its training scans the distance of each scan to these, float32 of shape (scans,).
+        """
+        features = self.features(picture)
+        logits, attention = pool_one(self.head(features), self.pooling)
+        found = torch.softmax(logits / self.temperature, 1), attention
+        return found if self.unlike is None else (*found, self.unlike(features))
+
+
+def whole(
+    model: nn.Sequential, info: BundleInfo, *, half: bool = False, unlike: Unlike | None = None
+) -> WholeClassifier:
+    """What is exported of a model; parameters as of `WholeClassifier`."""
+    kind = WholeClassifier if info.level == "scan" else WholeBag
+    return kind(model, info, half=half, unlike=unlike)
 
 
 def luma(picture: Tensor) -> Tensor:

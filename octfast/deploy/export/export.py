@@ -7,7 +7,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from octfast.deploy.export.agreement import Agreement, compare, refuse
+from octfast.data.units import one
+from octfast.deploy.export.agreement import Agreement, compare, compare_bags, refuse
+from octfast.deploy.export.lines import units_of_file, usage
 from octfast.deploy.export.scans import Sample, calibration_sample, check_sample
 from octfast.errors import UsageError
 from octfast.files import sha256_of, whole_file
@@ -40,7 +42,8 @@ class Exported:
     """An exported file: where, of which `format` and `precision`, how large, how it agrees, what was calibrated on.
 
     `rule` says how an answer is made of its probabilities, as octfast makes it; `onnxruntime` is the oldest version
-    that runs an ONNX file.
+    that runs an ONNX file. `level`, `size` and `fit` are those of the model, see `BundleInfo`; `units` says how scans
+    are put together, see `octfast.deploy.export.lines.units_of_file`.
     """
 
     file: Path
@@ -52,6 +55,10 @@ class Exported:
     agreement: Agreement
     calibration: str | None = None
     onnxruntime: str | None = None
+    level: str = "scan"
+    size: int = 224
+    fit: str = "squeeze"
+    units: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -59,25 +66,9 @@ class Exported:
 
     def usage(self) -> str:
         """Python lines that run the file without octfast and answer as octfast does."""
-        from octfast.deploy.export import onnx, torch_export
-
-        def text(value: object) -> str:
-            return json.dumps(value, ensure_ascii=False)
-
-        rule = self.rule
-        run = onnx.usage if self.format == "onnx" else torch_export.usage
         far = self.agreement.distance is not None
-        lines = [run(text(self.file.name), far), f"classes = {text(rule.classes)}", "print(dict(zip(classes, p)))"]
-        if rule.urgent:
-            lines += [f"urgent = {text(rule.urgent)}", "urgent_score = sum(p[classes.index(c)] for c in urgent)"]
-            at_argmax, at_point = "classes[p.index(max(p))] in urgent", f"urgent_score >= {rule.threshold}"
-            lines += [f"referred = {at_argmax if rule.threshold is None else at_point}"]
-            lines += ['print("urgent_score", urgent_score, "referred", referred)']
-        if rule.set_threshold is not None:
-            lines += [f'print("abstained", sum(q >= {rule.set_threshold} for q in p) > 1)']
-        if far:
-            lines += ['print("unlike_training", distance > 1)  # octfast gives no class then']
-        return "\n".join(lines)
+        about: dict[str, Any] = {"level": self.level, "size": self.size, "fit": self.fit, "units": self.units}
+        return usage(self.file.name, self.format, self.rule, far=far, **about)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -100,6 +91,9 @@ def export_bundle(
 ) -> Exported:
     """Write a trained model as one file that takes uint8 pictures of any size and gives probabilities.
 
+    Of a model that answers for whole volumes, eyes or patients the pictures are all scans of one of these; the file
+    gives its probabilities, and how much each scan counts.
+
     The file is run on scans and compared with torch in float32; it is kept only if they agree: each probability within
     .001, with `half` within .02, and with `int8` the same class for nine scans in ten; a distance to the training
     scans within 1%, with `half` 5%, while with `int8` it is only said how far it lies.
@@ -112,9 +106,9 @@ def export_bundle(
     half : keep and run the body in float16.
     int8 : run the body's layers in 8 bits (ONNX alone), their ranges those of `calibration`.
     opset : of ONNX's operators, 15 to 23; None takes the lowest that can say the network.
-    check : a folder of scans to compare on; None takes the validation scans of the run that the bundle lies in, and
-        phantoms where there are none.
-    calibration : a folder of scans; None takes the run's training scans, and phantoms where there are none.
+    check : a folder or table of scans to compare on; None takes the validation scans of the run that the bundle lies
+        in, and phantoms where there are none.
+    calibration : a folder or table of scans; None takes the run's training scans, and phantoms where there are none.
     scans : how many to compare on, and how many to calibrate on, at most.
     overwrite : replace a file of that name.
     weights : for a slim bundle, the file of its stock weights.
@@ -129,7 +123,7 @@ def export_bundle(
     precision = _check_parameters(format, half, int8, calibration, scans)
     folder = find_bundle(bundle)
     file = _file(folder, format, precision, out, overwrite)
-    model, info = load_bundle(folder, weights=weights)
+    model, info = load_bundle(folder, weights=weights, units=True)
     unlike = load_distance(folder, info)
     compared = check_sample(folder, info, check, scans)
     calibrated = calibration_sample(folder, info, calibration, scans) if int8 else None
@@ -137,7 +131,7 @@ def export_bundle(
     try:
         with whole_file(file) as part:
             run = _WRITERS[format](model, info, part, metadata, half, opset, calibrated, unlike)
-            agreement = compare(run, model, info, compared, unlike)
+            agreement = (compare if info.level == "scan" else compare_bags)(run, model, info, compared, unlike)
             refuse(agreement, precision)
     except OSError as e:
         raise UsageError(f"cannot write {file}: {e.strerror or e}", "give another --out") from None
@@ -151,6 +145,7 @@ def export_bundle(
         agreement,
         calibrated.source if calibrated else None,
         metadata.get("onnxruntime"),
+        *(info.level, info.size, info.fit, units_of_file(info)),
     )
 
 
@@ -185,8 +180,17 @@ def describe(
         "exported_with": text(_versions()),
         "notice": notice(info.synthetic),
     }
+    if info.level != "scan":
+        about |= {"level": info.level, "pooling": text(info.pooling)}
+        scans = "channels): 1 channel grey, 3 red, green, blue; any height and width, the same for all"
+        about["input"] = f"uint8 (scans, height, width, {scans}; all scans of {one(info.level)}, in any order"
+        about["output"] = f"float32 (1, classes): probabilities of the {info.level}, the temperature applied"
+        about["attention"] = "float32 (scans,): the second output; how much each scan counts, summing to 1"
+    if units := units_of_file(info):
+        about["units"] = text(units)
     if distance:
-        about["distance"] = "float32 (batch,): the second output; above 1 the scan is unlike the training scans"
+        place = "second" if info.level == "scan" else "third"
+        about["distance"] = f"float32 (batch,): the {place} output; above 1 the scan is unlike the training scans"
     if calibrated:
         about["int8_calibration"] = calibrated.source
     return about
@@ -204,20 +208,20 @@ def _write_onnx(
 ) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     import onnx
 
-    from octfast.deploy.export.classifier import WholeClassifier
+    from octfast.deploy.export.classifier import whole
     from octfast.deploy.export.oldest import check_opset, least_runtime, lowered
     from octfast.deploy.export.onnx import example_pictures, make_onnx, onnx_outputs, strip_traces
 
     check_opset(opset)
     log.info("writing the network as ONNX")
-    graph = make_onnx(WholeClassifier(model, info, half=half, unlike=unlike), metadata, opset)
+    graph = make_onnx(whole(model, info, half=half, unlike=unlike), metadata, opset)
     if calibrated:
         from octfast.deploy.export.onnx import make_int8
 
         log.info("calibrating int8 on %s", calibrated.source)
         graph = make_int8(graph, (picture[None] for picture in calibrated.pictures))
     strip_traces(graph)
-    graph = lowered(graph, opset, example_pictures()[:1].numpy())
+    graph = lowered(graph, opset, example_pictures()[: 1 if info.level == "scan" else 2].numpy())
     metadata["onnxruntime"] = least_runtime(graph)
     onnx.helper.set_model_props(graph, metadata)
     onnx.checker.check_model(graph)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octfast.deploy.export.onnx import EXPORTED, INPUT, onnx_session
+from octfast.deploy.export.lines import INPUT
+from octfast.deploy.export.onnx import EXPORTED, onnx_session
 from octfast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def lowered(model: onnx.ModelProto, opset: int | None, picture: np.ndarray) -> o
     ----------
     model : as exported, its traces stripped.
     opset : one of `OPSETS`; None takes the lowest that can say the model.
-    picture : to compare the conversion on, uint8 of shape (1, H, W, C).
+    picture : to compare the conversion on, uint8 of shape (N, H, W, C).
 
     Raises
     ------

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from octfast.deploy.export.lines import INPUT, OUTPUTS
 from octfast.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     import onnx
-    from torch import nn
+
+    from octfast.deploy.export.classifier import WholeClassifier
 
 log = logging.getLogger("octfast")
 
-INPUT, OUTPUT, DISTANCE = "picture", "probabilities", "distance"
 # The lowest that torch's exporter writes.
 EXPORTED = 18
 # The range that a shape may take in the file; the least a side may be is 1.
@@ -60,12 +61,13 @@ def dynamic_shapes() -> tuple[dict[int, Any]]:
     return ({0: Dim("batch", min=1, max=MAX_SIDE), **sides, 3: Dim("channels", min=1, max=4)},)
 
 
-def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int | None = None) -> onnx.ModelProto:
+def make_onnx(whole: WholeClassifier, metadata: dict[str, str], opset: int | None = None) -> onnx.ModelProto:
     """The ONNX model of a `WholeClassifier`.
 
     Its input `picture` is uint8 of shape (batch, height, width, channels), channels 1 (grey) or 3 (red, green, blue);
-    its output `probabilities` is float32 of shape (batch, classes). Where the model knows how far a scan is from its
-    training scans, a second one, `distance`, is float32 of shape (batch,): above 1 is unlike them.
+    its output `probabilities` is float32 of shape (batch, classes), of a `WholeBag` (1, classes) with `attention` of
+    shape (batch,) after it. Where the model knows how far a scan is from its training scans, the last one, `distance`,
+    is float32 of shape (batch,): above 1 is unlike them.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ def make_onnx(whole: nn.Module, metadata: dict[str, str], opset: int | None = No
                 dynamo=True,
                 opset_version=max(EXPORTED, opset or 0),
                 input_names=[INPUT],
-                output_names=[OUTPUT] if getattr(whole, "unlike", None) is None else [OUTPUT, DISTANCE],
+                output_names=list(whole.outputs),
                 dynamic_shapes=dynamic_shapes(),
                 external_data=False,
                 verbose=False,
@@ -214,18 +216,18 @@ def onnx_runner(file: str | Path | bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def onnx_outputs(file: str | Path | bytes) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
-    """As `onnx_runner`, and after the probabilities the distances (N,) where the file gives them.
+    """As `onnx_runner`, and then the attention (N,) and the distances (N,) where the file gives them.
 
     Raises
     ------
     DataError : no ONNX file, or one that ONNX Runtime cannot run.
     """
     session = onnx_session(file)
-    names = [o.name for o in session.get_outputs() if o.name in (OUTPUT, DISTANCE)]
+    there = {o.name for o in session.get_outputs()}
+    names = [name for name in OUTPUTS if name in there]
 
     def run(pictures: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = dict(zip(names, session.run(names, {INPUT: pictures}), strict=True))
-        return tuple(np.asarray(found[n]) for n in (OUTPUT, DISTANCE) if n in found)
+        return tuple(np.asarray(found) for found in session.run(names, {INPUT: pictures}))
 
     return run
 
@@ -253,20 +255,6 @@ def onnx_session(file: str | Path | bytes) -> Any:
         reason = " ".join(str(e).split())
         name = "the model" if isinstance(file, bytes) else file
         raise DataError(f"ONNX Runtime cannot run {name}: {reason}", "export it again") from None
-
-
-def usage(name: str, distance: bool = False) -> str:
-    """Python lines that load a file and run it on a scan; `name` as Python writes it, `distance` if it gives one."""
-    unpack = "p, distance = (y[0].tolist() for y in" if distance else "p ="
-    run = f'session.run(None, {{"{INPUT}": scan}})'
-    return f"""import numpy as np, onnxruntime
-from PIL import Image, ImageOps
-
-# The names of the classes, and more, stand in session.get_modelmeta().custom_metadata_map.
-session = onnxruntime.InferenceSession({name})
-grey = ImageOps.exif_transpose(Image.open("scan.jpeg")).convert("L")  # of 8 bits a sample
-scan = np.asarray(grey)[None, :, :, None]  # uint8 (batch, height, width, channels)
-{unpack} {f"{run})" if distance else f"{run}[0][0].tolist()"}"""
 
 
 @contextmanager

@@ -32,7 +32,8 @@ def write_program(
 ) -> None:
     """Write a `WholeClassifier` with torch.export, which took TorchScript's place; `metadata` lies in it as JSON.
 
-    With `unlike` the program gives a pair: the probabilities, and the distances to the training scans.
+    With `unlike` the program gives a pair: the probabilities, and the distances to the training scans. Of a model of
+    units the attention comes between.
 
     Raises
     ------
@@ -40,13 +41,13 @@ def write_program(
     """
     import torch
 
-    from octfast.deploy.export.classifier import WholeClassifier
+    from octfast.deploy.export.classifier import whole
     from octfast.deploy.export.onnx import dynamic_shapes, example_pictures, quiet
 
-    whole = WholeClassifier(model, info, half=half, unlike=unlike)
+    classifier = whole(model, info, half=half, unlike=unlike)
     try:
         with quiet(), torch.no_grad():
-            program = torch.export.export(whole, (example_pictures(),), dynamic_shapes=dynamic_shapes())
+            program = torch.export.export(classifier, (example_pictures(),), dynamic_shapes=dynamic_shapes())
     except Exception as e:  # exporters meet any Python there is in a network
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
         raise UsageError(f"torch.export cannot follow this network: {reason}", "train another --arch") from e
@@ -60,7 +61,7 @@ def write_program(
 def program_outputs(file: str | Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     """A function from uint8 pictures of shape (N, H, W, C) to float32 probabilities (N, classes), by torch.
 
-    After them come the distances, of shape (N,), where the file gives them.
+    After them come the attention and the distances, of shape (N,), where the file gives them.
 
     Only for a file of one's own, as torch may run code from such a file.
 
@@ -84,15 +85,3 @@ def program_outputs(file: str | Path) -> Callable[[np.ndarray], tuple[np.ndarray
         return tuple(y.numpy() for y in (found if isinstance(found, tuple) else (found,)))
 
     return run
-
-
-def usage(name: str, distance: bool = False) -> str:
-    """Python lines that load a file and run it on a scan; `name` as Python writes it, `distance` if it gives one."""
-    answer = "p, distance = (y[0].tolist() for y in network(scan))" if distance else "p = network(scan)[0].tolist()"
-    return f"""import numpy as np, torch
-from PIL import Image, ImageOps
-
-network = torch.export.load({name}).module()  # load no file that you do not trust
-grey = ImageOps.exif_transpose(Image.open("scan.jpeg")).convert("L")  # of 8 bits a sample
-scan = torch.from_numpy(np.array(grey))[None, :, :, None]  # uint8 (N, H, W, channels)
-{answer}"""
