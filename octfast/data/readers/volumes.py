@@ -26,6 +26,8 @@ log = logging.getLogger("octfast")
 
 # What a volume adds to the Scans table.
 COLUMNS = ("volume", "eye", "frame", "position_mm", "label_level")
+# Where a file says them: in depth, across a B-scan, and from one to the next.
+SPACING = ("axial_um", "lateral_um", "between_um")
 TAG = "tag"
 
 
@@ -54,7 +56,8 @@ def with_volumes(
     Returns
     -------
     With `volume` (a table's own name for it, or a pseudonym, or of a folder its path), `eye` (R, L or ""), `frame`
-    (from 0), `position_mm` (or NaN), and `label_level`, which is "volume" where the label is that of the whole volume.
+    (from 0), `position_mm` (or NaN), and `label_level`, which is "volume" where the label is that of the whole volume;
+    and `device`, `axial_um`, `lateral_um` and `between_um` (micrometres) where a file or the table says any.
 
     Raises
     ------
@@ -328,6 +331,7 @@ def _rows(
     known = {**row, "patient": patient, "volume": name, "eye": volume.eye or eye}
     if device:
         known["device"] = device
+    known |= {name: um for name in SPACING if (um := getattr(volume, name)) is not None}
     level = "volume" if len(volume.frames) > 1 else ""
     return [
         {**known, "path": str(path), "frame": frame, "position_mm": mm, "label_level": level}

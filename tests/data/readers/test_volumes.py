@@ -67,6 +67,25 @@ def test_class_folders_of_volumes(clinic, said):
     assert data_folder(clinic, scans).name == "v1"
 
 
+def test_device_and_spacing_are_those_of_the_file_and_blank_where_it_says_none(clinic):
+    """No zero stands for what is not known."""
+    one = clinic / "CNV" / "b.vol"
+    raw = bytearray(one.read_bytes())
+    struct.pack_into("<3d", raw, 24, 0.0115, 0.24, 0.0039)
+    one.write_bytes(raw)
+    first, *others = (Image.fromarray(frame) for frame in files.frames_of(4, seed=9))
+    first.save(clinic / "NORMAL" / "stack.tif", save_all=True, append_images=others)
+    scans = read_data(clinic)
+    said = scans.groupby("volume")[["device", "axial_um", "lateral_um", "between_um"]].agg(
+        lambda s: s.drop_duplicates().tolist()
+    )
+    rows = [[value for (value,) in row] for row in said.values.tolist()]
+    device = "Heidelberg Spectralis"
+    assert sum(row == [device, 3.9, 11.5, 240.0] for row in rows) == 1
+    assert sum(row[0] == device and all(np.isnan(row[1:])) for row in rows) == 3
+    assert sum(pd.isna(row).all() for row in rows) == 1 and len(rows) == 5
+
+
 def test_both_eyes_of_a_patient_stay_on_one_side_of_every_split(tmp_path):
     for n in range(12):
         for eye in (b"OD", b"OS"):
