@@ -15,21 +15,16 @@ from scipy.stats import binomtest
 from octfast.assess.at_level import at_level, check_level_asked
 from octfast.assess.evaluate import evaluation_root, operating_point, read_evaluation
 from octfast.assess.metrics.costs import check_costs, kermany_costs, read_costs
-from octfast.assess.metrics.intervals import (
-    ALL_EQUAL,
-    OVER_PATIENTS,
-    OVER_SCANS,
-    UNDEFINED,
-    choose_interval,
-    percentiles,
-)
+from octfast.assess.metrics.intervals import choose_interval, paired_interval
 from octfast.assess.metrics.statistics import Key, Question, Statistics
 from octfast.assess.metrics.subgroups import units
 from octfast.assess.predictions import run_predictions
-from octfast.data.units import one
+from octfast.data.units import LEVELS, one
 from octfast.errors import DataError, UsageError
+from octfast.model.aggregation import MEAN, Aggregation
+from octfast.model.bundle.info import BundleInfo
 from octfast.model.decide import urgent_classes
-from octfast.model.units import unit_names
+from octfast.model.units import aggregated_tables, unit_names
 from octfast.run.folder import Run, open_run
 
 log = logging.getLogger("octfast")
@@ -91,9 +86,13 @@ def compare_runs(
 ) -> Comparison:
     """Compare runs on the scans of a split that all of them have; the first is the reference.
 
+    One model of scans is compared with itself where `unit` is given: the answers for whole units as it puts their scans
+    together, with the mean of the scans' probabilities, the reference.
+
     Parameters
     ----------
-    runs : two or more runs, or folders of runs or of what `octfast evaluate` made of other scans.
+    runs : two or more runs, or folders of runs or of what `octfast evaluate` made of other scans; or one of a model of
+        scans.
     split : None takes test where all runs have it, else valid; what evaluate made has but one.
     urgent, sensitivity : see `octfast.assess.evaluate.evaluate_run`.
     unit : compare answers for a "volume", an "eye" or a "patient", also of models of scans, see
@@ -103,17 +102,25 @@ def compare_runs(
 
     Raises
     ------
-    UsageError : fewer than two runs.
+    UsageError : fewer than two runs, and not one that can be compared with the mean of its scans.
     DataError : models of other classes, no scan in common, or other labels.
     """
-    if len(runs) < 2:
-        raise UsageError("comparing needs two or more runs", "octfast compare runs/first runs/second")
     opened = [_open(r) for r in runs]
+    alone = len(opened) == 1 and unit in LEVELS[1:] and isinstance(opened[0], Run)
+    if len(opened) < 2 and not alone:
+        raise UsageError(
+            "comparing needs two or more runs",
+            "octfast compare runs/first runs/second; or --level eye and one run, whose answers for whole eyes are "
+            "compared with the mean of their scans",
+        )
     if split is None:
         own = [r for r in opened if isinstance(r, Run)]
         split = "test" if all((r.scans["split"] == "test").any() for r in own) else "valid"
     names = _names([r.path if isinstance(r, Run) else r for r in opened])
-    tables, classes, points, notes = {}, {}, {}, []
+    tables: dict[str, pd.DataFrame] = {}
+    classes: dict[str, list[str]] = {}
+    points: dict[str, float | None] = {}
+    notes: list[str] = []
     aims: dict[str, float | None] = {}
     levels: dict[str, str] = {}
     for name, run in zip(names, opened, strict=True):
@@ -121,6 +128,12 @@ def compare_runs(
             table, info = run_predictions(run, split)
             levels[name] = check_level_asked(unit, info)
             tables[name], _, _, how = at_level(table, info, levels[name])
+            if alone:
+                _check_puts_together(info, name)
+                plain = f"{name}, the mean of its scans"
+                mean = aggregated_tables(table, Aggregation(levels[name], MEAN), info.classes)[0]
+                tables, points = {plain: mean, **tables}, {plain: None}
+                levels[plain], classes[plain] = levels[name], list(info.classes)
             notes += [f"{name}: {note}" for note in how]
             classes[name] = list(info.classes)
             point, said = operating_point(info, run, urgent, sensitivity, levels[name])
@@ -138,6 +151,7 @@ def compare_runs(
     if len(set(known.values())) > 1:
         told = ", ".join(f"{name} {aim:g}" for name, aim in known.items())
         notes.append(f"The operating points are for different sensitivities ({told}): --sensitivity fixes one for all.")
+    names = list(tables)
     first, of = classes[names[0]], levels[names[0]]
     if other := next((name for name in names if levels[name] != of), None):
         raise DataError(
@@ -155,7 +169,7 @@ def compare_runs(
         tables = {name: table.assign(path=unit_names(table, of)) for name, table in tables.items()}
     if not set.intersection(*(set(t["path"]) for t in tables.values())):
         # The scans may have lain in another folder each time.
-        for name, run in zip(names, opened, strict=True):
+        for name, run in zip(names, opened, strict=False):
             base = run.root if isinstance(run, Run) else evaluation_root(run)
             relative = [
                 Path(p).relative_to(base).as_posix() if Path(p).is_relative_to(base) else p
@@ -227,9 +241,8 @@ def compare_tables(
         for key in (k for k in values[names[0]] if k in values[name]):
             with np.errstate(invalid="ignore"):  # of likelihood ratios that are both infinite
                 spread = drawn[name][key] - drawn[names[0]][key]
-            rows.append(
-                [name, names[0], *key, *_difference(values[name][key] - values[names[0]][key], spread, level, single)]
-            )
+            found = paired_interval(values[name][key] - values[names[0]][key], spread, level, single)
+            rows.append([name, names[0], *key, *found])
     mcnemar = _mcnemar_table(aligned, classes, unit)
     if len(rows):
         notes.append("Each interval stands alone: of twenty figures of equal models, one leaves out 0 by chance.")
@@ -286,6 +299,14 @@ def _open(run: Run | str | Path) -> Run | Path:
     return path.resolve() if made else open_run(path)
 
 
+def _check_puts_together(info: BundleInfo, name: str) -> None:
+    if info.level != "scan":
+        raise UsageError(
+            f"{name} answers for {one(info.level)}, and puts no scans together that could be compared with their mean",
+            "give two or more runs: octfast compare runs/first runs/second",
+        )
+
+
 def _kept_point(
     metrics: dict[str, Any], urgent: Sequence[str] | None, sensitivity: float | None
 ) -> tuple[float | None, list[str]]:
@@ -333,17 +354,6 @@ def _aligned(tables: Mapping[str, pd.DataFrame], unit: str = "scan") -> tuple[di
         if (out[name]["patient"] != out[names[0]]["patient"]).any():
             notes.append(f"{name} has other patients than {names[0]}, whose are used.")
     return out, notes
-
-
-def _difference(value: float, spread: np.ndarray, level: float, single: bool) -> tuple[float, float, float, str]:
-    kept = spread[~np.isnan(spread)]
-    nothing = float("nan")
-    if not np.isfinite(value) or 2 * len(kept) < len(spread):
-        return (value if np.isfinite(value) else nothing), nothing, nothing, UNDEFINED
-    if np.isfinite(kept).all() and np.ptp(kept) < 1e-12:
-        return value, nothing, nothing, ALL_EQUAL
-    low, high = percentiles(kept, level)
-    return value, low, high, f"paired {OVER_SCANS if single else OVER_PATIENTS}"
 
 
 def _mcnemar_table(aligned: Mapping[str, pd.DataFrame], classes: Sequence[str], of: str) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from octfast.assess.at_level import at_level, check_level_asked, levels_of
 from octfast.assess.metrics.metrics import Evaluation, check_question, evaluate_table
+from octfast.assess.metrics.paired import against_mean
 from octfast.assess.metrics.referral import (
     SENSITIVITY,
     OperatingPoint,
@@ -83,6 +84,7 @@ def evaluate_run(
     table, info = run_predictions(run, split, device=device)
     level = check_level_asked(unit, info)
     point, notes = operating_point(info, run, urgent, sensitivity, level)
+    scans = table
     table, at, _, said = at_level(table, info, level)
     notes[:0] = said
     if split == "valid" and point:
@@ -90,7 +92,7 @@ def evaluate_run(
     if split == "train":
         notes.append(f"{_TRAINED_ON[0].upper()}{_TRAINED_ON[1:]}.")
         log.warning(_TRAINED_ON)
-    found = _evaluate(table, at, point, urgent, asked, level)
+    found = _paired(_evaluate(table, at, point, urgent, asked, level), scans, info, level)
     found = _with_notes(found, notes, _source(at, split, level, run=run.path.name))
     try:
         run.write_json(metrics_file(split, level, info), found.to_dict())
@@ -180,10 +182,11 @@ def evaluate_data(
             table = predict_scans(network, info, scans, **given)
         else:
             table, each = predict_units(network, info, scans, **given)
+    of_scans = table
     table, at, counted, said = at_level(table, info, level)
     each = each if counted is None else counted
     notes += [*said, *_unlike_notes(table, level)]
-    result = _evaluate(table, at, point, urgent, asked, level)
+    result = _paired(_evaluate(table, at, point, urgent, asked, level), of_scans, info, level)
     name = run.path.name if run else bundle.resolve().name
     source = _source(at, split, level, run=name, data=Path(data).resolve().name)
     result = _with_notes(result, notes, source)
@@ -331,6 +334,21 @@ def _evaluate(
     given: dict[str, Any] = {"operating_threshold": point, "aggregations": together, "unit": unit, **asked}
     with track("resampling", int(asked.get("resamples", 2000)), "resamples") as update:
         return evaluate_table(table, info.classes, urgent=urgent, progress=update, **given)
+
+
+def _paired(found: Evaluation, scans: pd.DataFrame, info: BundleInfo, level: str) -> Evaluation:
+    """With what putting scans together changes against their mean: at a level, or at all that were fitted.
+
+    Parameters
+    ----------
+    scans : the Predictions table of the model.
+    """
+    if info.level != "scan":
+        return found
+    levels = levels_of(scans, info) if level == "scan" else [level]
+    ways = [aggregation_of(info.calibration, each, info.classes) for each in levels]
+    given = {key: found.settings[key] for key in ("urgent", "resamples", "seed", "level")}
+    return replace(found, paired=against_mean(scans, info.classes, ways, **given))
 
 
 def _with_notes(found: Evaluation, notes: Sequence[str], source: dict[str, Any]) -> Evaluation:

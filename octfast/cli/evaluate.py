@@ -221,6 +221,8 @@ def _show(found: Evaluation) -> None:
         print_table(f"Whole patients, eyes and volumes, {level} intervals", *_units(whole))
         rules = whole.assign(rule=whole["unit"] + " by " + whole["rule"].str.replace("_", " "))
         _say_methods(rules, "rule")
+    if len(found.paired):
+        print_table(*_paired(found.paired, level))
     if found.abstain is not None:
         print_table(*_abstaining(found.abstain, level, noun))
     for column in dict.fromkeys(found.groups["by"]):
@@ -273,6 +275,17 @@ def _units(units: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
         cells = {r.metric: f"{number(r.value)} ({ends(r)})" for r in part.itertuples()}
         rows.append([unit, rule.replace("_", " "), int(part["n"].iloc[0]), *(cells.get(m, "") for m in metrics)])
     return ["unit", "scans put together by", "units", *(m.replace("_", " ") for m in metrics)], rows
+
+
+def _paired(paired: pd.DataFrame, level: str) -> tuple[str, list[str], list[list[Any]]]:
+    rows: list[list[Any]] = []
+    for r in paired.itertuples():
+        name = f"{r.unit}s ({r.n:,}), {str(r.rule).replace('_', ' ')}"
+        value = "undefined" if r.difference != r.difference else f"{r.difference:+.3f}"
+        sure = "*" if r.low > 0 or r.high < 0 else ""
+        rows.append([name, r.metric.replace("_", " "), value, ends(r), sure, r.method])
+    title = "Scans put together, less the mean of their probabilities (* where the interval leaves out 0)"
+    return title, ["units", "figure", "difference", f"{level} interval", "", "interval by"], rows
 
 
 def _abstaining(found: dict[str, Any], level: str, noun: str) -> tuple[str, list[str], list[list[str]]]:

@@ -255,6 +255,19 @@ def test_whole_patients_are_judged_as_the_model_puts_their_scans_together(own_ru
     whole = evaluate_run(own_run, "test", **FEW)
     fitted = whole.units.query("rule == 'fitted' and metric == 'nll'")
     assert fitted["value"].tolist() == [pytest.approx(loss, rel=1e-4)] and whole.counts["scans"] == len(scans)
+    # It is held against the mean of the scans, on the same patients; and so it is by compare.
+    mean = table.groupby("patient")[[f"p_{c}" for c in info.classes]].mean()
+    plain = -np.log([mean.loc[who, f"p_{label}"] for who, label in most["label"].items()]).mean()
+    of_level = found.paired.set_index("metric")
+    assert of_level.loc["nll", "difference"] == pytest.approx(loss - plain, abs=1e-4)
+    pd.testing.assert_frame_equal(found.paired, whole.paired)
+    kept = json.loads((own_run.path / "metrics-test-patients.json").read_text())["paired"]
+    assert [r["metric"] for r in kept] == list(of_level.index) and kept[0]["reference"] == "mean_probability"
+    of_mean = whole.units.query("rule == 'mean_probability' and unit == 'patient'").set_index("metric")["value"]
+    assert of_mean["nll"] == pytest.approx(plain, abs=1e-4)
+    alone = compare_runs([own_run], "test", unit="patient", resamples=100)
+    nll = alone.differences.query("metric == 'nll'").iloc[0]
+    assert nll["difference"] == pytest.approx(loss - plain, abs=1e-4) and "the mean of its scans" in nll["reference"]
     # Other scans, the same answers; and the model against itself.
     out = tmp_path / "out"
     again = evaluate_data(own_run, phantoms, out, "test", unit="patient", **FEW)

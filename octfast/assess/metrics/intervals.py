@@ -111,6 +111,25 @@ def choose_interval(
     return Interval(low, high, OVER_SCANS if single else OVER_PATIENTS)
 
 
+def paired_interval(value: float, spread: np.ndarray, level: float, single: bool) -> tuple[float, float, float, str]:
+    """A difference of two models on the same scans, the ends of its interval and the method.
+
+    Parameters
+    ----------
+    value : the difference.
+    spread : that in each resample of patients, which is the same for both, of shape (resamples,).
+    single : whether each scan is a patient of its own.
+    """
+    kept = spread[~np.isnan(spread)]
+    nothing = float("nan")
+    if not np.isfinite(value) or 2 * len(kept) < len(spread):
+        return (value if np.isfinite(value) else nothing), nothing, nothing, UNDEFINED
+    if np.isfinite(kept).all() and np.ptp(kept) < 1e-12:
+        return value, nothing, nothing, ALL_EQUAL
+    low, high = percentiles(kept, level)
+    return value, low, high, f"paired {OVER_SCANS if single else OVER_PATIENTS}"
+
+
 def percentiles(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """The middle `level` of the values; order statistics, since interpolation fails beside an infinite one."""
     tail = (1 - level) / 2

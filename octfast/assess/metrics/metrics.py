@@ -14,11 +14,12 @@ import pandas as pd
 from octfast.assess.metrics.abstain import abstain_metrics, abstain_summary
 from octfast.assess.metrics.costs import check_costs, check_prevalence, class_shares, kermany_costs
 from octfast.assess.metrics.intervals import ALL_EQUAL, choose_interval
+from octfast.assess.metrics.paired import COLUMNS
 from octfast.assess.metrics.referral import OperatingPoint
 from octfast.assess.metrics.statistics import SECTIONS, Question, Statistics
 from octfast.assess.metrics.subgroups import grouped, is_small, small_group_note, units
 from octfast.errors import DataError, UsageError
-from octfast.model.aggregation import Aggregation
+from octfast.model.aggregation import MEAN, Aggregation
 from octfast.model.decide import Rule, urgent_classes
 from octfast.model.units import aggregated_tables
 from octfast.notices import NOTICE, Note
@@ -52,6 +53,8 @@ class Evaluation:
     settings : what was asked: classes, urgent, operating, costs, prevalence, top_k, level, resamples, seed.
     remarks : what a reader should know of the metrics; `notes` gives them as text.
     source : what was judged: split, run, data, arch, temperature, synthetic; empty for a bare table.
+    paired : of a model of scans, what its way of putting them together changes against the mean of their probabilities,
+        see `octfast.assess.metrics.paired.against_mean`; empty of a bare table.
     abstain : what comes of abstaining below a probability, see `abstain_summary`, with its metrics and
         intervals under `figures`; None where it was not asked.
     """
@@ -67,6 +70,7 @@ class Evaluation:
     remarks: list[Note]
     source: dict[str, Any] = field(default_factory=dict)
     abstain: dict[str, Any] | None = None
+    paired: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
 
     @property
     def notes(self) -> list[str]:
@@ -100,6 +104,7 @@ class Evaluation:
             "per_class": _records(self.per_class),
             "referral": _records(self.referral),
             "units": _records(self.units),
+            "paired": _records(self.paired),
             "groups": _records(self.groups),
             "abstain": _plain(self.abstain),
             "confusion": {str(a): {str(p): int(n) for p, n in row.items()} for a, row in self.confusion.iterrows()},
@@ -309,10 +314,14 @@ def _per_unit(
         notes += [Note("", text) for text in note]
         if part.empty:
             continue
-        judge(unit, rule, part, narrow, plain)
-        how = by_level.get(unit) if rule == "mean_probability" else None
-        if how is not None:
+        how = by_level.get(unit) if rule == MEAN else None
+        if how is None:
+            judge(unit, rule, part, narrow, plain)
+        else:
+            # What was fitted has probabilities, so that those of the mean are judged beside them.
             whole = Question(question.classes, question.urgent, costs=question.costs)
+            mean = aggregated_tables(table, Aggregation(unit, MEAN), question.classes)[0]
+            judge(unit, rule, mean, whole, fitted)
             judge(unit, "fitted", aggregated_tables(table, how, question.classes)[0], whole, fitted)
             notes.append(Note("", f"Of {unit}s, fitted: the answer is {how.words}; octfast evaluate --level {unit}."))
     return pd.DataFrame(rows, columns=["unit", "rule", *_ESTIMATE, "n"]), notes
