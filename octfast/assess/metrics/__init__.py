@@ -1,5 +1,5 @@
 """A Predictions table becomes metrics with intervals that respect patients.
 
 From outside: `metrics`, `definitions`, `referral`, `costs`, `reliability`, `abstain`, `subgroups`, `intervals`,
-`statistics`.
+`paired`, `statistics`.
 """
