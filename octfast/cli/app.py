@@ -78,6 +78,9 @@ def app(
     trained on is marked and gets no class, but with --answer-anyway. Nothing is sent anywhere else, and nothing is kept
     on disk. Ctrl-C ends it.
 
+    A model that answers for a whole volume, eye or patient does so here: for the file of a volume, or for pictures that
+    are dropped together, with the scans that counted most. A single picture is a unit of one scan, and said to be.
+
     With --similar each class that is given stands beside the nearest training and validation scans of the run, with
     class and distance; their pictures are then shown to whoever opens the page, so it is off by default. It needs the
     run folder and its scans; the features of these, and of nothing that is dropped on the page, are kept in the cache.
@@ -96,6 +99,8 @@ def app(
       curl -F file=@scan.jpeg 'http://127.0.0.1:8731/api/predict?heatmap=1'
 
       curl -F file=@eye.vol http://127.0.0.1:8731/api/volume
+
+      curl -F file=@1.png -F file=@2.png http://127.0.0.1:8731/api/unit
 
       curl http://127.0.0.1:8731/health
 

@@ -15,13 +15,13 @@ from octfast.assess.interpret.heatmap import overlay, wedges_in_words
 from octfast.data.decode import Decoded, Unreadable, decode
 from octfast.data.fit import box_of, seen_in_words
 from octfast.data.look import unusual
+from octfast.data.units import one
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of_bytes
 from octfast.data.volumes.reader import MAX_MEMORY
 from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, thumbnail
 from octfast.deploy.predictor import Answer, Predictor
 from octfast.errors import OctfastError
 from octfast.model.bundle.info import BundleInfo
-from octfast.model.bundle.read import refuse_units
 from octfast.model.decide import decide, unlike_words
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE, UNSEEN
 
@@ -80,7 +80,6 @@ class Answers:
     Raises
     ------
     UsageError : urgent names a class that the model has not, or abstain_below is no probability.
-    BundleError : the model answers for whole volumes, eyes or patients.
     """
 
     def __init__(
@@ -92,7 +91,6 @@ class Answers:
         answer_anyway: bool = False,
         similar: Similar | None = None,
     ):
-        refuse_units(predictor.info, predictor.info.arch)
         self.predictor = predictor
         self.limits = limits or Limits()
         self.similar = similar
@@ -114,6 +112,8 @@ class Answers:
             "similar": SHOWN_TO_ALL if self.similar else None,
             "calibrated": info.calibrated,
             "calibration": calibration_words(info),
+            "level": info.level,
+            "answers_for": self._level_words(),
             "arch": info.arch,
             "size": info.size,
             "fit": info.fit,
@@ -126,6 +126,16 @@ class Answers:
             "max_files": limits.max_files,
         }
 
+    def _level_words(self) -> str:
+        """What is to be given of a model that answers for whole volumes, eyes or patients."""
+        level = self.predictor.info.level
+        if level == "scan":
+            return ""
+        return (
+            f"The model answers for a whole {level}, from all of its scans: give the file of a volume, or the pictures "
+            f"of {one(level)} together. A single picture is taken for {one(level)} of one scan, and said to be."
+        )
+
     def _unlike_words(self) -> str:
         """What becomes of a scan that is unlike the training scans, and what is not noticed."""
         if not self.rule.unlike:
@@ -133,27 +143,40 @@ class Answers:
         given = ", and a class is given all the same" if self.rule.answer_anyway else " and gets no class"
         return f"A scan unlike anything the model was trained on is marked{given}. {UNSEEN}"
 
-    def answer(self, content: bytes, *, heat_map: bool = False) -> dict[str, Any]:
-        """What the model says of a picture.
+    def answer(self, content: bytes, *, heat_map: bool = False, of: str | None = None) -> dict[str, Any]:
+        """What the model says of a picture; where it answers for whole units, of a unit of this one scan.
 
         Parameters
         ----------
         content : of a picture's file.
         heat_map : whether to add the scan and its heat map, as data URIs, and pictures of the similar scans.
+        of : the class that the heat map is of; None takes the one that is given.
 
         Raises
         ------
-        Refused : it is no picture that is taken.
+        Refused : it is no picture that is taken, or `of` is no class.
         """
+        classes = self.rule.classes
+        if of is not None and of not in classes:
+            raise Refused(422, f"no class named {of!r}", f"one of {', '.join(classes)}")
         read = read_picture(content, self.limits)
         grey = read.grey
+        level = self.predictor.info.level
         try:
-            (said,) = self.predictor.stream([grey])
+            if level == "scan":
+                (said,) = self.predictor.stream([grey])
+            else:
+                # Of one scan that is its own answer, whatever the pooling.
+                ((said, _),) = self.predictor.stream_scans([grey])
         except OctfastError as e:
             raise Refused(422, e.message, e.hint) from None
         if said.error is not None:
             raise Refused(422, said.error.message, said.error.hint)
         found, best = self.in_json(said, grey.size, [words for _, words in unusual(read)])
+        if level != "scan":
+            found |= {"level": level, "scans": 1, "note": f"{one(level)} of this one scan".capitalize()}
+        if of is not None:
+            best = classes.index(of)
         if self.similar:
             # Where no class is given, none is suggested by a neighbour either.
             found["similar"] = [] if best is None else self._similar(self.similar, grey, heat_map)
@@ -173,13 +196,33 @@ class Answers:
         size : width and height of the scan.
         remarks : of the picture, beside those of the answer.
         """
-        p = said.probabilities
-        assert p is not None
-        far = None if said.distance is None else np.array([said.distance])
+        assert said.probabilities is not None
+        found, best = self.decided(said.probabilities, said.distance)
+        return {**found, **self.of_picture(said, size, remarks)}, best
+
+    def of_picture(self, said: Answer, size: tuple[int, int], remarks: Sequence[str] = ()) -> dict[str, Any]:
+        """What is said of a picture itself: parameters as of `in_json`."""
+        return {
+            "width": size[0],
+            "height": size[1],
+            "seen": list(box_of(*size, self.predictor.info.fit)),
+            "remarks": [*remarks, *said.quality],
+            "quality": list(said.quality),
+        }
+
+    def decided(self, p: np.ndarray, distance: float | None) -> tuple[dict[str, Any], int | None]:
+        """The answer that probabilities are, as JSON takes it, and the index of the class that is given, or None.
+
+        Parameters
+        ----------
+        p : of shape (classes,).
+        distance : to the training scans, where it is known.
+        """
+        far = None if distance is None else np.array([distance])
         d = decide(p[None], self.rule, far)
         best = int(d.predicted[0])
         classes = self.rule.classes
-        found = {
+        found: dict[str, Any] = {
             "predicted": classes[best],
             "probability": float(d.probability[0]),
             "probabilities": {c: float(q) for c, q in zip(classes, p, strict=True)},
@@ -188,17 +231,12 @@ class Answers:
             "urgent_score": None if d.urgent_score is None else float(d.urgent_score[0]),
             "referred": None if d.referred is None else bool(d.referred[0]),
             "calibrated": self.predictor.info.calibrated,
-            "width": size[0],
-            "height": size[1],
-            "seen": list(box_of(*size, self.predictor.info.fit)),
-            "remarks": [*remarks, *said.quality],
-            "quality": list(said.quality),
         }
         withheld = d.withheld is not None and bool(d.withheld[0])
         if d.unlike_training is not None:
-            found |= {"unlike_training": bool(d.unlike_training[0]), "distance": said.distance, "unlike_reason": None}
+            found |= {"unlike_training": bool(d.unlike_training[0]), "distance": distance, "unlike_reason": None}
             if found["unlike_training"]:
-                found["unlike_reason"] = unlike_words(float(said.distance or 0.0), withheld)
+                found["unlike_reason"] = unlike_words(float(distance or 0.0), withheld)
         if withheld:
             hidden = ("predicted", "probability", "abstained", "possible", "urgent_score", "referred")
             found |= {**dict.fromkeys(hidden), "probabilities": {}}
@@ -265,13 +303,13 @@ def too_large(limits: Limits) -> Refused:
 
 def calibration_words(info: BundleInfo) -> str:
     """One sentence on whether the probabilities can be taken at their word."""
-    found = info.calibration
+    found, noun = info.calibration, f"{info.level}s"
     if not info.calibrated:
         return "Probabilities are not calibrated and may be overconfident."
     on = ""
     if isinstance(found.get("scans"), int) and isinstance(found.get("patients"), int):
-        on = f" on {found['scans']:,} held-out scans of {found['patients']:,} patients"
-    return f"Probabilities are calibrated{on}; they hold for scans like those."
+        on = f" on {found['scans']:,} held-out {noun} of {found['patients']:,} patients"
+    return f"Probabilities are calibrated{on}; they hold for {noun} like those."
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from octfast.data.fit import fit_in_words
 from octfast.deploy.app.answers import Answers, Limits, Refused
 from octfast.deploy.app.connection import connection_class
-from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of
+from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of, pictures_of
 from octfast.deploy.app.parts import STATIC, error_handlers, static_route
 from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, run_with_scans
+from octfast.deploy.app.unit import Pictures, open_volume
 from octfast.deploy.app.volume import Volume, response_of
 from octfast.errors import UsageError
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
@@ -45,7 +46,9 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
 
     `GET /` is the page. `POST /api/predict` takes a picture as its body, or as the one file of a form, and gives its
     probabilities; with `?heatmap=1` also the heat map. `POST /api/volume` takes a volume likewise, `?name=` says the
-    name of its file, and gives JSON lines, see `octfast.deploy.app.volume`; with `?pictures=1` also the B-scans.
+    name of its file, and gives JSON lines, see `octfast.deploy.app.volume`; with `?pictures=1` also the B-scans. Of a
+    model that answers for whole volumes, eyes or patients it answers so, and `POST /api/unit` takes the pictures of one
+    as the files of a form, and gives lines of the same kind, see `octfast.deploy.app.unit`.
     `GET /api/model` says what the model is, `GET /health` whether it answers. The model runs in one thread, and a
     volume gives way to pictures after some B-scans. No more than `Limits.queue` files are held at a time, and
     `Limits.volumes` of them volumes; what comes beyond is answered with 503 and the seconds to wait. Nothing is written
@@ -77,9 +80,9 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
     async def model(request: Request) -> Response:
         return JSONResponse(answers.about())
 
-    async def content_of(request: Request) -> bytes:
+    async def content_of(request: Request, read: Any = picture_of) -> Any:
         try:
-            return await picture_of(request, limits)
+            return await read(request, limits)
         except Refused as e:
             if e.status == 413:
                 await discard(request, limits)
@@ -93,9 +96,9 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
         state["held"] += 1
         try:
             content = await content_of(request)
-            wanted = _wanted(request, "heatmap")
+            wanted, of = _wanted(request, "heatmap"), request.query_params.get("of")
             start = time.monotonic()
-            work = partial(answers.answer, content, heat_map=wanted)
+            work = partial(answers.answer, content, heat_map=wanted, of=of)
             found = await asyncio.get_running_loop().run_in_executor(pool, work)
             # How long a picture takes when as many wait as now, for those that are sent away.
             state["seconds"] = 0.8 * state["seconds"] + 0.2 * (time.monotonic() - start) / max(1, state["held"])
@@ -105,6 +108,14 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
         return JSONResponse(found)
 
     async def volume(request: Request) -> Response:
+        named = request.query_params.get("name", "")
+        return await in_lines(request, picture_of, lambda content, shown: open_volume(answers, content, named, shown))
+
+    async def unit(request: Request) -> Response:
+        return await in_lines(request, pictures_of, partial(Pictures, answers))
+
+    async def in_lines(request: Request, read: Any, open_: Callable[[Any, bool], Volume]) -> Response:
+        """A line of JSON a scan, of what `read` takes from a request and `open_` makes a volume of."""
         if state["held"] >= limits.queue or len(volumes) >= limits.volumes:
             await discard(request, limits)
             raise Refused(503, "too many volumes are being read", "try again in 5 seconds", 5)
@@ -126,10 +137,8 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
             return await loop.run_in_executor(pool, opened.answer, found) if found else [opened.end()]
 
         try:
-            content = await content_of(request)
-            named = request.query_params.get("name", "")
-            make = partial(Volume, answers, content, named, _wanted(request, "pictures"))
-            opened = await loop.run_in_executor(readers, make)
+            content = await content_of(request, read)
+            opened = await loop.run_in_executor(readers, open_, content, _wanted(request, "pictures"))
             volumes[place] = opened
             first: list[dict[str, Any]] = []
             while not opened.frames:
@@ -159,6 +168,7 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
             Route("/api/model", model),
             Route("/api/predict", predict, methods=["POST"]),
             Route("/api/volume", volume, methods=["POST"]),
+            Route("/api/unit", unit, methods=["POST"]),
         ],
         exception_handlers=error_handlers("see GET / and POST /api/predict"),
         lifespan=lifespan,
@@ -348,6 +358,9 @@ def _page(answers: Answers) -> str:
         "urgent": urgent or "none",
         "calibration": about["calibration"],
         "unlike": about["unlike"],
+        "answers_for": about["answers_for"],
+        "level": about["level"],
+        "of_units": "" if about["level"] != "scan" else "hidden",
         "similar": about["similar"] or "",
         "model": f"{about['arch']}, scans {fit_in_words(about['fit'], about['size'])}, {about['precision']}",
         "formats": about["formats"],

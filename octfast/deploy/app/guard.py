@@ -177,11 +177,26 @@ async def picture_of(request: Request, limits: Limits) -> bytes:
     ------
     Refused : too large, too slow, or a form without a file or with several.
     """
+    return (await _files_of(request, limits, 1))[0][1]
+
+
+async def pictures_of(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
+    """The pictures that a request holds, as the files of a form or the one that is its body, with their names.
+
+    Together they may have as much as one file.
+
+    Raises
+    ------
+    Refused : too large, too slow, or a form without a file or with more than are taken.
+    """
+    return await _files_of(request, limits, limits.max_files)
+
+
+async def _files_of(request: Request, limits: Limits, most: int) -> list[tuple[str, bytes]]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
-    most = limits.max_bytes + (_AROUND if form else 0)
-    body = await _body(request, most, limits)
-    return await _file_of_form(request, body, limits) if form else body
+    body = await _body(request, limits.max_bytes + (_AROUND if form else 0), limits)
+    return await _files_of_form(request, body, limits, most) if form else [("", body)]
 
 
 async def discard(request: Request, limits: Limits) -> None:
@@ -230,26 +245,26 @@ async def _body(request: Request, most: int, limits: Limits) -> bytes:
     return bytes(body)
 
 
-async def _file_of_form(request: Request, body: bytes, limits: Limits) -> bytes:
+async def _files_of_form(request: Request, body: bytes, limits: Limits, most: int) -> list[tuple[str, bytes]]:
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     async def once() -> AsyncIterator[bytes]:
         yield body
         yield b""
 
-    parser = MultiPartParser(request.headers, once(), max_files=1, max_fields=8, max_part_size=_AROUND)  # type: ignore[arg-type]
+    parser = MultiPartParser(request.headers, once(), max_files=most, max_fields=8, max_part_size=_AROUND)  # type: ignore[arg-type]
     # Beyond this Starlette would go on in a temporary file on disk.
     parser.spool_max_size = limits.max_bytes + _AROUND
     hint = 'send one file: curl -F "file=@scan.jpeg" ADDRESS'
     try:
         form = await parser.parse()
         files = [v for _, v in form.multi_items() if not isinstance(v, str)]
-        content = await files[0].read() if files else None
+        found = [(file.filename or "", await file.read()) for file in files]
         await form.close()
     except MultiPartException as e:
         raise Refused(400, f"the form cannot be read: {e.message}", hint) from None
     except Exception as e:  # hostile forms: unknown character sets, headers that are none
         raise Refused(400, f"the form cannot be read: {type(e).__name__}", hint) from None
-    if content is None:
+    if not found:
         raise Refused(400, "the form has no file in it", hint)
-    return content
+    return found

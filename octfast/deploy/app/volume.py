@@ -125,10 +125,11 @@ class Volume:
         found: dict[str, Any] = {"end": True, "volumes": [{k: v for k, v in r.items() if k != "path"} for r in rows]}
         if self.error is not None:
             found |= {"error": self.error.message, "hint": self.error.hint}
-        found["notice"] = LONG_NOTICE
-        if self.answers.predictor.info.synthetic:
-            found["synthetic"] = SYNTHETIC_NOTE
-        return found
+        return found | self._notices()
+
+    def _notices(self) -> dict[str, Any]:
+        synthetic = {"synthetic": SYNTHETIC_NOTE} if self.answers.predictor.info.synthetic else {}
+        return {"notice": LONG_NOTICE, **synthetic}
 
     def _add(self, row: Row) -> None:
         self._table.add(row)
@@ -156,11 +157,15 @@ class Volume:
             said["slo"] = None if about.slo is None else _fundus(about.slo)
         return {"about": said}
 
-    def _frame(self, scan: BScan, said: Any) -> dict[str, Any]:
+    def _place(self, scan: BScan) -> dict[str, Any]:
         place: dict[str, Any] = {"volume": scan.volume, "frame": scan.frame, "eye": scan.eye}
         place |= {"position_mm": scan.position_mm, "line": scan.line}
-        if self.pictures:
+        if self.pictures and scan.pixels.size:
             place["picture"] = _png(scan.pixels)
+        return place
+
+    def _frame(self, scan: BScan, said: Any) -> dict[str, Any]:
+        place = self._place(scan)
         self.frames += 1
         if said.error is not None:
             self._add(Row(0, {**place, "path": "", "error": said.error.message}, False, True))

@@ -11,7 +11,7 @@ import pytest
 
 from octfast.deploy.predict.predict import predict
 from octfast.deploy.predictor import load
-from octfast.errors import BundleError, UsageError
+from octfast.errors import UsageError
 from octfast.model.bundle.write import save_bundle, update_info
 from tests.bags import bag_bundle
 from tests.deploy.predict.conftest import CLASSES, OPERATING
@@ -124,10 +124,3 @@ def test_the_command(octfast, bundle, scans):
 def test_commands_about_single_scans_refuse_it(octfast, bundle, words):
     ended = octfast(*words, bundle)
     assert ended.code in (1, 2) and ended.err
-
-
-def test_the_page_refuses_it(bundle):
-    from octfast.deploy.app.answers import Answers
-
-    with pytest.raises(BundleError, match="whole volume"):
-        Answers(load(bundle))

@@ -1,6 +1,6 @@
 // The page: sends scans one by one to /api/predict, shows what comes back, and makes the table. No library.
 import { beside, json, make, percent, probabilities, send, sentence } from "./common.js";
-import { askVolume, forget, looksLikeVolume } from "./volume.js";
+import { askUnit, askVolume, forget, looksLikeVolume } from "./volume.js";
 
 const TOGETHER = 2; // the server answers one at a time; the second waits there already
 const $ = (id) => document.getElementById(id);
@@ -33,7 +33,9 @@ async function add(files) {
     return;
   }
   const taken = given.slice(0, model.max_files);
-  for (const file of taken) {
+  const unit = model.level !== "scan" && $("together").checked ? await picturesOf(taken) : [];
+  if (unit.length > 1) addUnit(unit);
+  for (const file of unit.length > 1 ? taken.filter((f) => !unit.includes(f)) : taken) {
     const row = { name: file.name, state: "waiting", card: make("li", { class: "card" }) };
     rows.push(row);
     $("results").append(row.card);
@@ -56,6 +58,25 @@ async function add(files) {
   work();
 }
 
+async function picturesOf(files) {
+  const volumes = await Promise.all(files.map((f) => looksLikeVolume(f, model)));
+  return files.filter((f, i) => !volumes[i]);
+}
+
+// Pictures that have one answer together.
+function addUnit(files) {
+  const row = { name: `${files.length} pictures, one ${model.level}`, state: "waiting", card: make("li", { class: "card" }), files };
+  rows.push(row);
+  $("results").append(row.card);
+  draw(row);
+  const size = files.reduce((n, f) => n + f.size, 0);
+  if (size > model.max_bytes) {
+    fail(row, `the pictures are ${megabytes(size)} large together, and ${megabytes(model.max_bytes)} are taken`, "octfast app --max-mb takes more, and octfast predict takes any");
+  } else {
+    queue.push([row, null]);
+  }
+}
+
 function work() {
   while (running < TOGETHER && queue.length) {
     const [row, file] = queue.shift();
@@ -69,8 +90,13 @@ function work() {
 }
 
 async function ask(row, file) {
+  const page = { fail, draw, say, closed: () => !rows.includes(row) };
+  if (row.files) {
+    await askUnit(row, model, page);
+    return;
+  }
   if (await looksLikeVolume(file, model)) {
-    const taken = await askVolume(row, file, model, { fail, draw, say, closed: () => !rows.includes(row) });
+    const taken = await askVolume(row, file, model, page);
     if (taken) return;
   }
   const { response, error, hint } = await send("api/predict?heatmap=1", file);
@@ -124,6 +150,7 @@ function drawAnswer(row, heading) {
     words.append(make("p", { class: "far" }, `${sentence(a.unlike_reason)}.${anyway} Let a person decide.`));
   }
   words.append(make("p", { class: "said" }, ...said));
+  if (a.note) words.append(make("p", {}, `${a.note}: the model answers for a whole ${a.level}, and the others were not given.`));
   if (a.abstained) {
     const could = a.possible && a.possible.length > 1 ? `It could be ${a.possible.join(" or ")}. ` : "";
     words.append(make("p", {}, `${could}Let a person decide.`));
@@ -190,15 +217,24 @@ function cell(value) {
 }
 
 function table() {
-  const head = ["file", "volume", "frame", "eye", "predicted", "probability", "abstained", "urgent_score", "referred", "unlike_training", "distance", ...model.classes.map((c) => `p_${c}`), "calibrated", "remarks", "error", "notice"];
+  const unit = model.level !== "scan";
+  const counted = unit ? ["level", "scans", "attention", ...model.classes.map((c) => `alone_${c}`)] : [];
+  const head = ["file", "volume", "frame", "eye", "predicted", "probability", "abstained", "urgent_score", "referred", "unlike_training", "distance", ...model.classes.map((c) => `p_${c}`), ...counted, "calibrated", "remarks", "error", "notice"];
   const notice = [model.notice, model.synthetic].filter(Boolean).join(" ");
+  // Of a volume that has an answer as a whole this, and then its scans, which have none of their own.
+  const inside = (r) => r.volumes.flatMap((v) => [
+    ...(unit && v.answer ? [{ name: r.name, answer: v.answer }] : []),
+    ...v.frames.map((f) => ({ name: f.name ?? r.name, answer: f, error: f.error })),
+  ]);
   const lines = rows
     .filter((r) => !r.skipped && r.state !== "waiting")
-    .flatMap((r) => (r.volumes ? r.volumes.flatMap((v) => v.frames.map((f) => ({ name: r.name, answer: f, error: f.error }))) : [r]))
+    .flatMap((r) => (r.volumes ? inside(r) : [r]))
     .map((r) => {
       const a = r.answer || {};
-      const p = model.classes.map((c) => (a.probabilities ? a.probabilities[c] : null));
-      return [r.name, a.volume, a.frame, a.eye, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, a.unlike_training, a.distance, ...p, a.calibrated, [a.unlike_reason, ...(a.remarks || [])].filter(Boolean).join("; "), r.error, notice];
+      const each = (p) => model.classes.map((c) => (p ? p[c] : null));
+      const scan = typeof a.attention === "number" ? a.attention : null;
+      const more = unit ? [a.level, a.scans, scan, ...each(a.alone)] : [];
+      return [r.name, a.volume, a.frame, a.eye, a.predicted, a.probability, a.abstained, a.urgent_score, a.referred, a.unlike_training, a.distance, ...each(a.probabilities), ...more, a.calibrated, [a.note, a.unlike_reason, ...(a.remarks || [])].filter(Boolean).join("; "), r.error, notice];
     });
   return [head, ...lines].map((line) => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }

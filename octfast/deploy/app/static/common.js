@@ -18,7 +18,8 @@ export async function send(address, body, signal) {
   for (let attempt = 0; attempt < 20; attempt += 1) {
     let response;
     try {
-      response = await fetch(address, { method: "POST", headers: { "content-type": "application/octet-stream" }, body, signal });
+      const headers = body instanceof FormData ? {} : { "content-type": "application/octet-stream" };
+      response = await fetch(address, { method: "POST", headers, body, signal });
     } catch {
       if (signal && signal.aborted) return { gone: true };
       return { error: "octfast did not take the file", hint: "is it still running, and is the file still there?" };
@@ -49,8 +50,8 @@ export function beside(near) {
   return make("div", { class: "similar" }, make("h4", {}, "Training scans like this one"), make("span", { class: "small" }, words), list);
 }
 
-// The table of a scan's probabilities; null where it has none.
-export function probabilities(a) {
+// The table of a scan's probabilities; null where it has none. `said` is its heading, where it is no usual one.
+export function probabilities(a, said) {
   const body = make("tbody");
   for (const [name, p] of Object.entries(a.probabilities)) {
     const fill = make("div", { class: "fill" });
@@ -58,6 +59,6 @@ export function probabilities(a) {
     const bar = make("td", { "aria-hidden": "true" }, make("div", { class: "track" }, fill));
     body.append(make("tr", { class: name === a.predicted ? "best" : "" }, make("th", { scope: "row" }, name), bar, make("td", { class: "number" }, percent(p))));
   }
-  const caption = a.calibrated ? "Probabilities, calibrated" : "Probabilities, not calibrated";
+  const caption = said ?? (a.calibrated ? "Probabilities, calibrated" : "Probabilities, not calibrated");
   return body.childElementCount ? make("table", {}, make("caption", {}, caption), body) : null;
 }

@@ -11,6 +11,7 @@ function svg(tag, attributes = {}) {
   return node;
 }
 
+const called = (f) => (f.name === undefined ? `B-scan ${f.frame}` : `Picture ${f.frame + 1}`);
 const bscans = (n) => `${n} B-scan${n === 1 ? "" : "s"}`;
 const EYES = { R: "right eye", L: "left eye" };
 
@@ -42,6 +43,23 @@ export async function askVolume(row, file, model, page) {
     page.fail(row, said.error, said.hint);
     return true;
   }
+  await showLines(row, response, model, page);
+  return true;
+}
+
+// Ask about the pictures of a row as one unit, and show it as its scans come.
+export async function askUnit(row, model, page) {
+  row.stop = new AbortController();
+  const form = new FormData();
+  for (const file of row.files) form.append("file", file);
+  const { response, error, hint, gone } = await send("api/unit?pictures=1", form, row.stop.signal);
+  if (gone) return;
+  const said = response && !response.ok ? await json(response) : { error, hint };
+  if (!response || !response.ok) page.fail(row, said.error, said.hint);
+  else await showLines(row, response, model, page);
+}
+
+async function showLines(row, response, model, page) {
   row.volumes = [];
   row.show = (heat) => row.volumes.forEach((v) => v.toggle(heat));
   let end = null;
@@ -56,7 +74,7 @@ export async function askVolume(row, file, model, page) {
   } catch {
     // It broke off; what came is shown.
   }
-  if (page.closed()) return true;
+  if (page.closed()) return;
   const whole = end || { volumes: [], error: "octfast broke off before the end of the volume", hint: "give it again" };
   for (const said of whole.volumes) {
     const viewer = row.volumes.find((v) => v.about.volume === said.volume);
@@ -64,9 +82,9 @@ export async function askVolume(row, file, model, page) {
   }
   const scores = whole.volumes.map((v) => v.urgent_score || 0);
   row.answer = { referred: whole.volumes.some((v) => v.referred), urgent_score: Math.max(0, ...scores) };
+  if (model.level !== "scan") row.answer.unlike_training = whole.volumes.some((v) => v.unlike_training);
   row.state = "done";
   show(row, whole);
-  return true;
 }
 
 async function* lines(response) {
@@ -107,7 +125,9 @@ function show(row, end) {
 // One volume of a file.
 class Viewer {
   constructor(row, about, model) {
-    Object.assign(this, { row, about, model, frames: [], at: 0, answer: null, heat: false, drawn: false });
+    // Of a model that answers for a whole unit: a scan counts, and has no answer of its own.
+    const unit = model.level !== "scan";
+    Object.assign(this, { row, about, model, unit, frames: [], at: 0, answer: null, heat: false, drawn: false });
     this.build();
   }
 
@@ -135,18 +155,20 @@ class Viewer {
       button("back", "◀", "B-scan before", () => this.go(this.at - 1)),
       button("next", "▶", "Next B-scan", () => this.go(this.at + 1)),
       button("last", "▶|", "Last B-scan", () => this.go(this.frames.length - 1)),
-      button("worst", "Next suspicious", "Next of the most suspicious B-scans", () => this.next()),
+      this.unit ? button("worst", "Next that counts", "Next of the scans that count most", () => this.next()) : button("worst", "Next suspicious", "Next of the most suspicious B-scans", () => this.next()),
       button("map", "Heat map", "Heat map of the shown B-scan", () => this.toggle()),
     );
     this.buttons.map.setAttribute("aria-pressed", "false");
     this.choice = make("select");
-    const urgent = this.model.urgent_classes;
+    const urgent = this.unit ? [] : this.model.urgent_classes;
+    if (this.unit) this.choice.append(make("option", { value: "" }, "how much a scan counts"), ...this.model.classes.map((c) => make("option", { value: c }, `${c}, each scan alone`)));
     if (urgent.length) this.choice.append(make("option", { value: "" }, urgent.length > 1 ? `${urgent.join(" and ")} together` : urgent[0]));
-    for (const name of this.model.classes) if (urgent.length !== 1 || name !== urgent[0]) this.choice.append(make("option", { value: name }, name));
-    this.choice.value = urgent.length ? "" : this.model.classes[0];
+    for (const name of this.unit ? [] : this.model.classes) if (urgent.length !== 1 || name !== urgent[0]) this.choice.append(make("option", { value: name }, name));
+    this.choice.value = this.unit || urgent.length ? "" : this.model.classes[0];
     this.curve = svg("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", class: "curve", role: "img" });
     this.legend = make("p", { class: "small" });
     const scale = make("div", { class: "scale", "aria-hidden": "true" }, make("span", {}, "100%"), make("span", {}, "0%"));
+    this.most = scale.firstChild;
     this.ends = make("div", { class: "ends", "aria-hidden": "true" }, make("span", {}, "0"), make("span", {}, "0"));
     const curve = make("div", { class: "plot" }, scale, this.curve, this.ends);
     this.list = make("ol", { class: "suspicious" });
@@ -162,9 +184,9 @@ class Viewer {
       this.map.append(this.place);
       side.push(this.map);
     }
-    const what = [about.volume || row.volumes.length ? `Volume ${about.volume}` : null, eye, device || "device not said", ...spacing];
+    const what = row.files ? [row.files.map((f) => f.name).join(", ")] : [about.volume || row.volumes.length ? `Volume ${about.volume}` : null, eye, device || "device not said", ...spacing];
     this.keys = make("p", { class: "small" });
-    this.keys.textContent = "Keys here: ← and → a B-scan, H the heat map, S the next suspicious; on the slider Home, End, Page Up and Page Down, too.";
+    this.keys.textContent = `Keys here: ← and → a B-scan, H the heat map, S the next ${this.unit ? "that counts" : "suspicious"}; on the slider Home, End, Page Up and Page Down, too.`;
     this.node = make(
       "section",
       { class: "viewer", "aria-label": `Volume ${row.name}` },
@@ -236,6 +258,10 @@ class Viewer {
   // What the server says of the whole volume.
   finish(said) {
     this.answer = said;
+    if (this.unit) {
+      this.finishUnit(said);
+      return;
+    }
     const badges = make("div");
     if (said.referred) badges.append(make("span", { class: "badge urgent" }, "Refer urgently"));
     if (said.unlike_training) badges.append(make("span", { class: "badge unsure" }, said.unlike_training < said.frames ? "Unlike training in part" : "Unlike training"));
@@ -265,7 +291,43 @@ class Viewer {
     this.go(this.touched ? this.at : (said.urgent_frame ?? 0));
   }
 
+  // As `finish`, where the answer is one for all scans, and each of them counted for so much.
+  finishUnit(said) {
+    this.frames.forEach((f, n) => {
+      f.attention = said.attention ? said.attention[n] : null;
+      f.deciding = (said.deciding || []).includes(f.frame);
+      f.map = undefined; // of another class, if it was made before the answer was known
+    });
+    const badges = make("div");
+    if (said.unlike_training) badges.append(make("span", { class: "badge unsure" }, "Unlike training"));
+    if (said.referred) badges.append(make("span", { class: "badge urgent" }, "Refer urgently"));
+    if (said.abstained) badges.append(make("span", { class: "badge unsure" }, "Not sure"));
+    const parts = [badges];
+    if (said.unlike_training) parts.push(make("p", { class: "far" }, `${sentence(said.unlike_reason)}. Let a person decide.`));
+    const result = said.predicted ? [make("strong", {}, said.predicted), ` ${percent(said.probability)}`] : [make("strong", {}, "No class")];
+    parts.push(make("p", { class: "said" }, ...result, ` for the ${this.model.level}`));
+    if (said.abstained && said.possible && said.possible.length > 1) parts.push(make("p", {}, `It could be ${said.possible.join(" or ")}. Let a person decide.`));
+    const others = (said.of_volumes || []).filter((v) => v !== said.volume);
+    const noun = this.row.files ? "picture" : "B-scan";
+    const from = others.length ? `From ${said.scans} B-scans, also those of volume ${others.join(" and ")}` : `From ${said.frames} ${noun}${said.frames === 1 ? "" : "s"}`;
+    parts.push(make("p", {}, `${from}${said.unread ? `; ${said.unread} could not be read` : ""}. ${said.how ?? ""}`));
+    const deciding = this.frames.filter((f) => f.deciding).sort((a, b) => b.attention - a.attention);
+    const words = deciding.map((f) => `${called(f)} (${percent(f.attention)})`).join(", ");
+    if (deciding.length) parts.push(make("p", {}, make("strong", {}, "Counted most"), `: ${words}. That is no evidence that a disease is on them, nor that there is none on others.`));
+    else if (said.predicted && this.frames.length > 1) parts.push(make("p", {}, others.length ? "Those that counted most are of the other volume." : "All scans counted about alike."));
+    const table = said.probabilities ? probabilities(said) : null;
+    if (table) parts.push(table);
+    this.said.replaceChildren(...parts);
+    this.draw();
+    const first = said.most_volume === said.volume ? this.frames.findIndex((f) => f.frame === said.most_frame) : 0;
+    this.go(this.touched ? this.at : Math.max(0, first));
+  }
+
   score(frame) {
+    if (this.unit) {
+      if (!frame || frame.error) return null;
+      return (this.choice.value ? frame.alone[this.choice.value] : frame.attention) ?? null;
+    }
     if (!frame || frame.error || !Object.keys(frame.probabilities || {}).length) return null;
     return this.choice.value ? frame.probabilities[this.choice.value] : frame.urgent_score;
   }
@@ -281,21 +343,25 @@ class Viewer {
     const f = this.frames[this.at];
     this.range.max = this.frames.length - 1;
     this.range.value = this.at;
-    this.range.setAttribute("aria-valuetext", `B-scan ${f.frame}`);
+    this.range.setAttribute("aria-valuetext", called(f));
     this.shown();
     const mm = f.position_mm === null ? "" : `, ${f.position_mm.toFixed(2)} mm from the first`;
     const marks = [];
     if (f.unlike_training) marks.push(make("span", { class: "badge unsure" }, "Unlike training"));
     if (f.referred) marks.push(make("span", { class: "badge urgent" }, "Refer urgently"));
     if (f.abstained) marks.push(make("span", { class: "badge unsure" }, "Not sure"));
-    const said = f.error ? `Not read: ${f.error}.` : f.predicted ? `${f.predicted} ${percent(f.probability)}` : "No class";
+    if (f.deciding) marks.push(make("span", { class: "badge counts" }, "Counted most"));
+    const share = f.attention === undefined || f.attention === null ? "" : `counts ${percent(f.attention)}`;
+    const said = f.error ? `Not read: ${f.error}.` : this.unit ? share : f.predicted ? `${f.predicted} ${percent(f.probability)}` : "No class";
     const remarks = (f.remarks || []).map((r) => make("span", { class: "remark" }, `Of the picture: ${r}. `));
     if (f.unlike_reason) remarks.unshift(make("span", { class: "remark" }, `${sentence(f.unlike_reason)}. `));
-    const of = this.frames.length > 1 ? ` (0 to ${this.frames[this.frames.length - 1].frame})` : "";
-    const where = `B-scan ${f.frame}${of}${mm}: `;
+    const last = this.frames[this.frames.length - 1].frame;
+    const of = this.frames.length < 2 ? "" : f.name === undefined ? ` (0 to ${last})` : ` of ${last + 1}, ${f.name}`;
+    const where = `${called(f)}${of}${mm}: `;
     this.words.replaceChildren(make("span", {}, where, make("strong", {}, said), " "), ...marks, ...remarks);
-    const table = f.error ? null : probabilities(f);
-    this.table.replaceChildren(...(table ? [make("h4", {}, `B-scan ${f.frame}`), table] : []));
+    const alone = "What this scan says alone, which is no answer";
+    const table = f.error ? null : this.unit ? probabilities({ probabilities: f.alone }, alone) : probabilities(f);
+    this.table.replaceChildren(...(table ? [make("h4", {}, called(f)), table] : []));
     for (const name of ["first", "back"]) this.buttons[name].disabled = this.at === 0;
     for (const name of ["next", "last"]) this.buttons[name].disabled = this.at === this.frames.length - 1;
     this.cursor();
@@ -315,8 +381,8 @@ class Viewer {
     this.picture.width = f.width || 1;
     this.picture.height = f.height || 1;
     this.picture.alt = on
-      ? `Heat map over B-scan ${f.frame}: what raised the score of ${f.map.heat_map_of}; ${this.model.heat_map_caution}.`
-      : `B-scan ${f.frame} of ${this.row.name}, ${f.width} by ${f.height} pixels.`;
+      ? `Heat map over ${called(f)}: what raised the score of ${f.map.heat_map_of}; ${this.model.heat_map_caution}.`
+      : `${called(f)} of ${this.row.name}, ${f.width} by ${f.height} pixels.`;
     this.mapped.textContent = this.heat && f.map ? this.mapWords(f) : "";
     this.near.replaceChildren(...[this.heat && f.map ? beside(f.map.similar) : null].filter(Boolean));
   }
@@ -340,7 +406,9 @@ class Viewer {
     if (f.map || !f.blob) return;
     this.mapped.textContent = "Making the heat map …";
     this.timer = setTimeout(async () => {
-      const { response, error } = await send("api/predict?heatmap=1", f.blob, this.row.stop.signal);
+      // Of one scan among many it is of the class that all of them together are given.
+      const of = this.unit && this.answer && this.answer.predicted ? `&of=${encodeURIComponent(this.answer.predicted)}` : "";
+      const { response, error } = await send(`api/predict?heatmap=1${of}`, f.blob, this.row.stop.signal);
       f.map = response ? await json(response) : { error: error || "called off" };
       if (this.frames[this.at] === f) this.shown();
     }, wait);
@@ -351,10 +419,13 @@ class Viewer {
   }
 
   draw() {
-    const threshold = this.choice.value ? null : this.model.urgent_threshold;
-    const y = (p) => 98 - 96 * p;
+    const shares = this.unit && !this.choice.value;
+    const threshold = this.choice.value || this.unit ? null : this.model.urgent_threshold;
+    const top = shares ? Math.max(1e-6, ...this.frames.map((f) => f.attention || 0)) : 1;
+    this.most.textContent = shares ? percent(top) : "100%";
+    const y = (p) => 98 - (96 * p) / top;
     const parts = [];
-    for (const p of [0, 0.5, 1]) parts.push(svg("line", { x1: 0, x2: 1000, y1: y(p), y2: y(p), class: "grid" }));
+    for (const p of [0, top / 2, top]) parts.push(svg("line", { x1: 0, x2: 1000, y1: y(p), y2: y(p), class: "grid" }));
     if (threshold !== null) parts.push(svg("line", { x1: 0, x2: 1000, y1: y(threshold), y2: y(threshold), class: "threshold" }));
     let way = "";
     let drawing = false;
@@ -368,25 +439,30 @@ class Viewer {
       }
       way += `${drawing ? "L" : "M"}${this.x(n).toFixed(2)} ${y(score).toFixed(2)}`;
       drawing = true;
-      if (this.frames.length <= 120 || f.referred) dots.push(svg("path", { d: `M${this.x(n).toFixed(2)} ${y(score).toFixed(2)}h.01`, class: f.referred && !this.choice.value ? "dot referred" : "dot" }));
+      if (this.frames.length <= 120 || f.referred || f.deciding) dots.push(svg("path", { d: `M${this.x(n).toFixed(2)} ${y(score).toFixed(2)}h.01`, class: shares && f.deciding ? "dot counts" : f.referred && !this.choice.value ? "dot referred" : "dot" }));
     });
     this.now = svg("line", { y1: 0, y2: 100, class: "now" });
     this.curve.replaceChildren(...parts, svg("path", { d: way || "M0 0", class: "score" }), ...dots, this.now);
     const all = this.suspects();
     const of = this.choice.selectedOptions[0].textContent;
-    const most = all.length ? `; the most, ${percent(this.score(this.frames[all[0]]))}, has B-scan ${this.frames[all[0]].frame}` : "";
-    this.curve.setAttribute("aria-label", `Curve of the probability of ${of}, a B-scan each${most}.`);
+    const most = all.length ? `; the most, ${percent(this.score(this.frames[all[0]]))}, has ${called(this.frames[all[0]])}` : "";
+    const what = shares ? "How much each scan counts; together they count 100%" : `Probability of ${of}, B-scan by B-scan`;
+    this.curve.setAttribute("aria-label", shares ? `Curve of how much each scan counts${most}.` : `Curve of the probability of ${of}, a B-scan each${most}.`);
     const line = threshold === null ? "" : ` The dashed line is the threshold of an urgent referral, ${percent(threshold)}.`;
-    const without = this.frames.some((f) => this.score(f) === null) ? " A short line at the foot marks a B-scan without a class." : "";
-    this.legend.textContent = `Probability of ${of}, B-scan by B-scan; click or drag to go there.${line}${without}`;
-    this.ends.lastChild.textContent = this.frames.length ? this.frames[this.frames.length - 1].frame : "0";
+    const lacking = this.unit ? "that was not read" : "without a class";
+    const without = this.frames.some((f) => (this.unit ? f.error : this.score(f) === null)) ? ` A short line at the foot marks a B-scan ${lacking}.` : "";
+    const counts = shares && this.frames.some((f) => f.deciding) ? " The large dots are those that count most." : "";
+    this.legend.textContent = `${what}; click or drag to go there.${line}${counts}${without}`;
+    const shift = this.row.files ? 1 : 0; // pictures are counted from 1
+    this.ends.firstChild.textContent = shift;
+    this.ends.lastChild.textContent = this.frames.length ? this.frames[this.frames.length - 1].frame + shift : shift;
     const items = all.map((n) => {
       const f = this.frames[n];
-      const pick = make("button", { type: "button", class: "plain pick" }, make("img", { src: f.picture, alt: "" }), `B-scan ${f.frame}: ${percent(this.score(f))}`);
+      const pick = make("button", { type: "button", class: "plain pick" }, make("img", { src: f.picture, alt: "" }), `${called(f)}: ${percent(this.score(f))}`);
       pick.addEventListener("click", () => this.go(n));
       return make("li", {}, pick);
     });
-    this.list.replaceChildren(...(items.length > 1 ? [make("li", { class: "title" }, make("h4", {}, `Most suspicious: ${of}`)), ...items] : []));
+    this.list.replaceChildren(...(items.length > 1 ? [make("li", { class: "title" }, make("h4", {}, shares ? "Counted most" : this.unit ? `Highest: ${of}` : `Most suspicious: ${of}`)), ...items] : []));
     // Of a single B-scan there is nothing to go through.
     for (const part of this.through) part.hidden = this.frames.length < 2;
     this.cursor();
@@ -401,10 +477,10 @@ class Viewer {
     const all = this.frames.filter((f) => f.line);
     const one = (f, kind) => svg("line", { x1: f.line[0], y1: f.line[1], x2: f.line[2], y2: f.line[3], class: kind });
     const here = this.frames[this.at];
-    const there = all.map((f) => one(f, f.referred ? "referred" : "other"));
+    const there = all.map((f) => one(f, f.referred || f.deciding ? "referred" : "other"));
     const now = here && here.line ? [one(here, "under"), one(here, "here")] : [];
     this.lines.replaceChildren(...there, ...now);
-    const words = !all.length ? "The file does not say where the B-scans lie on it." : here.line ? `B-scan ${here.frame} is the thick line${this.frames.some((f) => f.referred && f.line) ? "; red lines are B-scans to refer urgently" : ""}.${this.frames.length > 1 ? " Click to go to the nearest." : ""}` : "";
+    const words = !all.length ? "The file does not say where the B-scans lie on it." : here.line ? `B-scan ${here.frame} is the thick line${this.frames.some((f) => (f.referred || f.deciding) && f.line) ? `; red lines are B-scans ${this.unit ? "that count most" : "to refer urgently"}` : ""}.${this.frames.length > 1 ? " Click to go to the nearest." : ""}` : "";
     this.place.firstChild.textContent = words;
   }
 
