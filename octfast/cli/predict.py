@@ -43,7 +43,7 @@ def predict(
         Path | None,
         typer.Option(help="Folder for the heat maps, one per scan; of a model of units, of the 3 that count most."),
     ] = None,
-    montage: Annotated[Path | None, typer.Option(help="Picture of the 48 most urgent scans.")] = None,
+    montage: Annotated[Path | None, typer.Option(help="Picture of the 48 most urgent scans, or units.")] = None,
     dicom_sr: Annotated[
         Path | None,
         typer.Option(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from octfast.data.fit import hides
+from octfast.data.fit import hides, seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.data.volumes.kinds import kind_of
 from octfast.data.volumes.reader import VolumeReader
@@ -23,7 +23,7 @@ from octfast.deploy.predictor import Predictor
 from octfast.errors import DataError, UsageError
 from octfast.files import whole_file
 from octfast.model.prefetch import decode_picture
-from octfast.notices import CAUTION, NOTICE
+from octfast.notices import CAUTION, NOTICE, SYNTHETIC_NOTE
 
 if TYPE_CHECKING:
     from octfast.figure import Figure
@@ -120,12 +120,37 @@ class Montage:
         return [values for *_, values in sorted(self._held, key=lambda e: e[:2], reverse=True)]
 
 
+def write_montage(
+    shown: Montage,
+    predictor: Predictor,
+    file: Path,
+    reader: VolumeReader,
+    series: Mapping[str, Sequence[str]] | None = None,
+    noun: str = "scan",
+) -> None:
+    """Draw the rows that a montage shows, and write them to a file.
+
+    Parameters
+    ----------
+    reader, series : see `read_again`.
+    noun : what a row is of; of a unit it is the scan that counted most which is drawn.
+    """
+    from octfast.figure import save_figure
+
+    what = f"The {'most urgent' if predictor.rule().urgent else 'first'} {noun}s"
+    title = what if noun == "scan" else f"{what}, each by the scan that counted most"
+    seen = seen_in_words(predictor.info.fit)
+    note = "  ".join(w for w in (SYNTHETIC_NOTE if predictor.info.synthetic else "", seen and f"({seen})") if w)
+    rows = shown.rows
+    save_figure(plot_montage(rows, read_again(rows, reader, series), title, note), file, dpi=110)
+
+
 def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], title: str, note: str = "") -> Figure:
     """Scans in a grid, each with its predicted class, probability and file name.
 
     Parameters
     ----------
-    rows : of the table of answers.
+    rows : of the table of answers; a `caption` stands below the picture in the place of the file's name.
     pictures : for each, grey samples of shape (H, W), or why there are none.
     note : a line below.
     """
@@ -148,7 +173,8 @@ def plot_montage(rows: list[dict[str, Any]], pictures: list[np.ndarray | str], t
         )
         ax.set_title(shown, fontsize=9, loc="left")
         frame = "" if row["frame"] is None else f", B-scan {row['frame']}"
-        name = "\n".join(textwrap.wrap(_letters(f"{Path(row['path']).name[-56:]}{frame}"), 32))
+        name = row.get("caption") or f"{Path(row['path']).name[-56:]}{frame}"
+        name = "\n".join(textwrap.wrap(_letters(name), 32))
         ax.text(0, -0.03, name, transform=ax.transAxes, va="top", fontsize=6, color="#444444")
     fig.suptitle(title, fontsize=11)
     fig.supxlabel(f"{note}  {NOTICE}".strip(), fontsize=8, color="#444444")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from octfast.console import track
-from octfast.data.fit import seen_in_words
 from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.aggregated import AggregatedTable
 from octfast.deploy.predict.dealt import kinds, rows_of
@@ -21,15 +19,12 @@ from octfast.deploy.predict.inputs import Item, at_home, find_inputs, with_serie
 from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
 from octfast.deploy.predict.outputs import check_file, check_out, check_pictures, units_file, volumes_file
 from octfast.deploy.predict.prediction import Prediction
+from octfast.deploy.predict.resume import digest_of, journal_of, leaving
 from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.errors import DataError, UsageError
-from octfast.files import sha256_of
 from octfast.model.aggregation import aggregation_of, fitted_levels
-from octfast.model.bundle.info import INFO_FILE, MODEL_FILE
-from octfast.model.bundle.read import find_bundle
-from octfast.notices import SYNTHETIC_NOTE
 from octfast.processes import current, divided
 
 if TYPE_CHECKING:
@@ -78,7 +73,8 @@ def predict(
     answer_anyway : give a class to scans that are unlike the training scans, too.
     heatmaps : a folder for each scan with its heat map over it; of a model of volumes, eyes or patients for the three
         that count most in each.
-    montage : a picture file for the most urgent scans in a grid.
+    montage : a picture file for the most urgent scans in a grid; of a model of units for these, each by the scan that
+        counts most.
     recursive : look into the folders of folders.
     path_column : of tables, the column with the files; None takes the one that is named so.
     resume : go on with an interrupted prediction into `out`; False refuses where there is one.
@@ -185,7 +181,7 @@ def run_prediction(
         total, items, of = len(listed), iter(listed), [item.of for item in listed]
         series = {item.path: item.files for item in listed if item.files}
     if (level := predictor.info.level) != "scan":
-        refuse_for_units(level, montage=montage, resume=resume, **{"dicom-sr": dicom_sr})
+        refuse_for_units(level, **{"dicom-sr": dicom_sr})
         if heatmaps is not None:
             from octfast.deploy.predict.pictures import check_heat_maps
 
@@ -196,6 +192,8 @@ def run_prediction(
         with VolumeReader(memory=memory, any_modality=any_modality) as reader:
             of_units: dict[str, Any] = {"wanted": wanted, "out": to, "kind": kind, "force": force, "bs": bs}
             of_units["heatmaps"] = None if heatmaps is None else at_home(heatmaps)
+            of_units["montage"] = None if montage is None else at_home(montage)
+            of_units |= {"resume": resume, "series": series, "about": partial(journal_of, to, bundle, names)}
             predict_for_units(predictor, found, items, on_row, reader=reader, **of_units)
         return found
     aggregated = _aggregated(predictor, wanted, of)
@@ -215,16 +213,17 @@ def run_prediction(
         return found
     with ExitStack() as stack:
         reader = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
-        journal = _journal(to, bundle, table, names, recursive)
+        settings = [table.columns, wanted.abstain_below, recursive, predictor.precision]
+        journal = journal_of(to, bundle, names, predictor, settings + ([True] if wanted.answer_anyway else []))
         if journal is not None:
             journal.open(resume, force)
-            stack.push(_leave(journal))
+            stack.push(leaving(journal))
         sinks = _Sinks(table, found, on_row, heatmaps, montage, aggregated, series)
         if dicom_sr is not None:
             # Headers are read by another process than pixels, which come from a thread that is ahead.
             headers = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
             whole = partial(_whole_volume, predictor, wanted, table)
-            digest = _digest(bundle, predictor)
+            digest = digest_of(bundle, predictor)
             sinks.reports = Reports(at_home(dicom_sr), predictor, table.rule, digest, headers, series, whole)
         number = 0
         if journal is not None and journal.done:
@@ -343,57 +342,10 @@ class _Sinks:
             self.reports.end()
             found.files.append(self.reports.folder)
         if self.montage is not None:
-            from octfast.deploy.predict.pictures import plot_montage, read_again
-            from octfast.figure import save_figure
+            from octfast.deploy.predict.pictures import write_montage
 
-            rows = self.shown.rows
-            title = "The most urgent scans" if self.table.rule.urgent else "The first scans"
-            seen = seen_in_words(self.table.predictor.info.fit)
-            note = "  ".join(w for w in (SYNTHETIC_NOTE if found.synthetic else "", seen and f"({seen})") if w)
-            fig = plot_montage(rows, read_again(rows, reader, self.series), title, note)
-            save_figure(fig, self.montage, dpi=110)
+            write_montage(self.shown, self.table.predictor, self.montage, reader, self.series, "scan")
             found.files.append(self.montage)
-
-
-def _journal(
-    out: Path | None,
-    bundle: str | Path | Predictor,
-    table: Table,
-    inputs: list[str],
-    recursive: bool,
-) -> Journal | None:
-    if out is None:
-        return None
-    settings = [table.columns, table.wanted.abstain_below, recursive, table.predictor.precision]
-    settings += [True] if table.wanted.answer_anyway else []
-    belongs = {
-        "octfast": "predictions",
-        "bundle": _digest(bundle, table.predictor),
-        "inputs": inputs,
-        "settings": settings,
-    }
-    return Journal(out, belongs)
-
-
-def _leave(journal: Journal) -> Callable[..., None]:
-    """Closes a journal, and says where it lies where the prediction did not come to its end."""
-
-    def leave(kind: type[BaseException] | None, *_: object) -> None:
-        journal.close()
-        if kind is not None and journal.part.exists():
-            log.info("the rows so far are in %s; --resume continues from there", journal.part)
-
-    return leave
-
-
-def _digest(bundle: str | Path | Predictor, predictor: Predictor) -> str:
-    """Of all that makes a model's answers: its files, or for a loaded one its numbers."""
-    if not isinstance(bundle, Predictor):
-        return sha256_of(*(find_bundle(bundle) / name for name in (INFO_FILE, MODEL_FILE)))
-    digest = hashlib.sha256(repr(predictor.info).encode())
-    for tensor in predictor.model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _after(items: Iterator[Item], journal: Journal) -> Iterator[Item]:

@@ -49,6 +49,7 @@ class Row:
     last : whether it is the last row of its input.
     of_volume : whether the input is a volume.
     picture : a path, or grey samples; None where there was nothing to read.
+    unit : of the last scan of a volume, an eye or a patient that a model answers for, the row of this.
     """
 
     item: int
@@ -56,6 +57,7 @@ class Row:
     last: bool
     of_volume: bool = False
     picture: Any = None
+    unit: dict[str, Any] | None = None
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,32 +132,44 @@ class UnitTables:
         return unit
 
 
-def stream_units(
-    tables: UnitTables, items: Iterable[Item], reader: VolumeReader, bs: int = 16
-) -> Iterator[tuple[list[dict[str, Any]], dict[str, Any]]]:
-    """Read the inputs and answer unit by unit: the rows of its scans, and its own.
+def groups_of(items: Iterable[Item], level: str) -> list[list[Item]]:
+    """The inputs that are of the same unit, or may be: a volume's file alone, and what belongs together of the others.
 
     Volumes of a file are told by the file, and so are eyes; pictures that a table with columns `patient`, `eye` and
     `volume` names are put together by these, and others by the folder that they lie in.
-
-    Parameters
-    ----------
-    reader : of volumes; the caller closes it.
 
     Raises
     ------
     UsageError : the model answers for eyes, and a table names eyes without their patients.
     """
-    level = tables.predictor.info.level
     groups: dict[tuple, list[Item]] = {}
     for item in items:
         groups.setdefault(_group(item, level), []).append(item)
     _say_groups(groups, level)
-    held: deque[tuple[tuple, Origin, Item]] = deque()
+    return list(groups.values())
+
+
+def stream_units(
+    tables: UnitTables, groups: Sequence[Sequence[Item]], reader: VolumeReader, bs: int = 16, first: int = 0
+) -> Iterator[tuple[int, bool, list[dict[str, Any]], dict[str, Any]]]:
+    """Read the inputs and answer unit by unit.
+
+    Parameters
+    ----------
+    groups : see `groups_of`.
+    reader : of volumes; the caller closes it.
+    first : the number of the first unit.
+
+    Yields
+    ------
+    (which group the unit is of, from 0; whether it is the last of that; the rows of its scans; its own row).
+    """
+    level = tables.predictor.info.level
+    held: deque[tuple[int, Origin, Item]] = deque()
 
     def pictures() -> Iterator[Any]:
         n = 0
-        for group, members in groups.items():
+        for group, members in enumerate(groups):
             for item in members:
                 for origin, picture in pictures_of(n, item, reader):
                     # Before the picture is handed on, so that its answer finds it.
@@ -165,21 +177,25 @@ def stream_units(
                     yield picture
                 n += 1
 
-    number = 0
+    number = first
+
+    def answered(at: int, scans: list[Any]) -> Iterator[tuple[int, bool, list[dict[str, Any]], dict[str, Any]]]:
+        nonlocal number
+        units = _units(scans, level)
+        for n, unit in enumerate(units, 1):
+            yield at, n == len(units), *tables.rows(number, unit)
+            number += 1
+
     current: list[tuple[Origin, Item, Answer, torch.Tensor | None]] = []
-    at: tuple | None = None
+    at = 0
     for answer, outputs in tables.predictor.stream_scans(pictures(), bs):
         group, origin, item = held.popleft()
-        if group != at and current:
-            for scans in _units(current, level):
-                yield tables.rows(number, scans)
-                number += 1
-            current = []
-        at = group
+        if group != at:
+            yield from answered(at, current)
+            current, at = [], group
         current.append((origin, item, answer, outputs))
-    for scans in _units(current, level) if current else []:
-        yield tables.rows(number, scans)
-        number += 1
+    if current:
+        yield from answered(at, current)
 
 
 def _group(item: Item, level: str) -> tuple:

@@ -195,7 +195,8 @@ class Journal:
 
     def write(self, row: Row) -> None:
         """Add a row."""
-        self._line({"item": row.item, "last": row.last, "of_volume": row.of_volume, "row": row.values})
+        line = {"item": row.item, "last": row.last, "of_volume": row.of_volume, "row": row.values}
+        self._line(line if row.unit is None else {**line, "unit": row.unit})
 
     def read(self) -> Iterator[Row]:
         """The rows so far."""
@@ -287,4 +288,4 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _as_row(content: dict[str, Any]) -> Row:
-    return Row(content["item"], content["row"], content["last"], content["of_volume"])
+    return Row(content["item"], content["row"], content["last"], content["of_volume"], unit=content.get("unit"))

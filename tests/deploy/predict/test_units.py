@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from octfast.deploy.predict.predict import predict
+from octfast.deploy.predict.predict import predict, run_prediction
 from octfast.deploy.predictor import load
 from octfast.errors import UsageError
 from octfast.model.bundle.write import save_bundle, update_info
 from tests.bags import bag_bundle
-from tests.deploy.predict.conftest import CLASSES, OPERATING
+from tests.deploy.predict.conftest import CLASSES, OPERATING, interrupted
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +92,81 @@ def test_the_operating_point_is_that_of_units(bundle, scans, tmp_path):
         assert found["referred"].tolist() == [referred]
 
 
-@pytest.mark.parametrize("given", [{"montage": "x.png"}, {"resume": True, "out": "x.csv"}], ids=str)
-def test_what_is_of_single_scans_is_refused(predictor, scans, given):
-    with pytest.raises(UsageError, match="whole volume"):
-        predict(predictor, "scans", **given)
+@pytest.fixture
+def table(scans):
+    """Two volumes of pictures, whose rows are mixed, before a file of a volume of five B-scans."""
+    rows = [(f"scans/{n}.png", "ab"[n % 2]) for n in range(7)] + [("scans/5-volume.vol", "")]
+    pd.DataFrame(rows, columns=["path", "volume"]).assign(patient="p").to_csv("table.csv", index=False)
+    return "table.csv"
+
+
+@pytest.mark.parametrize("after", [1, 4, 6, 7, 11])
+def test_resuming_repeats_no_unit_and_loses_none(predictor, table, after):
+    whole = predict(predictor, table, out="whole.csv")
+    interrupted(predictor, [table], after)
+    seen = []
+    found = run_prediction(predictor, [table], lambda row, _: seen.append(row.values), out="out.csv", resume=True)
+    for name in ("", "-volumes"):
+        assert Path(f"out{name}.csv").read_bytes() == Path(f"whole{name}.csv").read_bytes()
+    assert len(seen) == 12 and [v["frames"] for v in found.volumes] == whole["frames"].tolist() == [4, 3, 5]
+    assert sorted(p.name for p in Path().glob(".out*")) == []
+
+
+def test_what_was_answered_is_not_computed_again(predictor, table, monkeypatch, said):
+    interrupted(predictor, [table], 8)
+    asked = []
+    stream = predictor.stream_scans
+
+    def counting(pictures, bs=16):
+        def counted():
+            for picture in pictures:
+                asked.append(picture)
+                yield picture
+
+        yield from stream(counted(), bs)
+
+    monkeypatch.setattr(predictor, "stream_scans", counting)
+    predict(predictor, table, out="out.csv", resume=True)
+    # The first two volumes were done.
+    assert len(asked) == 5 and any("resuming after 7 files and 7 scans" in line for line in said())
+
+
+def test_resuming_with_other_inputs_is_refused(predictor, table):
+    interrupted(predictor, [table], 8)
+    with pytest.raises(UsageError, match="--force"):
+        predict(predictor, [table, "scans/0.png"], out="out.csv", resume=True)
+    pd.read_csv(table).assign(volume="x").to_csv(table, index=False)
+    with pytest.raises(UsageError, match="the inputs are not those of the interrupted"):
+        predict(predictor, table, out="out.csv", resume=True)
+    with pytest.raises(UsageError, match="interrupted prediction"):
+        predict(predictor, table, out="out.csv")
+    assert len(predict(predictor, table, out="out.csv", force=True)) == 2
+
+
+def test_resuming_what_is_finished_changes_nothing(predictor, table, said):
+    predict(predictor, table, out="out.csv")
+    before = Path("out-volumes.csv").read_bytes()
+    predict(predictor, table, out="out.csv", resume=True)
+    assert Path("out-volumes.csv").read_bytes() == before and any("finished already" in line for line in said())
+
+
+def test_the_montage_shows_each_unit_by_the_scan_that_counted_most(predictor, table, monkeypatch):
+    from octfast.deploy.predict import pictures
+
+    drawn = {}
+    plot = pictures.plot_montage
+    monkeypatch.setattr(
+        pictures, "plot_montage", lambda rows, *rest: drawn.update(rows=rows, rest=rest) or plot(rows, *rest)
+    )
+    found = predict(predictor, table, montage="m.png")
+    assert Image.open("m.png").width > 300
+    rows = found.sort_values("urgent_score", ascending=False)
+    assert [r["path"] for r in drawn["rows"]] == rows["most"].tolist()
+    assert [r["predicted"] for r in drawn["rows"]] == rows["predicted"].tolist()
+    shown, title, _ = drawn["rest"]
+    assert "most urgent volumes" in title and "counted most" in title
+    assert all(isinstance(picture, np.ndarray) for picture in shown)
+    assert any("p a: " in r["caption"] for r in drawn["rows"])
 
 
 def test_heat_maps_are_of_the_scans_that_count_most(predictor, scans, tmp_path):
