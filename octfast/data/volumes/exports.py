@@ -147,6 +147,14 @@ def export_in(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def holds_export(folder: Path) -> bool:
+    """Whether an export of HEYEX lies in a folder."""
+    try:
+        return any(is_export(p) for p in folder.iterdir())
+    except OSError:
+        return False
+
+
 def pictures_beside(path: Path) -> list[Path]:
     """The files of all pictures that an export names and that lie beside it, sorted by name."""
     names = named_in(path) or set()

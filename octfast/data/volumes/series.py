@@ -157,6 +157,12 @@ def read_header(path: Path, reader: VolumeReader) -> Header | None:
     return Header(**said, place=None if place is None else tuple(place))
 
 
+def is_one_of_several(path: Path, reader: VolumeReader) -> bool:
+    """Whether a file is a DICOM file with one B-scan, of whose series there may be others."""
+    head = read_header(path, reader) if _is_dicom(path) else None
+    return head is not None and head.frames <= 1 and bool(head.series)
+
+
 def _is_dicom(path: Path) -> bool:
     try:
         return path.suffix.lower() not in _OTHERS and path.is_file() and kind_of(path) == "dicom"

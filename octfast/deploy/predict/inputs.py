@@ -16,10 +16,11 @@ from octfast.data.readers.load import TABLE_SUFFIXES, as_names, load_table
 from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.walk import LeftOut, walk
 from octfast.data.scans import IMAGE_SUFFIXES
-from octfast.data.volumes.exports import export_in, taken_by_exports
+from octfast.data.volumes.about import MAX_FRAMES
+from octfast.data.volumes.exports import export_in, holds_export, taken_by_exports
 from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of
 from octfast.data.volumes.reader import VolumeReader
-from octfast.data.volumes.series import find_series
+from octfast.data.volumes.series import find_series, is_one_of_several
 from octfast.data.volumes.store import is_fundus
 from octfast.errors import DataError, UsageError
 from octfast.files import refuse_address
@@ -118,6 +119,33 @@ def with_series(items: Sequence[Item], reader: VolumeReader) -> list[Item]:
             done.add(files)
             out.append(Item(str(files[0]), of=item.of, files=tuple(map(str, files))))
     return out
+
+
+def as_they_come(items: Iterable[Item], reader: VolumeReader) -> Iterator[Item]:
+    """The same of items of which nobody knows whether more will follow, as names on standard input are.
+
+    From the first DICOM file with one B-scan in a folder on, or where an export by HEYEX lies there, what is named of
+    that folder is held back until a file of another one is named, or none follows.
+
+    Parameters
+    ----------
+    reader : of headers, in a process of its own, as the caller may read pixels meanwhile.
+    """
+    held: list[Item] = []
+    last: Path | None = None
+    exported = False
+    for item in items:
+        folder = Path(item.path).parent
+        if held and (folder != last or len(held) >= MAX_FRAMES):
+            yield from with_series(held, reader)
+            held = []
+        if folder != last:
+            last, exported = folder, holds_export(folder)
+        if held or (not item.problem and (exported or is_one_of_several(Path(item.path), reader))):
+            held.append(item)
+        else:
+            yield item
+    yield from with_series(held, reader)
 
 
 def _standard_input() -> BinaryIO:

@@ -15,7 +15,7 @@ from octfast.data.volumes.reader import MAX_MEMORY, VolumeReader
 from octfast.deploy.predict.aggregated import AggregatedTable
 from octfast.deploy.predict.dealt import kinds, rows_of
 from octfast.deploy.predict.dicom_sr import Reports, check_reports
-from octfast.deploy.predict.inputs import Item, at_home, find_inputs, with_series
+from octfast.deploy.predict.inputs import Item, as_they_come, at_home, find_inputs, with_series
 from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
 from octfast.deploy.predict.outputs import check_file, check_out, check_pictures, units_file, volumes_file
 from octfast.deploy.predict.prediction import Prediction
@@ -180,6 +180,8 @@ def run_prediction(
             listed = with_series(listed, reader)
         total, items, of = len(listed), iter(listed), [item.of for item in listed]
         series = {item.path: item.files for item in listed if item.files}
+    else:
+        items = _as_they_come(items, series, memory, any_modality)
     if (level := predictor.info.level) != "scan":
         refuse_for_units(level, **{"dicom-sr": dicom_sr})
         if heatmaps is not None:
@@ -252,6 +254,17 @@ def run_prediction(
         if journal is not None:
             journal.finish()
     return found
+
+
+def _as_they_come(
+    items: Iterable[Item], series: dict[str, tuple[str, ...]], memory: int, any_modality: bool
+) -> Iterator[Item]:
+    """What standard input names, with one for each DICOM series, of which the files are kept in `series`."""
+    with VolumeReader(memory=memory, any_modality=any_modality) as reader:
+        for item in as_they_come(items, reader):
+            if item.files:
+                series[item.path] = item.files
+            yield item
 
 
 def _whole_volume(predictor: Predictor, wanted: Wanted, table: Table) -> VolumeTable | AggregatedTable:

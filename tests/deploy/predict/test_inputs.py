@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from octfast.data.volumes.kinds import kind_of, kind_of_bytes
-from octfast.deploy.predict.inputs import Item, find_inputs
+from octfast.data.volumes.reader import VolumeReader
+from octfast.deploy.predict.inputs import Item, as_they_come, find_inputs
 from octfast.errors import DataError, UsageError
 from tests.data.volumes import volume_files as files
 from tests.pictures import write_kinds
@@ -193,3 +194,35 @@ def test_a_table_with_windows_paths_bare_names_and_a_named_column(tree, said):
     assert any("2 files have no such path" in line for line in said())
     with pytest.raises(UsageError, match=r"--path-column file: list\.csv has no such column"):
         list(find_inputs(["list.csv"], path_column="file"))
+
+
+def test_a_series_that_standard_input_names_is_one_item_and_pictures_do_not_wait(tmp_path):
+    pytest.importorskip("pydicom", minversion="3")
+    frames = files.frames_of(3)
+    one = files.write_series(tmp_path / "dicom", frames, series="1.2.3")
+    two = files.write_series(tmp_path / "dicom", frames[:2], series="1.2.4")
+    whole = files.write_dicom(tmp_path / "whole.dcm", frames)
+    (tmp_path / "a.png").write_bytes(b"")
+    taken: list[str] = []
+
+    def names():
+        """Files of two series, mixed, then one of another folder."""
+        mixed = [one[1], two[0], one[0], two[1], one[2]]
+        for path in (tmp_path / "a.png", whole, *mixed, tmp_path / "a.png"):
+            taken.append(path.name)
+            yield f"{path}\n".encode()
+
+    with VolumeReader() as reader:
+        found = as_they_come(find_inputs(["-"], stdin=names()), reader)
+        assert [next(found).path, next(found).path] == [str(tmp_path / "a.png"), str(whole)] and len(taken) == 2
+        rest = list(found)
+    assert sorted(len(i.files) for i in rest) == [0, 2, 3] and rest[-1].path.endswith("a.png")
+    assert {tuple(sorted(i.files)) for i in rest if i.files} == {tuple(sorted(map(str, s))) for s in (one, two)}
+
+
+def test_pictures_of_an_export_that_standard_input_names_are_read_with_it(tmp_path):
+    path = files.write_heyex(tmp_path / "E", files.frames_of(2))
+    listed = "\n".join(str(p) for p in sorted(path.parent.iterdir())).encode()
+    with VolumeReader() as reader:
+        found = list(as_they_come(find_inputs(["-"], stdin=io.BytesIO(listed)), reader))
+    assert [i.path for i in found] == [str(path)]
