@@ -73,10 +73,10 @@ def app(
     """Serve a trained model as a web page on this machine. Not a medical device.
 
     Drop scans on the page and see probabilities, heat maps and an urgent mark; download them as a table. A volume
-    (.vol, .e2e, .fda, .fds, .img, DICOM, TIFF of several pages) is gone through B-scan by B-scan, beside a curve of
-    their scores; many are larger than the usual 20 MB, which --max-mb changes. A scan unlike anything the model was
-    trained on is marked and gets no class, but with --answer-anyway. Nothing is sent anywhere else, and nothing is kept
-    on disk. Ctrl-C ends it.
+    (.vol, .e2e, .fda, .fds, .img, DICOM, TIFF of several pages; a DICOM series, or HEYEX's XML and its pictures,
+    together) is gone through B-scan by B-scan, beside a curve of their scores; many are larger than the usual 20 MB,
+    which --max-mb changes. A scan unlike anything the model was trained on is marked and gets no class, but with
+    --answer-anyway. Nothing is sent anywhere else, and nothing is kept on disk. Ctrl-C ends it.
 
     A model that answers for a whole volume, eye or patient does so here: for the file of a volume, or for pictures that
     are dropped together, with the scans that counted most. A single picture is a unit of one scan, and said to be.

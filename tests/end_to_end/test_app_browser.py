@@ -19,6 +19,7 @@ from octfast.model.bundle.read import load_bundle, read_info
 from octfast.model.bundle.write import update_info
 from octfast.model.unlike import fit_distance
 from tests.browser import CHROMIUM, outside_of_landmarks, served, shoot
+from tests.data.volumes import volume_files
 from tests.deploy.app.uploads import huge_png
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -359,3 +360,37 @@ def test_a_volume_that_is_cut_short_shows_what_there_is(open_page, volumes, tmp_
     cut, bad, one = page.locator("#results .card").all_inner_texts()
     assert "Not read to its end" in cut and "What to do" in cut and "could not be read" in cut
     assert "Not read" in bad and "What to do" in bad and "Probabilities" in one
+
+
+def test_files_of_one_volume_that_are_dropped_together_are_one_answer(open_page, scans, tmp_path):
+    """Two DICOM series with a file a B-scan, mixed, a whole DICOM volume, an export of HEYEX, and a picture."""
+    pytest.importorskip("pydicom", minversion="3")
+    frames = volume_files.frames_of(4, 64, 64)
+    one = volume_files.write_series(tmp_path / "series", frames, series="1.2.3")
+    two = volume_files.write_series(tmp_path / "series", frames[:2], series="1.2.4", places=[0.5, 0])
+    whole = volume_files.write_dicom(tmp_path / "whole.dcm", frames[:3])
+    export = volume_files.write_heyex(tmp_path / "E", frames[:3])
+    mixed = [one[0], two[0], one[2], one[1], two[1], one[3]]
+    page = open_page()
+    chosen = [*mixed, whole, *sorted(export.parent.iterdir()), scans[0]]
+    page.set_input_files("#files", [str(path) for path in chosen])
+    settled(page, 5)
+    assert "5 of 5 files answered" in page.inner_text("#status")
+    cards = page.locator("#results .card")
+    said = {card.locator("h3").first.inner_text(): card.inner_text() for card in cards.all()}
+    assert list(said) == [
+        *(f"{one[0].name} and 3 more", f"{two[0].name} and 1 more", "whole.dcm", "E.xml", scans[0].name),
+    ]
+    numbers = [f"{n} B-scan" in words for n, words in zip((4, 2, 3, 3), said.values(), strict=False)]
+    assert all(numbers) and "left eye, Heidelberg Spectralis" in said["E.xml"]
+    export_card = cards.nth(3)
+    export_card.scroll_into_view_if_needed()
+    assert export_card.locator(".over line.here").count() == 1
+    shoot(page, "together")
+    page.set_viewport_size({"width": 375, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    shoot(page, "together-phone")
+    with page.expect_download() as caught:
+        page.click("#save")
+    rows = list(csv.DictReader(io.StringIO(Path(caught.value.path()).read_text(encoding="utf-8-sig"))))
+    assert [r["frame"] for r in rows] == [*"0123", *"01", *"012", *"012", ""]

@@ -16,7 +16,7 @@ from octfast.data.decode import Decoded, Unreadable, decode
 from octfast.data.fit import box_of, seen_in_words
 from octfast.data.look import unusual
 from octfast.data.units import one
-from octfast.data.volumes.kinds import VOLUME_SUFFIXES, kind_of_bytes
+from octfast.data.volumes.kinds import EXPORT_SUFFIX, VOLUME_SUFFIXES, kind_of_bytes
 from octfast.data.volumes.reader import MAX_MEMORY
 from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, thumbnail
 from octfast.deploy.predictor import Answer, Predictor
@@ -27,7 +27,7 @@ from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE, UNSEEN
 
 FORMATS = {"PNG": ".png", "JPEG": ".jpg, .jpeg", "TIFF": ".tif, .tiff", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
 # Endings of files of volumes; TIFF of several pages is one, too.
-VOLUMES = list(VOLUME_SUFFIXES)
+VOLUMES = [*VOLUME_SUFFIXES, EXPORT_SUFFIX]
 # The longer side of the pictures that are sent back to look at, in pixels.
 SHOWN = 1024
 

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from octfast.data.fit import fit_in_words
 from octfast.deploy.app.answers import Answers, Limits, Refused
 from octfast.deploy.app.connection import connection_class
-from octfast.deploy.app.guard import Guard, clean_root_path, discard, own_names, picture_of, pictures_of
+from octfast.deploy.app.guard import Guard, clean_root_path, discard, files_of, own_names, picture_of, pictures_of
 from octfast.deploy.app.parts import STATIC, error_handlers, static_route
 from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, run_with_scans
+from octfast.deploy.app.together import Upload
 from octfast.deploy.app.unit import Pictures, open_volume
 from octfast.deploy.app.volume import Volume, response_of
 from octfast.errors import UsageError
@@ -46,9 +47,10 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
 
     `GET /` is the page. `POST /api/predict` takes a picture as its body, or as the one file of a form, and gives its
     probabilities; with `?heatmap=1` also the heat map. `POST /api/volume` takes a volume likewise, `?name=` says the
-    name of its file, and gives JSON lines, see `octfast.deploy.app.volume`; with `?pictures=1` also the B-scans. Of a
-    model that answers for whole volumes, eyes or patients it answers so, and `POST /api/unit` takes the pictures of one
-    as the files of a form, and gives lines of the same kind, see `octfast.deploy.app.unit`.
+    name of its file, and gives JSON lines, see `octfast.deploy.app.volume`; with `?pictures=1` also the B-scans. A form
+    may hold the files of a DICOM series, or an export of HEYEX with its pictures. Of a model that answers for whole
+    volumes, eyes or patients it answers so, and `POST /api/unit` takes the pictures of one as the files of a form, and
+    gives lines of the same kind, see `octfast.deploy.app.unit`.
     `GET /api/model` says what the model is, `GET /health` whether it answers. The model runs in one thread, and a
     volume gives way to pictures after some B-scans. No more than `Limits.queue` files are held at a time, and
     `Limits.volumes` of them volumes; what comes beyond is answered with 503 and the seconds to wait. Nothing is written
@@ -109,7 +111,12 @@ def make_app(answers: Answers, hosts: Iterable[str] = (), root_path: str = "", p
 
     async def volume(request: Request) -> Response:
         named = request.query_params.get("name", "")
-        return await in_lines(request, picture_of, lambda content, shown: open_volume(answers, content, named, shown))
+
+        def open_(files: list[tuple[str, bytes]], shown: bool) -> Volume:
+            content = files[0][1] if len(files) == 1 else [Upload(*file) for file in files]
+            return open_volume(answers, content, named, shown)
+
+        return await in_lines(request, files_of, open_)
 
     async def unit(request: Request) -> Response:
         return await in_lines(request, pictures_of, partial(Pictures, answers))

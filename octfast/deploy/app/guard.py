@@ -36,6 +36,8 @@ HEADERS = {
 }
 # A form has a boundary and headers around its file.
 _AROUND = 64 << 10
+# Files of one volume, and what a form has around each.
+MAX_TOGETHER, _A_HEAD = 1024, 512
 # An upload may take so many seconds, and one more for so many bytes that have come.
 _PATIENCE, _SLOWEST = 5.0, 64 << 10
 
@@ -192,10 +194,18 @@ async def pictures_of(request: Request, limits: Limits) -> list[tuple[str, bytes
     return await _files_of(request, limits, limits.max_files)
 
 
+async def files_of(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
+    """The files of one volume that a request holds; as `pictures_of`, but so many as a volume has B-scans."""
+    found = await _files_of(request, limits, MAX_TOGETHER)
+    if sum(len(content) for _, content in found) > limits.max_bytes:
+        raise too_large(limits)
+    return found
+
+
 async def _files_of(request: Request, limits: Limits, most: int) -> list[tuple[str, bytes]]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
-    body = await _body(request, limits.max_bytes + (_AROUND if form else 0), limits)
+    body = await _body(request, limits.max_bytes + (_AROUND + most * _A_HEAD if form else 0), limits)
     return await _files_of_form(request, body, limits, most) if form else [("", body)]
 
 
@@ -254,7 +264,7 @@ async def _files_of_form(request: Request, body: bytes, limits: Limits, most: in
 
     parser = MultiPartParser(request.headers, once(), max_files=most, max_fields=8, max_part_size=_AROUND)  # type: ignore[arg-type]
     # Beyond this Starlette would go on in a temporary file on disk.
-    parser.spool_max_size = limits.max_bytes + _AROUND
+    parser.spool_max_size = limits.max_bytes + most * _AROUND
     hint = 'send one file: curl -F "file=@scan.jpeg" ADDRESS'
     try:
         form = await parser.parse()

@@ -14,6 +14,7 @@ from octfast.data.look import unusual
 from octfast.data.units import one
 from octfast.data.volumes.about import About, BScan
 from octfast.deploy.app.answers import Answers, Refused, read_picture
+from octfast.deploy.app.together import Upload
 from octfast.deploy.app.volume import STEP, Volume
 from octfast.deploy.predictor import Answer, UnitAnswer
 from octfast.errors import DataError
@@ -42,7 +43,7 @@ class UnitVolume(Volume):
     of `Volume`.
     """
 
-    def __init__(self, answers: Answers, content: bytes, name: str = "", pictures: bool = False):
+    def __init__(self, answers: Answers, content: bytes | Sequence[Upload], name: str = "", pictures: bool = False):
         super().__init__(answers, content, name, pictures)
         self._begin()
 
@@ -194,7 +195,7 @@ class Pictures(UnitVolume):
         """There is nothing to let go of."""
 
 
-def open_volume(answers: Answers, content: bytes, name: str = "", pictures: bool = False) -> Volume:
+def open_volume(answers: Answers, content: bytes | Sequence[Upload], name: str = "", pictures: bool = False) -> Volume:
     """A `Volume`, or a `UnitVolume` where the model answers for these; parameters and what is raised as of it."""
     kind = Volume if answers.predictor.info.level == "scan" else UnitVolume
     return kind(answers, content, name, pictures)

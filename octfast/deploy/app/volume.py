@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from octfast.data.volumes.about import About, BScan
 from octfast.data.volumes.kinds import kind_in
 from octfast.data.volumes.reader import VolumeReader
 from octfast.deploy.app.answers import VOLUMES, Answers, Refused
+from octfast.deploy.app.together import Together, Upload
 from octfast.deploy.predict.aggregated import AggregatedTable
 from octfast.deploy.predict.rows import Row, VolumeTable, Wanted
 from octfast.errors import DataError
@@ -52,7 +53,7 @@ class Volume:
     Parameters
     ----------
     answers : the model and its limits.
-    content : of the file.
+    content : of the file; or several files that are one volume, see `octfast.deploy.app.together.Together`.
     name : of the file; its ending counts where the first bytes do not tell what it is, and of Zeiss's .img the size.
     pictures : whether to add the B-scans and the picture of the fundus, as data URIs.
 
@@ -66,24 +67,26 @@ class Volume:
     Refused : it is no volume.
     """
 
-    def __init__(self, answers: Answers, content: bytes, name: str = "", pictures: bool = False):
-        try:
-            kind = kind_in(io.BytesIO(content), name)
-        except DataError as e:
-            raise Refused(422, e.message, e.hint) from None
-        if kind in ("picture", ""):
-            what = "the file is a picture" if kind else "unsupported file type"
-            raise Refused(415, what, f"send pictures to /api/predict; volumes are {', '.join(VOLUMES)} or TIFF")
+    def __init__(self, answers: Answers, content: bytes | Sequence[Upload], name: str = "", pictures: bool = False):
+        kind = _kind_of(content, name) if isinstance(content, bytes) else ""
         self.answers, self.pictures = answers, pictures
         self._files = contextlib.ExitStack()
         self._reader = VolumeReader(memory=answers.limits.volume_memory)
         self._table = VolumeTable(answers.rule)
         self._fitted = _fitted_table(answers)
         try:
-            self._path = self._files.enter_context(_held(content, kind, name))
+            if isinstance(content, bytes):
+                path = self._files.enter_context(_held(content, kind, name))
+                self._found, self._shown = self._reader.read_all(path, kind), lambda s: s.replace(str(path), "the file")
+            else:
+                together = self._files.enter_context(Together(content, self._reader))
+                self._found, self._shown = together.read(), together.shown
         except OSError as e:
+            self.close()
             raise Refused(507, f"the volume cannot be held: {e.strerror}", "try a smaller one") from None
-        self._found = self._reader.read_all(self._path, kind)
+        except Refused:
+            self.close()
+            raise
         self.frames = 0
         self.error: Refused | None = None
 
@@ -94,8 +97,7 @@ class Volume:
             for one in islice(self._found, STEP):
                 found.append(one)
         except DataError as e:
-            name = str(self._path)
-            self.error = Refused(422, e.message.replace(name, "the file"), e.hint.replace(name, "the file"))
+            self.error = Refused(422, self._shown(e.message), self._shown(e.hint))
         return found
 
     def answer(self, found: list[About | BScan]) -> list[dict[str, Any]]:
@@ -175,6 +177,25 @@ class Volume:
         p = {f"p_{c}": q for c, q in found["probabilities"].items()}
         self._add(Row(0, {**found, **p, **place, "path": "", "error": ""}, False, True))
         return {**place, **found}
+
+
+def _kind_of(content: bytes, name: str) -> str:
+    """
+    Raises
+    ------
+    Refused : it is no volume, or not the whole of one.
+    """
+    try:
+        kind = kind_in(io.BytesIO(content), name)
+    except DataError as e:
+        raise Refused(422, e.message, e.hint) from None
+    if kind in ("picture", ""):
+        what = "the file is a picture" if kind else "unsupported file type"
+        raise Refused(415, what, f"send pictures to /api/predict; volumes are {', '.join(VOLUMES)} or TIFF")
+    if kind == "heyex":
+        hint = "give the .xml and all pictures beside it together"
+        raise Refused(422, "an export of HEYEX is without its pictures", hint)
+    return kind
 
 
 def _fitted_table(answers: Answers) -> AggregatedTable | None:

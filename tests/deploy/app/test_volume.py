@@ -145,3 +145,55 @@ def test_volumes_are_few_at_a_time_and_pictures_are_answered_beside_them(slow_se
                 return
             time.sleep(0.05)
         raise AssertionError("the place is still held")
+
+
+def together(client, paths: list[Path], query: str = ""):
+    form = [("file", (p.name, p.read_bytes())) for p in paths]
+    return client.post(f"/api/volume{query}", files=form)
+
+
+def test_a_dicom_series_in_one_form_is_one_volume_as_octfast_predict_has_it(client, predictor, tmp_path, monkeypatch):
+    pytest.importorskip("pydicom", minversion="3")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    frames = files.frames_of(STEP + 2, 64, 64)
+    paths = files.write_series(tmp_path / "s", frames, places=[0.2 * n for n in range(len(frames))])
+    response = together(client, paths[::-1])
+    about, *lines, end = [json.loads(line) for line in response.text.splitlines()]
+    rows: list[dict] = []
+    found = run_prediction(predictor, [tmp_path / "s"], lambda row, _: rows.append(row.values))
+    assert len(rows) == len(lines) == STEP + 2 and about["about"]["eye"] == "L" and len(end["volumes"]) == 1
+    assert [f["position_mm"] for f in lines] == pytest.approx([0.2 * n for n in range(STEP + 2)])
+    for frame, row in zip(lines, rows, strict=True):
+        assert frame["probabilities"] == pytest.approx({c: row[f"p_{c}"] for c in predictor.classes}, abs=1e-5)
+    expected = {k: v for k, v in found.volumes[0].items() if k != "path"}
+    assert end["volumes"][0] == pytest.approx(expected, abs=1e-5)
+    assert "SECRET" not in response.text and list((tmp_path / "t").iterdir()) == []
+    assert not list(Path("/dev/shm").glob("octfast-*")) if Path("/dev/shm").is_dir() else True
+
+
+def test_an_export_with_its_pictures_is_a_volume_and_without_them_a_sentence(client, tmp_path):
+    path = files.write_heyex(tmp_path / "E", files.frames_of(3))
+    beside = sorted(path.parent.iterdir())
+    about, *lines, end = [json.loads(line) for line in together(client, beside, "?pictures=1").text.splitlines()]
+    assert len(lines) == 3 and about["about"]["slo"] and about["about"]["between_um"] == 240
+    assert end["volumes"][0]["frames"] == 3
+    alone = client.post("/api/volume?name=E.xml", content=path.read_bytes())
+    refused(alone, 422, "without its pictures", "together")
+    refused(together(client, [p for p in beside if p.name != "E_2.png"]), 422, "E_2.png, which is not beside it")
+
+
+def test_files_that_are_no_volume_together_are_refused_and_two_volumes_are_two(client, vol, tmp_path):
+    other = files.write_e2e(tmp_path / "b.e2e", [files.frames_of(2), files.frames_of(2)])
+    *_, end = [json.loads(line) for line in together(client, [vol, other]).text.splitlines()]
+    assert {v["volume"]: v["frames"] for v in end["volumes"]} == {0: STEP + 3, 1: 2, 2: 2}
+    (tmp_path / "a.png").write_bytes(png())
+    refused(together(client, [vol, tmp_path / "a.png"]), 415, "a.png is no part of a volume")
+    refused(together(client, [vol, vol]), 422, "two files are named")
+    big = [tmp_path / f"{n}.bin" for n in range(3)]
+    for path in big:
+        path.write_bytes(bytes(500_000))
+    refused(together(client, big), 413, "larger")
+    cut = tmp_path / "a.vol"
+    cut.write_bytes(vol.read_bytes()[:3000])
+    refused(together(client, [cut, other]), 422, "a.vol ends before its first B-scan")

@@ -1,5 +1,6 @@
 // The page: sends scans one by one to /api/predict, shows what comes back, and makes the table. No library.
 import { beside, json, make, percent, probabilities, send, sentence } from "./common.js";
+import { bodyOf, grouped, sizeOf, titleOf } from "./together.js";
 import { askUnit, askVolume, forget, looksLikeVolume } from "./volume.js";
 
 const TOGETHER = 2; // the server answers one at a time; the second waits there already
@@ -21,8 +22,8 @@ async function about() {
 }
 
 async function add(files) {
-  const given = [...files];
-  if (!given.length) return;
+  const chosen = [...files];
+  if (!chosen.length) return;
   $("section").hidden = false;
   // So that the first scan and its heat map stand where one looks.
   $("drop").classList.add("small-drop");
@@ -32,20 +33,21 @@ async function add(files) {
     $("status").textContent = "octfast does not answer. Is it still running?";
     return;
   }
+  const given = await grouped(chosen);
   const taken = given.slice(0, model.max_files);
   const unit = model.level !== "scan" && $("together").checked ? await picturesOf(taken) : [];
-  if (unit.length > 1) addUnit(unit);
-  for (const file of unit.length > 1 ? taken.filter((f) => !unit.includes(f)) : taken) {
-    const row = { name: file.name, state: "waiting", card: make("li", { class: "card" }) };
+  if (unit.length > 1) addUnit(unit.map(([file]) => file));
+  for (const group of unit.length > 1 ? taken.filter((g) => !unit.includes(g)) : taken) {
+    const row = { name: titleOf(group), state: "waiting", card: make("li", { class: "card" }) };
     rows.push(row);
     $("results").append(row.card);
     draw(row);
-    if (file.size > model.max_bytes) {
-      const volume = model.volume_endings.some((e) => file.name.toLowerCase().endsWith(e));
+    if (sizeOf(group) > model.max_bytes) {
+      const volume = group.length > 1 || model.volume_endings.some((e) => row.name.toLowerCase().endsWith(e));
       const hint = volume ? "octfast app --max-mb takes larger ones, and octfast predict takes any" : "save it smaller, as PNG or JPEG";
-      fail(row, `the file is ${megabytes(file.size)} large, and ${megabytes(model.max_bytes)} are taken`, hint);
+      fail(row, `${group.length > 1 ? "they are" : "the file is"} ${megabytes(sizeOf(group))} large, and ${megabytes(model.max_bytes)} are taken`, hint);
     } else {
-      queue.push([row, file]);
+      queue.push([row, group]);
     }
   }
   if (given.length > taken.length) {
@@ -58,9 +60,9 @@ async function add(files) {
   work();
 }
 
-async function picturesOf(files) {
-  const volumes = await Promise.all(files.map((f) => looksLikeVolume(f, model)));
-  return files.filter((f, i) => !volumes[i]);
+async function picturesOf(groups) {
+  const volumes = await Promise.all(groups.map(async (g) => g.length > 1 || looksLikeVolume(g[0], model)));
+  return groups.filter((g, i) => !volumes[i]);
 }
 
 // Pictures that have one answer together.
@@ -79,9 +81,9 @@ function addUnit(files) {
 
 function work() {
   while (running < TOGETHER && queue.length) {
-    const [row, file] = queue.shift();
+    const [row, group] = queue.shift();
     running += 1;
-    ask(row, file).finally(() => {
+    ask(row, group).finally(() => {
       running -= 1;
       say();
       work();
@@ -89,14 +91,15 @@ function work() {
   }
 }
 
-async function ask(row, file) {
+async function ask(row, group) {
   const page = { fail, draw, say, closed: () => !rows.includes(row) };
   if (row.files) {
     await askUnit(row, model, page);
     return;
   }
-  if (await looksLikeVolume(file, model)) {
-    const taken = await askVolume(row, file, model, page);
+  const file = group[0];
+  if (group.length > 1 || (await looksLikeVolume(file, model))) {
+    const taken = await askVolume(row, bodyOf(group), file.name, model, page);
     if (taken) return;
   }
   const { response, error, hint } = await send("api/predict?heatmap=1", file);

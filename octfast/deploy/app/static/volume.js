@@ -28,17 +28,17 @@ export async function looksLikeVolume(file, model) {
 }
 
 // Ask about a volume and show it as its B-scans come; false where the file is a picture after all.
-export async function askVolume(row, file, model, page) {
+export async function askVolume(row, body, name, model, page) {
   row.stop = new AbortController();
-  const address = `api/volume?pictures=1&name=${encodeURIComponent(file.name)}`;
-  const { response, error, hint, gone } = await send(address, file, row.stop.signal);
+  const address = `api/volume?pictures=1&name=${encodeURIComponent(name)}`;
+  const { response, error, hint, gone } = await send(address, body, row.stop.signal);
   if (gone) return true;
   if (!response) {
     page.fail(row, error, hint);
     return true;
   }
   if (!response.ok) {
-    if (response.status === 415 && /\.tiff?$/i.test(file.name)) return false;
+    if (response.status === 415 && /\.tiff?$/i.test(name)) return false;
     const said = await json(response);
     page.fail(row, said.error, said.hint);
     return true;
