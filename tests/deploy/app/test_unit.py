@@ -135,3 +135,15 @@ def test_the_page_says_what_it_answers_for(asking, client):
     assert "answers for a whole volume" in asking.get("/").text and "one volume" in asking.get("/").text
     assert asking.get("/api/model").json()["level"] == "volume"
     assert "answers for a whole" not in client.get("/").text
+
+
+def test_a_dicom_series_in_one_form_has_one_answer(asking, bags, tmp_path):
+    pytest.importorskip("pydicom", minversion="3")
+    frames = files.frames_of(5, 64, 64)
+    paths = files.write_series(tmp_path / "s", frames)
+    form = [("file", (p.name, p.read_bytes())) for p in paths]
+    _, *scans, end = lines_of(asking.post("/api/volume", files=form))
+    (said,) = end["volumes"]
+    answer = bags.answer_unit(list(frames))
+    assert len(scans) == 5 and said["attention"] == pytest.approx(answer.attention.tolist(), abs=1e-5)
+    assert list(said["probabilities"].values()) == pytest.approx(answer.probabilities.tolist(), abs=1e-5)
