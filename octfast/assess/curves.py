@@ -193,7 +193,7 @@ def plot_reliability(
         filled = {"color": colour, "alpha": 0.35, "histtype": "stepfilled"}
         sure = table[[f"p_{c}" for c in classes]].to_numpy(dtype=float).max(1, initial=0)
         below.hist(sure, np.linspace(0, 1, bins + 1), **(filled if side == 1 else outline), label=name)
-    said = f"95% Wilson intervals; joined: {_JOINED} scans or more"
+    said = f"95% intervals by patient; joined: {_JOINED} scans or more"
     # Room for the legend above all points.
     ax.set(ylabel="accuracy", title=title, xlim=(start, 1.01), ylim=(0, 1.24), yticks=np.linspace(0, 1, 6))
     ax.legend(
@@ -247,7 +247,7 @@ def plot_coverage_risk(
         ax.text(0.03, overall, said, color=_GREY, fontsize=8, va="bottom", bbox=box, zorder=5)
         _mark_thresholds(ax, curve)
         ax.set_ylim(0, max(0.02, 1.3 * float(np.max(np.asarray(high), initial=overall))))
-        said = f"area (AURC) {risk_area(curve):.4f}; shaded: 95% Wilson intervals"
+        said = f"area (AURC) {risk_area(curve):.4f}; shaded: 95% intervals by patient"
         ax.text(0.02, 0.97, said, transform=ax.transAxes, va="top", fontsize=9)
     ax.set(xlabel="coverage: share of scans answered", ylabel="risk: share of these that are wrong", title=title)
     ax.set_xlim(0, 1.02)

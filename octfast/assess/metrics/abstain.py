@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from octfast.assess.metrics.clustered import wilson_of_firsts
 from octfast.assess.metrics.definitions import ratio
-from octfast.assess.metrics.intervals import Proportion, choose_interval, resampled_weights, wilson
+from octfast.assess.metrics.intervals import Proportion, choose_interval, resampled_weights
 from octfast.model.decide import Rule, decide
 
 
@@ -22,15 +23,17 @@ def coverage_risk(table: pd.DataFrame) -> pd.DataFrame:
     -------
     A row a distinct probability, from the surest: `threshold` (scans with at least this probability are answered),
     `scans` (answered), `coverage` (their share), `wrong`, `risk` (the share of wrong ones among the answered) with its
-    95% Wilson interval `risk_low`, `risk_high`, for which scans are taken for independent.
+    95% interval `risk_low`, `risk_high` (see `octfast.assess.metrics.clustered`).
     """
-    wrong = (table["label"] != table["predicted"]).groupby(table["probability"]).agg(["size", "sum"])[::-1].cumsum()
-    out = pd.DataFrame({"threshold": wrong.index.to_numpy(dtype=float), "scans": wrong["size"].to_numpy()})
-    out["coverage"] = out["scans"] / max(1, len(table))
-    out["wrong"] = wrong["sum"].to_numpy()
-    out["risk"] = out["wrong"] / out["scans"]
-    out["risk_low"], out["risk_high"] = wilson(out["wrong"].to_numpy(), out["scans"].to_numpy())
-    return out
+    table = table.sort_values("probability", ascending=False, kind="stable")
+    wrong = (table["label"] != table["predicted"]).to_numpy()
+    low, high = wilson_of_firsts(wrong, pd.factorize(table["patient"])[0])
+    threshold = table["probability"].to_numpy(dtype=float)
+    last = np.flatnonzero(np.diff(threshold, append=np.nan) != 0)
+    out = pd.DataFrame({"threshold": threshold, "scans": np.arange(1, len(table) + 1), "wrong": np.cumsum(wrong)})
+    out["coverage"], out["risk"] = out["scans"] / max(1, len(table)), out["wrong"] / out["scans"]
+    out = out.assign(risk_low=low, risk_high=high).iloc[last].reset_index(drop=True)
+    return out[["threshold", "scans", "coverage", "wrong", "risk", "risk_low", "risk_high"]]
 
 
 def risk_area(curve: pd.DataFrame) -> float:

@@ -39,7 +39,7 @@ def wilson(successes: Any, trials: Any, level: float = 0.95) -> tuple[Any, Any]:
 
     Parameters
     ----------
-    successes, trials : whole numbers, or arrays of them of one shape.
+    successes, trials : numbers, or arrays of them of one shape.
     """
     k, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
     z = ndtri(0.5 + 0.5 * level)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from octfast.assess.metrics.clustered import wilson_of_groups
 from octfast.assess.metrics.definitions import ratio
-from octfast.assess.metrics.intervals import wilson
 from octfast.model.temperature import bin_of, calibration_error
 
 
@@ -37,15 +37,15 @@ def reliability(table: pd.DataFrame, classes: Sequence[str], bins: int = 15) -> 
     Returns
     -------
     A row a bin of equal width: `low`, `high` (the bin holds its upper edge), `count`, mean `confidence`, `accuracy`
-    with its 95% Wilson interval `accuracy_low`, `accuracy_high`, for which scans are taken for independent. What an
-    empty bin has not is NaN.
+    with its 95% interval `accuracy_low`, `accuracy_high` (see `octfast.assess.metrics.clustered`). What an empty bin
+    has not is NaN.
     """
     confidence, right = _confidence(table, classes), _right(table)
     at = bin_of(confidence, bins)
     count = np.bincount(at, minlength=bins)
     hits = np.bincount(at, right, bins).astype(int)
     edges = np.linspace(0, 1, bins + 1)
-    low, high = wilson(hits, count)
+    low, high = wilson_of_groups(right, pd.factorize(table["patient"])[0], at, bins)
     return pd.DataFrame(
         {
             "low": edges[:-1],

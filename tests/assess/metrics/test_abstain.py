@@ -25,8 +25,6 @@ def test_the_curve_counts_what_is_wrong_above_every_threshold(table):
         kept = (table["probability"] >= row.threshold).to_numpy()
         assert (row.scans, row.wrong) == (kept.sum(), wrong[kept].sum())
         assert row.coverage == kept.mean() and row.risk == pytest.approx(wrong[kept].mean())
-        ends = binomtest(int(row.wrong), int(row.scans)).proportion_ci(method="wilson")
-        assert (row.risk_low, row.risk_high) == pytest.approx((ends.low, ends.high), abs=1e-9)
     assert curve["threshold"].is_monotonic_decreasing and curve["coverage"].iloc[-1] == 1
     assert 0 <= risk_area(curve) <= 1
 
@@ -79,6 +77,7 @@ def test_an_evaluation_has_it_where_it_is_asked():
 @given(simulated_tables())
 @settings(max_examples=40)
 def test_risk_by_coverage_is_that_of_a_plain_loop(table):
+    table = table.assign(patient=range(len(table)))
     curve = coverage_risk(table)
     assert list(curve["threshold"]) == sorted(set(table["probability"]), reverse=True)
     for row in curve.to_dict("records"):
