@@ -195,7 +195,7 @@ class Group:
         self.check()
         self._number += 1
         key = f"task/{self._number}"
-        self.box.put(key, {"kind": kind, "goes_on": self.goes_on, **about}, arrays or {})
+        self.box.put(key, {"kind": kind, "number": self._number, "goes_on": self.goes_on, **about}, arrays or {})
         self._asked = [asked for asked in self._asked if not self.box.thin_out(asked, self.size - 1)] + [key]
         return self._number
 
@@ -221,7 +221,7 @@ class Group:
         try:
             for k in range(count):
                 while k not in have:
-                    self._look_for_errors(number)
+                    self.look_for_errors(number)
                     if (theirs := self.box.take(f"{number}/{k}")) is not None:
                         have[k] = theirs
                         break
@@ -253,7 +253,7 @@ class Group:
             claimed.append(k)
             yield k
 
-    def _look_for_errors(self, number: int) -> None:
+    def look_for_errors(self, number: int) -> None:
         if (said := self.box.take(f"{number}/error")) is not None:
             self._refuse(said[0])
 
@@ -333,9 +333,9 @@ class Group:
         except Exception as e:
             if not isinstance(e, OctfastError | OSError):
                 log.debug("of %s", self.name(self.rank), exc_info=e)
-            self._report(f"{number}/{claimed[0] if claimed else 'error'}", e)
+            self.report(f"{number}/{claimed[0] if claimed else 'error'}", e)
 
-    def _report(self, key: str, e: Exception) -> None:
+    def report(self, key: str, e: Exception) -> None:
         self.check()
         kind = next((n for n, k in _KINDS.items() if isinstance(e, k)), type(e).__name__)
         message, hint = (e.message, e.hint) if isinstance(e, OctfastError) else (str(e), "")

@@ -20,6 +20,7 @@ from octfast.model.bundle.carry import unpacked
 from octfast.model.engine import Engine
 from octfast.model.forward import answer_for_scans
 from octfast.processes import Computed, Content, Kinds
+from octfast.train.beside import follow
 from octfast.train.build import new_dataloaders
 from octfast.train.config import TrainConfig
 from octfast.train.dealt import run_blocks, versions
@@ -32,7 +33,7 @@ from octfast.train.views import Views
 def kinds() -> Kinds:
     """The questions of a training that another process answers, see `octfast.processes.Group.assist`."""
     helper = _Helper()
-    return {"scans": helper.take, "activations": helper.activations, "predictions": answer_for_scans}
+    return {"scans": helper.take, "activations": helper.activations, "fit": helper.fit, "predictions": answer_for_scans}
 
 
 class _Helper:
@@ -80,6 +81,10 @@ class _Helper:
                 yield {}, {"values": _smaller(values, about["dtype"])}
 
         return compute
+
+    def fit(self, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Train a copy of the model beside process 0."""
+        follow(self.dls, self.model, self.info.head, about, arrays)
 
 
 class _Checked(Views):

@@ -16,6 +16,7 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
 from fastai.callback.training import BnFreeze
 from fastai.learner import Recorder
+from fastai.torch_core import get_model
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -77,7 +78,7 @@ class SaveBest(SaveModelCallback):
 
     def _save(self, name):
         self.best_epoch = self.epochs - 1
-        self._write({k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()})
+        self._write({k: v.detach().cpu().contiguous().clone() for k, v in get_model(self.model).state_dict().items()})
 
     def _write(self, tensors: Mapping[str, Tensor]) -> None:
         with whole_file(self.file) as part:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.torch_core import get_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -76,11 +77,72 @@ def read_state(file: Path) -> State | None:
         return None
 
 
-class Checkpoint(Callback):
+class Restore(Callback):
+    """Goes on from the state of a training: weights, optimiser, smoothed loss, gradient scale and random states.
+
+    They are restored as the first epoch begins that is to be trained.
+
+    Parameters
+    ----------
+    past : the state to go on from; None begins a new training.
+    """
+
+    order = 58
+
+    def __init__(self, past: State | None):
+        super().__init__()
+        self.past = past
+        self.phase, self.restored = -1, past is None
+
+    def start_of(self, phase: int, epochs: int) -> int:
+        """The first epoch of a fit that is to be trained; `epochs` where it is done."""
+        if self.past is None or phase > self.past.phase:
+            return 0
+        return self.past.epoch if phase == self.past.phase else epochs
+
+    def before_fit(self):
+        self.phase += 1
+
+    def before_epoch(self):
+        past = self.past
+        if not self.restored and past is not None and (self.phase, self.epoch) == (past.phase, past.epoch):
+            self._restore(past)
+
+    def after_fit(self):
+        # All epochs of the last fit were there.
+        past = self.past
+        if not self.restored and past is not None and self.phase == past.phase and past.epoch >= self.n_epoch:
+            self._restore_random(past)
+
+    def _restore(self, past: State) -> None:
+        get_model(self.model).load_state_dict(_under("model.", past.tensors))
+        params = [p for p, *_ in self.opt.all_params()]
+        states = [dict(others) for others in past.rest["opt"]["state"]]
+        for i, (param, state) in enumerate(zip(params, states, strict=True)):
+            state |= {k: v.to(param.device) for k, v in _under(f"opt.{i}.", past.tensors).items()}
+        self.opt.load_state_dict({"state": states, "hypers": [dict(h) for h in past.rest["opt"]["hypers"]]})
+        smooth = self.recorder.smooth_loss
+        smooth.count, smooth.val = past.rest["smooth"], past.tensors["smooth"]
+        if past.rest["scaler"] and getattr(self.learn, "scaler", None) is not None:
+            self.learn.scaler.load_state_dict(past.rest["scaler"])
+        self._restore_random(past)
+
+    def _restore_random(self, past: State) -> None:
+        for dl, state in zip(self._loaders(), past.rest["loaders"], strict=True):
+            dl.rng.setstate(_as_tuples(state))
+        restore_random(past.rest["random"], past.tensors)
+        self.restored = True
+
+    def _loaders(self) -> list[Any]:
+        """Those that draw: where several processes share batches, of the whole batches."""
+        return [getattr(dl, "whole", dl) for dl in self.dls.loaders]
+
+
+class Checkpoint(Restore):
     """Keeps the state of the training at the end of every epoch, and goes on from one.
 
-    Weights, optimiser, smoothed loss, gradient scale and random states are restored as the first epoch begins that is
-    to be trained; the history, the best weights and the count of early stopping before that, from the losses so far.
+    See `Restore`; the history, the best weights and the count of early stopping are restored before, from the losses so
+    far.
 
     Parameters
     ----------
@@ -107,29 +169,14 @@ class Checkpoint(Callback):
         bs: int,
         kept: Callable[[], None] = lambda: None,
     ):
-        super().__init__()
-        self.file, self.past, self.history, self.best, self.stop = file, past, history, best, stop
+        super().__init__(past)
+        self.file, self.history, self.best, self.stop = file, history, best, stop
         self.lr, self.bs, self.kept = lr, bs, kept
-        self.phase, self.restored = -1, past is None
         if past is not None:
             losses = [float(row["valid_loss"]) for row in past.rows]
             history.go_on(past.rows)
             best.go_on(losses, _under("model.", past.tensors))
             stop.go_on(past.phase, losses[len(losses) - past.epoch :])
-
-    def start_of(self, phase: int, epochs: int) -> int:
-        """The first epoch of a fit that is to be trained; `epochs` where it is done."""
-        if self.past is None or phase > self.past.phase:
-            return 0
-        return self.past.epoch if phase == self.past.phase else epochs
-
-    def before_fit(self):
-        self.phase += 1
-
-    def before_epoch(self):
-        past = self.past
-        if not self.restored and past is not None and (self.phase, self.epoch) == (past.phase, past.epoch):
-            self._restore(past)
 
     def after_epoch(self):
         if not self.history.trained:
@@ -140,47 +187,22 @@ class Checkpoint(Callback):
             "smooth": self.recorder.smooth_loss.count,
             "scaler": self.learn.scaler.state_dict() if getattr(self.learn, "scaler", None) is not None else None,
             "random": random_state(),
-            "loaders": [dl.rng.getstate() for dl in self.dls.loaders],
+            "loaders": [dl.rng.getstate() for dl in self._loaders()],
         }
         rows = [{k: v if isinstance(v, int) else float(v) for k, v in row.items()} for row in self.history.rows]
         state = State(self.phase, self.epoch + 1, self.lr, self.bs, rows, tensors, rest)
         write_state(self.file, state)
         self.kept()
 
-    def after_fit(self):
-        # All epochs of the last fit were there.
-        past = self.past
-        if not self.restored and past is not None and self.phase == past.phase and past.epoch >= self.n_epoch:
-            self._restore_random(past)
-
     def _taken(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors of model, optimiser, smoothed loss and torch's random states; what else the optimiser knows."""
-        tensors = {f"model.{k}": _own(v) for k, v in self.model.state_dict().items()}
+        tensors = {f"model.{k}": _own(v) for k, v in get_model(self.model).state_dict().items()}
         opt, others = self.opt.state_dict(), []
         for i, state in enumerate(opt["state"]):
             tensors |= {f"opt.{i}.{k}": _own(v) for k, v in state.items() if isinstance(v, Tensor)}
             others.append({k: v for k, v in state.items() if not isinstance(v, Tensor)})
         tensors["smooth"] = _own(torch.as_tensor(self.recorder.smooth_loss.val))
         return {**tensors, **random_tensors()}, {"state": others, "hypers": [dict(h) for h in opt["hypers"]]}
-
-    def _restore(self, past: State) -> None:
-        self.model.load_state_dict(_under("model.", past.tensors))
-        params = [p for p, *_ in self.opt.all_params()]
-        states = [dict(others) for others in past.rest["opt"]["state"]]
-        for i, (param, state) in enumerate(zip(params, states, strict=True)):
-            state |= {k: v.to(param.device) for k, v in _under(f"opt.{i}.", past.tensors).items()}
-        self.opt.load_state_dict({"state": states, "hypers": [dict(h) for h in past.rest["opt"]["hypers"]]})
-        smooth = self.recorder.smooth_loss
-        smooth.count, smooth.val = past.rest["smooth"], past.tensors["smooth"]
-        if past.rest["scaler"] and getattr(self.learn, "scaler", None) is not None:
-            self.learn.scaler.load_state_dict(past.rest["scaler"])
-        self._restore_random(past)
-
-    def _restore_random(self, past: State) -> None:
-        for dl, state in zip(self.dls.loaders, past.rest["loaders"], strict=True):
-            dl.rng.setstate(_as_tuples(state))
-        restore_random(past.rest["random"], past.tensors)
-        self.restored = True
 
 
 def random_state() -> dict[str, Any]:

@@ -41,15 +41,6 @@ def share(learn: Learner, prepared: Prepared, config: TrainConfig) -> None:
     group.shared = learn
 
 
-def alone_in_group() -> None:
-    """Say that what follows is not divided, where several processes work together."""
-    if (group := current()) is not None:
-        log.info(
-            "what is not frozen is trained by process 0 alone, while %s",
-            "the other waits" if group.size == 2 else "the others wait",
-        )
-
-
 def versions() -> dict[str, str]:
     """Of what the activations depend on."""
     return {name: version(name) for name in _PACKAGES}

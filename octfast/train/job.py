@@ -47,12 +47,14 @@ from octfast.train import checkpoint
 from octfast.train.assist import kinds
 from octfast.train.at_level import at_level, bags_of
 from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
+from octfast.train.beside import Asked, say_shared, sharing, together
 from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
 from octfast.train.crossval import Recipe, cross_validate
-from octfast.train.dealt import alone_in_group, share
+from octfast.train.dealt import share
 from octfast.train.device import computing
+from octfast.train.fits import fit_as_asked
 from octfast.train.folds import draw_folds
 from octfast.train.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import unfreeze_to
@@ -322,7 +324,7 @@ def _fit_once(
     stored = {**config.of_frozen, "bs": bs}
     whole = config.unfreeze == "all"
     if not config.views or whole:
-        alone_in_group()
+        say_shared(config, bs)
     if whole:
         log.info("the whole network is trained: augmented anew every epoch, after one epoch of the head alone")
         unfreeze_to(learn, "head")
@@ -337,12 +339,18 @@ def _fit_once(
         precision = fast.engine.precision
     elif past is None and config.minutes is None:
         _expected(config, run, folds, bs).say_whole(learn)
+    shared = sharing(config)
     if config.compile and not isinstance(trainee, FrozenLearner):
-        compile_in_place(learn.model, torch.device(learn.dls.device))
+        if shared:
+            log.warning("--compile is left out: it is for what one process trains")
+        else:
+            compile_in_place(learn.model, torch.device(learn.dls.device))
     weights = _class_weights(learn, config)
     balanced = partial(balance_callbacks, weights, config.balance, config.loss)
     lr, epochs = config.lr, config.epochs
     chosen: dict[str, Any] = {"bs": bs, "precision": precision, "folds": 0 if folds is None else int(folds.max()) + 1}
+    if shared:
+        chosen["processes"] = shared.size
     if config.balance != "none":
         chosen["class_weights"] = {c: round(w, 4) for c, w in zip(learn.dls.vocab, weights.tolist(), strict=True)}
     state = run.path / "checkpoints" / checkpoint.FILE
@@ -390,11 +398,8 @@ def _fit_once(
         track("training", 1, "batches", after=0, lines=False) as update,
     ):
         cbs += [checks, TrainBar(update)]
-        if whole:
-            _fine_tune(trainee, epochs, lr, checks, cbs)
-        else:
-            rates = slice(lr / 10, lr) if block else lr
-            trainee.fit_one_cycle(epochs, rates, cbs=cbs, start_epoch=checks.start_of(0, epochs))
+        with together(trainee, Asked(config, epochs, lr, bs, weights, past)) as beside:
+            fit_as_asked(trainee, config.unfreeze, epochs, lr, checks.start_of, [*cbs, *beside])
     best_epoch = None if best.best_epoch is None else best.best_epoch + 1
     log.info("the weights of epoch %s, with the lowest validation loss, are kept", best_epoch)
     return trainee, {"lr": lr, **chosen, "best_epoch": best_epoch}
@@ -403,15 +408,6 @@ def _fit_once(
 def _expected(config: TrainConfig, run: Run, folds: np.ndarray | None, bs: int) -> Expected:
     splits = run.scans["split"].value_counts().to_dict()
     return Expected(config, splits, 0 if folds is None else int(folds.max()) + 1, bs)
-
-
-def _fine_tune(learn: Learner, epochs: int, lr: float, checks: checkpoint.Checkpoint, cbs: list[Any]) -> None:
-    """fastai's `fine_tune`, whose two fits begin at the epochs that are not done yet."""
-    learn.freeze()
-    learn.fit_one_cycle(1, slice(lr), pct_start=0.99, cbs=cbs, start_epoch=checks.start_of(0, 1))
-    learn.unfreeze()
-    rates = slice(lr / 2 / 100, lr / 2)
-    learn.fit_one_cycle(epochs, rates, pct_start=0.3, div=5.0, cbs=cbs, start_epoch=checks.start_of(1, epochs))
 
 
 def _folds(learn: Learner, config: TrainConfig) -> np.ndarray | None:

@@ -134,10 +134,7 @@ def oct_learner(
     match_normalisation(dls, found)
     set_seed(seed)
     body, top = body_and_head(network, found, head, len(dls.vocab))
-    loss = NLLLossFlat() if head == "article" else CrossEntropyLossFlat()
-    kwargs = {"loss_func": loss, "opt_func": Adam, "metrics": metrics, **kwargs}
-    if head in ("linear", "root"):
-        kwargs.setdefault("wd", 0.1)
+    kwargs = _settings(head, {"metrics": metrics, **kwargs})
     with _in_model_meta(body) as made:
         learn = vision_learner(
             dls,
@@ -154,11 +151,35 @@ def oct_learner(
         _calibrate(learn)
     else:
         log.info("%s", report.describe())
-    if torch.device(dls.device).type == "cuda":
-        learn.add_cbs([ChannelsLast(), MixedPrecision()])
+    _on_its_device(learn)
     learn.add_cb(OneProcess())
     learn.oct = OctParts(found, head, report)
     return unfreeze_to(learn, unfreeze)
+
+
+def plain_learner(dls: DataLoaders, model: nn.Sequential, head: str, **kwargs: Any) -> Learner:
+    """A Learner that trains a model as one of `oct_learner` does; nothing is frozen yet.
+
+    Parameters
+    ----------
+    model : of body and head, all of it to be trained.
+    head, kwargs : see `oct_learner`.
+    """
+    settings = _settings(head, {"metrics": accuracy, **kwargs})
+    return _on_its_device(Learner(dls, model, splitter=oct_splitter, train_bn=False, cbs=[FrozenEval()], **settings))
+
+
+def _settings(head: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a Learner trains a head by, where `kwargs` do not say otherwise."""
+    loss = NLLLossFlat() if head == "article" else CrossEntropyLossFlat()
+    decay = {"wd": 0.1} if head in ("linear", "root") else {}
+    return {"loss_func": loss, "opt_func": Adam, **decay, **kwargs}
+
+
+def _on_its_device(learn: Learner) -> Learner:
+    if torch.device(learn.dls.device).type == "cuda":
+        learn.add_cbs([ChannelsLast(), MixedPrecision()])
+    return learn
 
 
 def oct_splitter(model: nn.Sequential) -> list[list[nn.Parameter]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from octfast.model.engine import Engine, half_where_fast, one_thread
 from octfast.processes import current
+from octfast.train.beside import sharing
 from octfast.train.config import TrainConfig
 from octfast.train.dealt import run_blocks
 from octfast.train.draws import seeded
@@ -150,7 +151,9 @@ def measured_whole(learn: Learner, config: TrainConfig) -> Pace:
         with torch.no_grad():
             forward = _seconds(lambda: _wait(model(x)))
     # What is frozen runs folded and in lower precision elsewhere; this is the most that it takes.
-    return Pace(read, forward / len(x), step / len(x), forward / len(x))
+    group = sharing(config)
+    each = len(x) * (1 if group is None else group.size)
+    return Pace(read * len(x) / each, forward / each, step / each, forward / each)
 
 
 def _seconds_each(frozen: Frozen, source: Views, wanted: Sequence[np.ndarray]) -> float:
