@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from octfast.errors import DataError, OctfastError, UsageError
 from octfast.files import in_threads, sha256_of
 from octfast.model.heads import set_dropout
+from octfast.notices import Note
 from octfast.processes import Group, current
 from octfast.train.balance import balance_callbacks
 from octfast.train.checkpoint import Restore, State
@@ -88,6 +89,13 @@ def say_shared(config: TrainConfig, bs: int) -> None:
         "%d processes train together, each on %s of the %d scans of a batch: rate, steps and results are one process's",
         *(group.size, each, bs),
     )
+
+
+def note_shared(about: dict[str, Any]) -> None:
+    """Add to what config.json is to say how many processes trained together; nothing of one."""
+    if count := about["chosen"].get("processes"):
+        said = Note("processes", f"{count} processes trained together, each on its share of every batch")
+        about["notes"].extend([] if said in about["notes"] else [said])
 
 
 @contextmanager

@@ -47,7 +47,7 @@ from octfast.train import checkpoint
 from octfast.train.assist import kinds
 from octfast.train.at_level import at_level, bags_of
 from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
-from octfast.train.beside import Asked, say_shared, sharing, together
+from octfast.train.beside import Asked, note_shared, say_shared, sharing, together
 from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
@@ -184,6 +184,7 @@ def _finish(
             keep()
         trainee, chosen = _fit(whole, config, run, keep)
         about["chosen"].update(chosen)
+        note_shared(about)
         return whole, trainee
 
     (learn, trainee), prepared = with_readable(fit, given, ("train", "valid"))

@@ -147,7 +147,7 @@ class Together(DistributedTrainer):
         told = torch.tensor([own])
         distributed.all_reduce(told, distributed.ReduceOp.MAX)
         if int(told) == FAILED and own != FAILED:
-            raise ElsewhereError
+            raise ElsewhereError("another process has failed")  # fastai looks for words
         return int(told)
 
     def close(self) -> None:
@@ -277,7 +277,7 @@ def _meet(group: Group, number: int) -> None:
         if not group.rank and group.box.get(ready) == group.size:
             group.box.set(go, 1)
         if group.rank and group.box.has(f"{number}/stop"):
-            raise ElsewhereError
+            raise ElsewhereError("another process has failed")
         if not group.rank:
             group.look_for_errors(number)
         group.check()
@@ -289,7 +289,7 @@ def _heard(group: Group, number: int) -> None:
     until = time.monotonic() + _WORDS_SECONDS
     while time.monotonic() < until:
         if group.rank and group.box.has(f"{number}/stop"):
-            raise ElsewhereError
+            raise ElsewhereError("another process has failed")
         if not group.rank:
             group.look_for_errors(number)
         group.check()
@@ -303,8 +303,8 @@ def _failed_inside(group: Group, number: int, e: Exception) -> None:
         return
     if out_of_memory(e):
         e = OctfastError(
-            f"memory is too small for a share of a batch in process {group.rank} of {group.size}: {e}".split("\n")[0],
-            "give a smaller --bs, which is of all processes together, or a smaller --size; or start fewer processes",
+            f"memory is too small for a share of a batch in process {group.rank} of {group.size}",
+            "give a smaller --bs, which is of all processes together, or a smaller --size",
         )
         if not group.rank:
             raise e
