@@ -17,7 +17,7 @@ def _needs(key: str) -> list[str]:
 
 optional = (
     *("openvino", "download", "parquet", "oct", "onnx", "app", "sr", "tune"),
-    *("tensorboard", "mlflow", "wandb", "docs"),
+    *("accelerate", "tensorboard", "mlflow", "wandb", "docs"),
 )
 extras = {name: _needs(f"{name}_requirements") for name in ("test", *optional)}
 extras["all"] = [need for name in optional if name != "docs" for need in extras[name]]

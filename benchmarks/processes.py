@@ -1,6 +1,6 @@
 """One process against several: the same bytes, how much sooner, and how soon all end when one of them is killed.
 
-    python benchmarks/processes.py [--scans 192] [--processes 2] [--rounds 2] [--size 224] [--work FOLDER]
+    python benchmarks/processes.py [--scans 192] [--processes 2] [--rounds 2] [--size 224] [--whole] [--work FOLDER]
 
 Each process has one thread. In every round one process trains and predicts, then several do, each time with an empty
 cache. The seconds of the frozen part are those between two lines of log.txt, from its announcement to its last training
@@ -8,12 +8,16 @@ scan; what the first process does alone there, such as reading all files to make
 command's from its start to its end, imports and all. Then a training of several processes loses one of them to SIGKILL
 in the midst of the frozen part, once the last and once the first.
 
-The last line is JSON; the exit code is 1 where bytes differ. Needs Linux.
+With --whole the whole network is trained (--unfreeze all), each process on its share of every batch: the seconds of its
+epochs, of which the first, of the head, is left out, and how far losses are apart, which are not of the same bytes.
+
+The last line is JSON; the exit code is 1 where bytes differ, or losses by more than 1%. Needs Linux.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import os
 import shutil
@@ -39,14 +43,16 @@ def main() -> None:
     parser.add_argument("--arch", default="vgg16_bn")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--whole", action="store_true", help="train the whole network in all processes")
     parser.add_argument("--work", help="an empty folder; by default a temporary one")
     args = parser.parse_args()
     found = common.machine()
     with common.work_folder(args.work) as work:
-        result = measure(args, work)
+        result = measure_whole(args, work) if args.whole else measure(args, work)
     print(common.describe_machine(found))
     common.print_json({**result, **vars(args), "work": None, "machine": found})
-    sys.exit(0 if result["same_bytes"] else 1)
+    sys.exit(0 if result.get("same_bytes", result.get("apart", 1) < 0.01) else 1)
 
 
 def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -78,9 +84,39 @@ def measure(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     return {"same_bytes": len(set(digests)) == 1, **ratio, **killed, "rounds_seconds": rows}
 
 
+def measure_whole(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Of the whole network, in one process and in several, in turns."""
+    data = work / "data"
+    common.say(f"drawing {args.scans} phantoms")
+    octfast(1, "data", "phantom", "--scans", args.scans, "--out", data)
+    rows: list[dict[str, Any]] = []
+    losses: list[list[float]] = []
+    for number in range(args.rounds):
+        for count in (1, args.processes):
+            folder = work / f"{number}-{count}"
+            common.say(f"round {number + 1}: {count} process{'es' if count > 1 else ''}")
+            whole = octfast(count, *training(args, data, folder))
+            with (folder / "run" / "history.csv").open(newline="", encoding="utf-8") as f:
+                history = list(csv.DictReader(f))
+            each = round(statistics.mean(float(row["seconds"]) for row in history[1:]), 3)
+            rows.append({"processes": count, "epoch": each, "training": whole})
+            losses.append([float(row[k]) for row in history for k in ("train_loss", "valid_loss")])
+    common.print_table(rows, f"seconds, {args.arch} at {args.size}, {args.scans} phantoms, one thread a process")
+    ratios = {
+        f"{k}_ratio": [round(b[k] / a[k], 3) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+        for k in ("epoch", "training")
+    }
+    apart = max(abs(a - b) / a for other in losses for a, b in zip(losses[0], other, strict=True))
+    print(f"\nlosses are apart by {apart:.2g} of themselves at most; ratios: {ratios}")
+    return {"apart": apart, **ratios, "rounds_seconds": rows}
+
+
 def training(args: argparse.Namespace, data: Path, folder: Path, views: int = 0) -> list[object]:
-    words: list[object] = ["train", data, "--arch", args.arch, "--weights", "none", "--size", args.size, "--epochs", 5]
-    return [*words, "--views", views or args.views, "--out", folder / "run", "--cache", folder / "cache"]
+    words: list[object] = ["train", data, "--arch", args.arch, "--weights", "none", "--size", args.size]
+    words += ["--epochs", args.epochs, "--out", folder / "run", "--cache", folder / "cache"]
+    if args.whole:
+        return [*words, "--unfreeze", "all", "--lr", 0.002, "--workers", 0]
+    return [*words, "--views", views or args.views]
 
 
 def command(count: int, *words: object) -> list[str]:

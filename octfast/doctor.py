@@ -23,6 +23,7 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 GB = 1e9
 # What each optional group of packages is for; one that is not named here is listed without a purpose.
 PURPOSES = {
+    "accelerate": "training a whole network in several processes",
     "all": "everything but the documentation",
     "app": "the web page (octfast app)",
     "dev": "working on octfast: tests, lint, types",

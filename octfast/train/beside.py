@@ -122,7 +122,7 @@ def together(learn: Learner, asked: Asked) -> Iterator[list[Callback]]:
     if len(group.hosts) > 1:
         about["digests"] = digests(learn.dls)
     number = group.tell("fit", about, arrays)
-    with training_group(group, number, learn) as beside:
+    with training_group(group, number, learn, asked.config.workers) as beside:
         yield [beside]
 
 
@@ -166,7 +166,7 @@ def follow(dls: DataLoaders, model: nn.Sequential, head: str, about: dict[str, A
     restore = Restore(past)
     cbs = [restore, *balance_callbacks(torch.tensor(about["weights"]), config.balance, config.loss)]
     try:
-        with training_group(group, about["number"], learn) as beside, learn.no_logging():
+        with training_group(group, about["number"], learn, config.workers) as beside, learn.no_logging():
             cbs.append(beside)
             fit_as_asked(learn, config.unfreeze, about["epochs"], about["lr"], restore.start_of, cbs)
     except ElsewhereError:

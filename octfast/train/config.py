@@ -52,7 +52,7 @@ class TrainConfig:
         most=10,
         hint="try --lr 0.002, or leave it out",
     )
-    bs: int | None = _option(None, "Batch size; by default 64, less on small sets.", least=2)
+    bs: int | None = _option(None, "Batch size, of all processes together; by default 64, less on small sets.", least=2)
     # Half of the epochs, since a one-cycle schedule has its best loss at its end, when the rate has come down.
     patience: int | None = _option(
         None, "Epochs without a lower validation loss before stopping; by default half, at least 3.", least=1

@@ -52,10 +52,11 @@ class Together(DistributedTrainer):
     Parameters
     ----------
     trained : the Learner that the callback is for.
+    workers : processes that decode for this one; None lets the processes of a machine share those of the Learner.
     """
 
-    def __init__(self, group: Group, trained: Learner):
-        self.group, self.trained = group, trained
+    def __init__(self, group: Group, trained: Learner, workers: int | None = None):
+        self.group, self.trained, self.workers = group, trained, workers
         # Whether this process is amid what all compute together, from where it cannot tell the others anything.
         self.inside = True
         self.mode: WholeBatch | None = None
@@ -164,7 +165,11 @@ class Together(DistributedTrainer):
             self.mode = None
 
     def _wrap_dl(self, dl: TfmdDL) -> TfmdDL:
-        return dl if hasattr(dl, "whole") else shared_dl(dl, self.group.rank, self.group.size)
+        if hasattr(dl, "whole"):
+            return dl
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        workers = -(-dl.fake_l.num_workers // here) if self.workers is None else self.workers
+        return shared_dl(dl, self.group.rank, self.group.size, workers)
 
     def _whole(self, own: Tensor, count: int) -> Tensor:
         """Rows of all processes, in the order of the batch; those of others are constants."""
@@ -190,7 +195,7 @@ class Together(DistributedTrainer):
             torch.cuda.set_rng_state(states[1])
 
 
-def shared_dl(dl: TfmdDL, rank: int, size: int) -> TfmdDL:
+def shared_dl(dl: TfmdDL, rank: int, size: int, workers: int) -> TfmdDL:
     """A DataLoader of a process's scans of each batch of another one: every `size`-th, from `rank` on.
 
     Process 0 draws the order for all. A process that has none of a last, short batch reads a scan that is not counted.
@@ -208,19 +213,21 @@ def shared_dl(dl: TfmdDL, rank: int, size: int) -> TfmdDL:
 
     drawn = random.getstate()
     kept = sum(max(1, share(each, rank, size)) for each in sizes)
-    made = dl.new(bs=max(1, share(dl.bs, rank, size)), n=kept, shuffle=False, drop_last=False, get_idxs=own)
+    each = max(1, share(dl.bs, rank, size))
+    made = dl.new(bs=each, n=kept, shuffle=False, drop_last=False, get_idxs=own, num_workers=workers)
     random.setstate(drawn)
     made.whole, made.sizes = dl, sizes
     return made
 
 
 @contextmanager
-def training_group(group: Group, number: int, learn: Learner) -> Iterator[Together]:
+def training_group(group: Group, number: int, learn: Learner, workers: int | None) -> Iterator[Together]:
     """Inside, the processes can train together; gives the callback that fits need.
 
     Parameters
     ----------
     number : of the question by which process 0 began it.
+    workers : see `Together`.
 
     Raises
     ------
@@ -234,7 +241,7 @@ def training_group(group: Group, number: int, learn: Learner) -> Iterator[Togeth
         # Who waits for a process that has gone is told by other means, see `octfast.processes`.
         limits: dict[str, Any] = {"rank": group.rank, "world_size": group.size, "timeout": timedelta(days=7)}
         distributed.init_process_group(backend, store=store, **limits)
-        with _told_of_failures(group, number, beside := Together(group, learn)):
+        with _told_of_failures(group, number, beside := Together(group, learn, workers)):
             yield beside
     finally:
         if not group.rank:
