@@ -6,7 +6,7 @@ Comparative study of confidence intervals for proportions in complex sample surv
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,7 +36,7 @@ def wilson_of_groups(
         return np.bincount(pairs % groups, values, groups)
 
     sums = (scans, right, scans**2, right * scans, right**2, np.ones(len(pairs)))
-    return _wilson(*(total(values) for values in sums), level)
+    return _wilson([total(values) for values in sums], level)
 
 
 def wilson_of_firsts(hits: np.ndarray, patient: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -63,11 +63,12 @@ def wilson_of_firsts(hits: np.ndarray, patient: np.ndarray, level: float = 0.95)
     right[order] = up_to - hit - (up_to - hit)[first]
     hit = hits.astype(float)
     each = (np.ones(len(own)), hit, 2 * scans + 1, right + hit * (scans + 1), hit * (2 * right + 1), scans == 0)
-    return _wilson(*(np.cumsum(values) for values in each), level)
+    return _wilson([np.cumsum(values) for values in each], level)
 
 
-def _wilson(n: Any, k: Any, nn: Any, kn: Any, kk: Any, patients: Any, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _wilson(sums: Sequence[np.ndarray], level: float) -> tuple[np.ndarray, np.ndarray]:
     """Of k hits of n scans; nn, kn and kk are the sums over patients of n * n, k * n and k * k of their own."""
+    n, k, nn, kn, kk, patients = sums
     with np.errstate(divide="ignore", invalid="ignore"):
         share = k / n
         variance = patients / (patients - 1) * (kk - 2 * share * kn + share**2 * nn) / n**2
