@@ -279,11 +279,14 @@ def _missed_units(
     of : the units that were missed, how the scans of these and others counted, and the level.
     """
     units, each, level = of
-    frames = frames_of(units, each, level)
+    # Of scans that are put together by a mean all count alike.
+    suspicious = read_info(run.bundle).level == "scan"
+    asked = urgent if suspicious else None
+    frames = frames_of(units, each, level, suspicious=asked)
     heat = None
     if method and len(units):
         maps = interp.heat_maps(str(method))
-        drawn = frames_of(units.head(MOST_UNITS), each, level)
+        drawn = frames_of(units.head(MOST_UNITS), each, level, suspicious=asked)
         with track("heat maps", len(drawn)) as update:
             maps.compute(drawn["path"], drawn["label"], update)
         heat = maps.get
@@ -291,7 +294,10 @@ def _missed_units(
     what = f"urgent {level}s ({', '.join(urgent)}) taken for another class" if urgent else f"wrong {level}s"
     title = f"{len(units)} {what}, {split}{_shown(units, MOST_UNITS)}"
     own = suffix.removesuffix("" if split == "valid" else f"-{split}").replace("-", "_")
-    keep(f"missed_units{own}", plot_units(units, each, level, title, note, asked=urgent, heat=heat, fit=fit))
+    keep(
+        f"missed_units{own}",
+        plot_units(units, each, level, title, note, asked=urgent, heat=heat, fit=fit, suspicious=suspicious),
+    )
     return [_save(frames, run, f"missed-units{suffix}.csv")]
 
 

@@ -146,10 +146,48 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A scan of a unit: what it is called in the strip ("B-scan", "7"), how much it counts, and what it says alone, of
+    its label first."""
+
+    name: str
+    place: tuple[str, str]
+    counts: str
+    alone: list[tuple[str, str]]
+    scan: Picture | None
+    heat: Picture | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class MissedUnit:
+    """A volume, an eye or a patient that was missed, with some of its scans and, of several, a strip of all."""
+
+    name: str
+    actual: str
+    predicted: str
+    p_predicted: str
+    frames: list[Frame]
+    strip: Plot | None
+
+
+@dataclass(frozen=True)
+class MissedUnits:
+    """The units of a level that were missed."""
+
+    heading: str
+    words: str
+    heat_words: str
+    units: list[MissedUnit]
+
+
+@dataclass(frozen=True)
 class Errors:
-    """Where it goes wrong; `missed` is None where no class is urgent, `near` unless it was asked."""
+    """Where it goes wrong; `missed` is None where no class is urgent or it is units that are judged, `near` unless it
+    was asked."""
 
     missed: Gallery | None
+    units: list[MissedUnits]
     top: Gallery
     doubts: dict[str, Any]
     heat_bar: Picture | None

@@ -132,11 +132,15 @@ class HeatPictures:
 
     @property
     def words(self) -> str:
-        """What the heat maps show, or why there are none."""
+        """What the heat maps of predicted classes show, or why there are none."""
+        return self.said("its predicted class")
+
+    def said(self, of: str) -> str:
+        """What the heat maps beside scans show, or why there are none; `of` : their class, in words."""
         if self.problem or not self.drawn:
             return self.problem
         how = {"gradcam": "Grad-CAM", "hirescam": "HiResCAM"}.get(self.method, self.method)
-        said = f"Beside each scan: what raised the score of its predicted class ({how}); {CAUTION}."
+        said = f"Beside each scan: what raised the score of {of} ({how}); {CAUTION}."
         seen = seen_in_words(self._maps.info.fit) if self._maps else ""
         return f"{said} What is darkened is not seen: {seen}." if seen else said
 
@@ -146,19 +150,31 @@ def shots(rows: pd.DataFrame, heat_maps: HeatPictures | None = None) -> list[Sho
     return [_shot(row, heat_maps) for row in rows.to_dict("records")]
 
 
+def scan_pictures(
+    path: str, of: str, taken: str, heat_maps: HeatPictures | None
+) -> tuple[Picture | None, Picture | None, str]:
+    """A scan, the heat map of a class over it where there is one, and what is wrong where the scan cannot be shown.
+
+    Parameters
+    ----------
+    of : the class.
+    taken : what is seen, in words.
+    """
+    scan = heat = None
+    try:
+        grey = decode_grey(path)
+        scan = scan_picture(grey, f"OCT {taken}")
+        drawn = heat_maps.overlay(path, of, grey) if heat_maps else None
+        heat = scan_picture(drawn, f"Heat map over the {taken}") if drawn is not None else None
+    except OctfastError as e:
+        return scan, heat, without_places(e.message, [Path(path).parent])
+    return scan, heat, ""
+
+
 def _shot(row: dict[Any, Any], heat_maps: HeatPictures | None) -> Shot:
     path, actual, predicted = (str(row[c]) for c in ("path", "label", "predicted"))
     right = actual == predicted
-    scan = heat = None
-    problem = ""
-    try:
-        grey = decode_grey(path)
-        taken = f"scan of {actual}, taken for {predicted}"
-        scan = scan_picture(grey, f"OCT {taken}")
-        drawn = heat_maps.overlay(path, predicted, grey) if heat_maps else None
-        heat = scan_picture(drawn, f"Heat map over the {taken}") if drawn is not None else None
-    except OctfastError as e:
-        problem = without_places(e.message, [Path(path).parent])
+    scan, heat, problem = scan_pictures(path, predicted, f"scan of {actual}, taken for {predicted}", heat_maps)
     return Shot(
         name=Path(path).name,
         patient=str(row["patient"]),

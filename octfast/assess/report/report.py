@@ -12,7 +12,7 @@ import pandas as pd
 
 from octfast.assess.evaluate import evaluate_run
 from octfast.assess.interpret.heatmap import check_method
-from octfast.assess.interpret.missed_units import frames_of
+from octfast.assess.interpret.missed_units import MOST_UNITS
 from octfast.assess.interpret.neighbours import NEAR, plot_neighbours
 from octfast.assess.interpret.rows import missed_urgent, top_losses
 from octfast.assess.metrics.metrics import Evaluation
@@ -51,6 +51,7 @@ from octfast.assess.report.provenance import (
 )
 from octfast.assess.report.render import render_page, write_whole
 from octfast.assess.report.tables import find
+from octfast.assess.report.units import missed_of, missed_units_section
 from octfast.assess.similar import similar as similar_scans
 from octfast.errors import OctfastError
 from octfast.run.folder import Run, open_run
@@ -132,21 +133,19 @@ def _page(
     classes, urgent, operating = list(info.classes), list(asked["urgent"]), asked["operating"]
     missed = missed_urgent(table, urgent) if urgent else table.iloc[:0]
     top = top_losses(table, k)
-    frames = None
-    if info.level != "scan" and len(missed):
-        frames = frames_of(missed.head(parts.MOST_MISSED), scan_answers(run, split), info.level)
-    above = missed.head(parts.MOST_MISSED) if frames is None else frames
+    of_units = missed_of(table, info, urgent, lambda: scan_answers(run, split))
+    above = of_units[0].units.head(MOST_UNITS) if info.level != "scan" else missed.head(parts.MOST_MISSED)
     below = top[~top["path"].isin(above["path"])]
-    heat.prepare(above, below)
+    heat.prepare(*([above] if info.level == "scan" else []), below, *(found.labels for found in of_units))
     history, no_history = _history(known)
     # The heat maps are drawn with the galleries, so the words on them come after.
-    missed_shots, top_shots = (
-        parts.missed_section(missed, heat, info.level, frames),
-        parts.top_section(below, len(top), heat),
-    )
+    judged_units = [missed_units_section(found, heat) for found in of_units]
+    missed_shots = parts.missed_section(missed, heat) if urgent and info.level == "scan" else None
+    among = f"urgent {info.level}s that were missed" if urgent else f"{info.level}s that were wrong"
+    top_shots = parts.top_section(below, len(top), heat, among)
     near, no_near = _near(run, top) if similar and len(top) else (None, "")
     doubts = parts.doubt_section(table, classes, split)
-    errors = Errors(missed_shots if urgent else None, top_shots, doubts, heat.bar(), heat.words, near, no_near)
+    errors = Errors(missed_shots, judged_units, top_shots, doubts, heat.bar(), heat.words, near, no_near)
     referral = results.referral_section(evaluation.referral, table, urgent, operating) if urgent else None
     facts = ClaimFacts(
         split=split,
@@ -198,7 +197,7 @@ def _page(
         results.calibration_section(table, info, split, _validation(run)),
         errors,
         Groups(
-            parts.patient_section(table, evaluation.units),
+            parts.patient_section(table, evaluation.units, evaluation.paired),
             parts.group_tables(evaluation.groups),
             _no_groups(known, by),
         ),

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from octfast.assess.interpret.label_errors import find_label_errors
+from octfast.assess.metrics.definitions import metric
 from octfast.assess.metrics.subgroups import small_group_note
 from octfast.assess.report.page import Gallery
 from octfast.assess.report.pictures import HeatPictures, shots
 from octfast.assess.report.provenance import SPLIT_NAMES, Provenance
-from octfast.assess.report.tables import estimate_grid
+from octfast.assess.report.tables import difference_cell, estimate_grid
 from octfast.errors import OctfastError
 from octfast.notices import UNSEEN
 from octfast.run.privacy import without_places
@@ -21,39 +22,34 @@ from octfast.run.privacy import without_places
 MOST_MISSED, _DOUBTS, _PATIENTS = 12, 20, 20
 
 
-def missed_section(
-    rows: pd.DataFrame, heat: HeatPictures, level: str = "scan", frames: pd.DataFrame | None = None
-) -> Gallery:
+def missed_section(rows: pd.DataFrame, heat: HeatPictures) -> Gallery:
     """The urgent scans that were taken for another class, the surest misses first.
 
     Parameters
     ----------
     rows : of `octfast.assess.interpret.rows.missed_urgent`.
-    level : what the model answers for.
-    frames : of volumes, eyes or patients the scans to show of them, see `octfast.assess.interpret.missed_units`.
     """
     n = len(rows)
     if not n:
-        return Gallery(f"None: every urgent {level} was taken for an urgent class.", [])
-    words = f"{n:,} urgent {level}{'s were' if n > 1 else ' was'} taken for a class that is not urgent"
+        return Gallery("None: every urgent scan was taken for an urgent class.", [])
+    words = f"{n:,} urgent scan{'s were' if n > 1 else ' was'} taken for a class that is not urgent"
     words += f"; the {MOST_MISSED} surest misses are shown." if n > MOST_MISSED else "."
-    if frames is not None:
-        words += f" Of each the scans are shown that counted most; class and probabilities are those of the {level}."
-    return Gallery(words, shots(rows.head(MOST_MISSED) if frames is None else frames, heat))
+    return Gallery(words, shots(rows.head(MOST_MISSED), heat))
 
 
-def top_section(rows: pd.DataFrame, k: int, heat: HeatPictures) -> Gallery:
-    """The scans with the largest losses that were not shown before.
+def top_section(rows: pd.DataFrame, k: int, heat: HeatPictures, among: str) -> Gallery:
+    """The scans with the largest losses that were not shown before, or the units, each by the scan that counted most.
 
     Parameters
     ----------
     rows : those of the k largest losses.
+    among : what was shown before, in words.
     """
     words = "The loss is large where the true class was given a small probability."
     again = k - len(rows)
     if again:
         words += f" Of the {k} largest, {again if again < k else 'all'} {'is' if again == 1 else 'are'} shown above, "
-        words += "among the urgent scans that were missed."
+        words += f"among the {among}."
     return Gallery(words, shots(rows, heat))
 
 
@@ -90,9 +86,14 @@ def doubt_section(table: pd.DataFrame, classes: Sequence[str], split: str) -> di
     return {"rows": rows, "words": words}
 
 
-def patient_section(table: pd.DataFrame, units: pd.DataFrame) -> dict[str, Any]:
-    """How many patients were right, those that were not, the worst first, and results for whole patients."""
-    tables = unit_tables(units, len(table))
+def patient_section(table: pd.DataFrame, units: pd.DataFrame, paired: pd.DataFrame) -> dict[str, Any]:
+    """How many patients were right, those that were not, the worst first, and results for whole patients.
+
+    Parameters
+    ----------
+    units, paired : of the Evaluation.
+    """
+    tables, against = unit_tables(units, len(table)), paired_table(paired)
     right = table["label"] == table["predicted"]
     grouped = table.assign(right=right).groupby("patient", sort=True)
     share = grouped["right"].mean()
@@ -106,6 +107,7 @@ def patient_section(table: pd.DataFrame, units: pd.DataFrame) -> dict[str, Any]:
             "words": "Each scan is a patient of its own, so results by patient are those by scan.",
             "rows": [],
             "tables": tables,
+            "paired": against,
         }
     rows: list[dict[str, Any]] = []
     for who, part in grouped:
@@ -123,7 +125,7 @@ def patient_section(table: pd.DataFrame, units: pd.DataFrame) -> dict[str, Any]:
         )
     rows.sort(key=lambda r: (r["right"] - r["scans"], r["patient"]))
     caption = f"Patients with a wrong answer{f', {_PATIENTS} of {len(rows)}' if len(rows) > _PATIENTS else ''}"
-    return {"words": words, "rows": rows[:_PATIENTS], "caption": caption, "tables": tables}
+    return {"words": words, "rows": rows[:_PATIENTS], "caption": caption, "tables": tables, "paired": against}
 
 
 def count_rows(known: Provenance) -> dict[str, Any] | None:
@@ -188,6 +190,19 @@ def unit_tables(units: pd.DataFrame, scans: int) -> list[dict[str, Any]]:
     rows = frame.assign(rule=[f"{u}: {rules.get(r, r)}" for u, r in zip(frame["unit"], frame["rule"], strict=True)])
     caption = "Whole patients, eyes or volumes, as the table of scans knows them, with 95% intervals"
     return [{"grid": estimate_grid(rows, "rule"), "first": "judged by", "of": "number", "caption": caption}]
+
+
+def paired_table(paired: pd.DataFrame) -> dict[str, Any] | None:
+    """What putting scans together changes against their mean, a row a level, for a table; None where nothing is."""
+    if paired.empty:
+        return None
+    keys = list(dict.fromkeys(paired["metric"]))
+    rows = []
+    for unit, part in paired.groupby("unit", sort=False):
+        known = {r.metric: difference_cell(r.difference, r.low, r.high) for r in part.itertuples()}
+        rule = str(part["rule"].iloc[0]).replace("_", " ")
+        rows.append({"name": f"{unit}s, {rule}", "n": int(part["n"].iloc[0]), "cells": [known[k] for k in keys]})
+    return {"metrics": [metric(k).name for k in keys], "rows": rows}
 
 
 def group_tables(groups: pd.DataFrame) -> list[dict[str, Any]]:

@@ -42,6 +42,13 @@ def cell(key: str, value: Any, low: Any = None, high: Any = None) -> Cell:
     return Cell(text, interval, at, lower, upper)
 
 
+def difference_cell(value: float, low: float, high: float) -> Cell:
+    """A difference of two estimates and its interval as a cell; "–" where it is not defined."""
+    if not math.isfinite(value):
+        return EMPTY
+    return Cell(f"{value:+.3f}", "" if math.isnan(low) or math.isnan(high) else f"{low:+.3f} to {high:+.3f}")
+
+
 def find(frame: pd.DataFrame, key: str, **where: Any) -> Cell:
     """The cell of a metric in a table of estimates, with the given values in other columns; "–" where it has none."""
     rows = frame[frame["metric"] == key]

@@ -38,6 +38,19 @@ def test_the_scans_that_counted_most_in_the_order_of_the_units(tables):
     assert found["frame"].tolist() == [8, 9, 8, 6, 9]
 
 
+def test_the_most_suspicious_scans_whatever_counted(tables):
+    units, each = tables
+    each = each.assign(attention=0.25, alone_CNV=[0.1, 0.2, 0.9, 0.3, 0.4, 0.5])
+    found = frames_of(units, each, LEVEL, suspicious=["CNV"])
+    assert found["alone_CNV"].tolist() == [0.5, 0.4, 0.9, 0.3, 0.2]
+    # Of no class in particular, those of the unit's label.
+    of_label = frames_of(units.assign(label="NORMAL"), each, LEVEL, suspicious=[])
+    assert of_label["alone_NORMAL"].tolist() == each.set_index("path").loc[of_label["path"], "alone_NORMAL"].tolist()
+    assert of_label.groupby("unit")["alone_NORMAL"].is_monotonic_decreasing.all()
+    fig = plot_units(units, each, LEVEL, "Missed", asked=["CNV"], suspicious=True)
+    assert fig.axes[0].get_title(loc="left") == "alone 50%, counts 25%"
+
+
 def test_the_strip_has_every_scan_in_the_order_of_the_frames(tables):
     fig = plot_units(*tables, LEVEL, "Missed", asked=["CNV"], heat=lambda path, label: np.ones((40, 50), np.float32))
     strip = fig.axes[7]

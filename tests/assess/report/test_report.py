@@ -577,3 +577,45 @@ def test_what_octfast_report_refuses(octfast, own_run, words, said):
     ended = octfast("report", own_run.path, *words)
     assert ended.code == 2 and said in ended.err
     assert not (own_run.path / REPORT).exists()
+
+
+def test_the_patients_that_a_model_of_scans_missed_stand_with_their_scans_and_a_strip(own_run):
+    kept = {"rule": "mean_probability", "k": None, "temperature": 1.0, "urgent": []}
+    update_info(own_run.bundle, calibration={"units": {"patient": kept}})
+    table = own_run.predictions("test")
+    classes = [c.removeprefix("p_") for c in table if c.startswith("p_")]
+    mean = table.groupby("patient")[[f"p_{c}" for c in classes]].mean()
+    given = mean.idxmax(axis=1).str.removeprefix("p_")
+    labels = table.groupby("patient")["label"].first()
+    # A class of which a patient with several scans is missed.
+    several = table.groupby("patient").size() > 1
+    urgent = [str(labels[(given != labels) & several].iloc[0])]
+    missed = labels.index[labels.isin(urgent) & ~given.isin(urgent)]
+    page = page_of(own_run, "test", heatmaps=True, urgent=urgent)
+    errors = page.section("errors")
+    assert f"Urgent patients that were missed {len(missed)} urgent patient" in errors
+    assert f"of {labels.isin(urgent).sum()}" in errors and "the mean of its scans' probabilities" in errors
+    heads = [words for words in page.words("h4")]
+    assert len(heads) == min(6, len(missed)) and all(f"label {urgent[0]}, taken for" in words for words in heads)
+    who = next(w.split(":")[0] for w in heads if several[w.split(":")[0]])
+    own = table[table["patient"] == who].sort_values(f"p_{urgent[0]}", ascending=False).head(3)
+    at = [errors.index(Path(path).name, errors.index(f"{who}: label")) for path in own["path"]]
+    assert at == sorted(at) and f"counts{1 / (table['patient'] == who).sum():.0%}" in errors
+    strips = [img for img in page.all("img") if str(img["alt"]).startswith("How much each of")]
+    assert len(strips) == sum(several[w.split(":")[0]] for w in heads)
+    assert any(f"of {who} counts" in str(img["alt"]) for img in strips)
+    assert "what raised the score of the label of its patient" in errors and not page.misplaced
+
+
+def test_what_was_fitted_stands_beside_the_mean_of_the_scans(own_run):
+    kept = {"rule": "most_urgent", "k": None, "temperature": 1.5, "urgent": ["CNV", "DME"]}
+    update_info(own_run.bundle, calibration={"units": {"patient": kept}})
+    page = page_of(own_run, "test", heatmaps=False)
+    paired = evaluate_run(own_run, "test", resamples=200).paired.set_index("metric")
+    said = page.section("groups")
+    assert "less the mean of their probabilities" in said and "patients, fitted" in said
+    for row in paired.itertuples():
+        # Where every resample is alike, as of an accuracy that is the same, there is no interval.
+        interval = "" if row.low != row.low else f"{row.low:+.3f} to {row.high:+.3f}"
+        assert f"{row.difference:+.3f}" in said and interval in said
+    assert paired["low"].notna().any()
