@@ -49,8 +49,8 @@ def predict(
         typer.Option(
             "--dicom-sr",
             metavar="DIR",
-            help="Folder for a DICOM structured report about each DICOM input; it names the patient, as its source "
-            "does. Needs pip install 'octfast[sr]'.",
+            help="Folder for a DICOM structured report about each DICOM input, or each unit of a model of units; it "
+            "names the patient, as its source does. Needs pip install 'octfast[sr]'.",
         ),
     ] = None,
     volume_summary: Annotated[

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,9 @@ POOLINGS = ("attention", "mean", "max", "topk")
 HIDDEN = 64
 # Of topk: how many scans of a unit count for a class.
 TOP_K = 3
+# Of the scans that are said to have decided: no more than these, and how many times as much each counts as if all
+# counted alike.
+DECIDING, ABOVE = 5, 1.5
 
 
 def pooling_of(kind: str = "attention", k: int | None = None) -> dict[str, Any]:
@@ -190,3 +194,20 @@ def _highest(logits: Tensor, unit: Tensor, units: int, k: int) -> Tensor:
     place.scatter_(0, order, ranks)
     count = sizes.clamp(max=k)[unit][:, None]
     return (place < count).to(logits.dtype) / count
+
+
+def deciding_scans(attention: np.ndarray, read: int) -> list[int]:
+    """The places of the scans that decided, the most first: the fewest that count for half of an answer.
+
+    They are no more than `DECIDING`, and each counts at least `ABOVE` times as much as if all counted alike.
+
+    Parameters
+    ----------
+    attention : how much each scan counts, of sum 1 and 0 where one was not read; of shape (scans,).
+    read : how many could be read.
+    """
+    if read < 1:
+        return []
+    order = np.argsort(-attention, kind="stable")
+    enough = int(np.searchsorted(np.cumsum(attention[order]), 0.5)) + 1
+    return [int(i) for i in order[: min(enough, DECIDING)] if attention[i] >= ABOVE / read]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from octfast.data.units import units_of
 from octfast.errors import UsageError
 from octfast.model.heads import POOLED, pooled_head
-from octfast.model.pooling import POOLINGS, BagHead, bag_head, pool, pool_one, pooling_of, scan_head
+from octfast.model.pooling import POOLINGS, BagHead, bag_head, deciding_scans, pool, pool_one, pooling_of, scan_head
 from octfast.model.units import unit_tables, weighted_medians
 
 
@@ -120,3 +120,21 @@ def test_a_weighted_median():
     values, number = np.array([3.0, 1, 2, 7]), np.array([0, 0, 0, 1])
     assert weighted_medians(values, np.array([0.2, 0.2, 0.6, 1]), number, 2).tolist() == [2, 7]
     assert weighted_medians(values, np.array([0.6, 0.2, 0.2, 1]), number, 2).tolist() == [3, 7]
+
+
+@pytest.mark.parametrize(
+    ("attention", "read", "decided"),
+    [
+        ([0.1, 0.5, 0.0, 0.4], 3, [1]),
+        # Of the highest alone, and of the two highest, the others count nothing though they were read.
+        ([0.0, 0.0, 1.0], 3, [2]),
+        ([0.5, 0.0, 0.5, 0.0], 4, [0]),
+        ([0.3, 0.0, 0.3, 0.3, 0.05, 0.05], 6, [0, 2]),
+        # All count about alike, or there is one.
+        ([0.34, 0.33, 0.33], 3, []),
+        ([1.0], 1, []),
+        ([0.0, 0.0], 0, []),
+    ],
+)
+def test_the_scans_that_decided_count_for_half_and_more_than_their_share(attention, read, decided):
+    assert deciding_scans(np.array(attention), read) == decided

@@ -16,13 +16,10 @@ from octfast.data.volumes.about import About, BScan
 from octfast.deploy.app.answers import Answers, Refused, read_picture
 from octfast.deploy.app.together import Upload
 from octfast.deploy.app.volume import STEP, Volume
-from octfast.deploy.predictor import Answer, UnitAnswer
+from octfast.deploy.predictor import Answer
 from octfast.errors import DataError
-from octfast.model.pooling import pooling_in_words
+from octfast.model.pooling import deciding_scans, pooling_in_words
 
-# The scans that are named as those that decided are no more than these, and count so many times as much as all would
-# if they counted alike.
-DECIDING, ABOVE = 5, 1.5
 _Seen = tuple[int, Answer, torch.Tensor | None]
 
 
@@ -99,8 +96,8 @@ class UnitVolume(Volume):
             return [self._unread(volume) for volume in volumes]
         said, _ = self.answers.decided(answer.probabilities, answer.distance)
         most = int(answer.attention.argmax())
-        deciding = {places[i] for i in _deciding(answer)}
         read = sum(outputs is not None for *_, outputs in seen)
+        deciding = {places[i] for i in deciding_scans(answer.attention, read)}
         about = {"level": predictor.info.level, "scans": read, "of_volumes": volumes, **said}
         about |= {"most_volume": places[most][0], "most_frame": places[most][1]}
         about["most_attention"] = float(answer.attention[most])
@@ -203,11 +200,3 @@ def open_volume(answers: Answers, content: bytes | Sequence[Upload], name: str =
 
 def _given(scan: BScan) -> Any:
     return scan.error if isinstance(scan, _Picture) and scan.error is not None else scan.pixels
-
-
-def _deciding(answer: UnitAnswer) -> list[int]:
-    """The places of the scans that decided: the fewest that count for half, of which each has more than its share."""
-    order = np.argsort(-answer.attention, kind="stable")
-    enough = int(np.searchsorted(np.cumsum(answer.attention[order]), 0.5)) + 1
-    least = ABOVE / (answer.attention > 0).sum()
-    return [int(i) for i in order[: min(enough, DECIDING)] if answer.attention[i] >= least]

@@ -28,6 +28,7 @@ log = logging.getLogger("octfast")
 # Names that no public scheme of codes has.
 SCHEME = "99OCTFAST"
 _GIVEN, _REFERRED, _ABSTAINED = "Class that the model gives", "Urgent referral", "Model abstains"
+_UNLIKE = "Unlike the training scans"
 COMMENT = (
     "Made by research software, and no diagnosis: nobody has looked at these answers, and they must not be used for "
     "the care of a patient."
@@ -61,7 +62,7 @@ class Reports:
     digest : SHA-256 of the bundle, in hex.
     reader : of headers; the caller closes it.
     series : the files of those inputs that are the first of a DICOM series.
-    whole : makes a table that puts the B-scans of a volume together.
+    whole : makes a table that puts the B-scans of a volume together; None writes of single B-scans alone.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Reports:
         digest: str,
         reader: VolumeReader,
         series: Mapping[str, Sequence[str]],
-        whole: Callable[[], VolumeTable | AggregatedTable],
+        whole: Callable[[], VolumeTable | AggregatedTable] | None = None,
     ):
         need_highdicom()
         self.folder, self.predictor, self.rule, self.digest = folder, predictor, rule, digest
@@ -96,18 +97,21 @@ class Reports:
         if not dicom or not read:
             self.left_out += 1
             return
+        self._write(row.item + 1, path, lambda: self._report(rows, read, self._sources(path), row.item + 1))
+
+    def _write(self, number: int, path: str, made: Callable[[], Dataset]) -> None:
+        """Write what is made of an input, unless there is a file already, or its header says why it cannot be."""
         stem = re.sub(r"[^\w.-]+", "_", Path(path).stem, flags=re.ASCII)[:80]
-        file = self.folder / f"{row.item + 1:06d}-{stem}-sr.dcm"
+        file = self.folder / f"{number:06d}-{stem}-sr.dcm"
         if file.exists():
             log.info("%s is there already, and stays as it is", file)
             return
         try:
-            sources = [self._source(f) for f in self.series.get(path, (path,))]
+            report = made()
         except DataError as e:
             log.warning("no report of %s: %s", path, e.message)
             self.without += 1
             return
-        report = self._report(rows, read, sources, row.item + 1)
         with whole_file(file) as part:
             report.save_as(part, enforce_file_format=True)
         self.written += 1
@@ -120,6 +124,10 @@ class Reports:
             "%d structured reports in %s hold what names the patients, from their sources; they are no diagnosis",
             *(self.written, self.folder),
         )
+
+    def _sources(self, path: str) -> list[Dataset]:
+        """The file of an input, or those of the series of which it is the first, in their order."""
+        return [self._source(f) for f in self.series.get(path, (path,))]
 
     def _source(self, path: str) -> Dataset:
         """What a report takes of its source: who and which study, and what it refers to."""
@@ -136,6 +144,27 @@ class Reports:
         return held
 
     def _report(self, rows: list[Row], read: list[Row], sources: list[Dataset], number: int) -> Dataset:
+        algorithm = self._algorithm()
+        groups = [self._group(row, sources, algorithm) for row in read]
+        if len(rows) > 1 and self.whole is not None:
+            groups.insert(0, self._whole(rows, self.whole(), sources, algorithm))
+        return self._document(groups, sources, number)
+
+    def _algorithm(self) -> Any:
+        from highdicom import sr
+
+        import octfast
+
+        name = f"octfast {self.predictor.info.arch}"
+        return sr.AlgorithmIdentification(
+            name=name[:64],
+            version=f"octfast {octfast.__version__}, model {self.digest[:16]}",
+            parameters=[f"SHA-256 of the model: {self.digest}", *self._rule_words()],
+            manufacturer="octfast",
+        )
+
+    def _document(self, groups: list[Any], sources: list[Dataset], number: int) -> Dataset:
+        """The report of what was said in groups, in the study of the first source."""
         import highdicom as hd
         from highdicom import sr
         from pydicom.sr.codedict import codes
@@ -152,15 +181,6 @@ class Reports:
             serial_number=self.digest[:64],
         )
         observer = sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
-        algorithm = sr.AlgorithmIdentification(
-            name=f"octfast {info.arch}"[:64],
-            version=f"octfast {version}, model {self.digest[:16]}",
-            parameters=[f"SHA-256 of the model: {self.digest}", *self._rule_words()],
-            manufacturer="octfast",
-        )
-        groups = [self._group(row, sources, algorithm) for row in read]
-        if len(rows) > 1:
-            groups.insert(0, self._whole(rows, sources, algorithm))
         content = sr.MeasurementReport(
             observation_context=sr.ObservationContext(observer_device_context=observer),
             procedure_reported=codes.DCM.OphthalmicTomography,
@@ -192,8 +212,6 @@ class Reports:
 
     def _group(self, row: Row, sources: list[Dataset], algorithm: Any) -> Any:
         """What is said of a B-scan."""
-        from highdicom import sr
-
         said = row.values
         p = [
             self._measured(f"P{i + 1}", f"Probability of {c}", said[f"p_{c}"])
@@ -204,19 +222,27 @@ class Reports:
             p.append(self._measured("URGENT-SCORE", "Urgent score, sum of the urgent classes", said["urgent_score"]))
         if said.get("distance") is not None:
             p.append(self._measured("DISTANCE", "Distance to the training scans, 1 the limit", said["distance"]))
-        given = said["predicted"]
-        of = f"CLASS-{self.rule.classes.index(given) + 1}" if given is not None else "NO-CLASS"
-        named = [sr.QualitativeEvaluation(_code("CLASS", _GIVEN), _code(of, given or "No class"))]
-        yes_no = {"referred": _REFERRED, "abstained": _ABSTAINED, "unlike_training": "Unlike the training scans"}
-        named += [self._yes(what, words, said[what]) for what, words in yes_no.items() if said.get(what) is not None]
+        named = self._class_and_marks(said)
         name = f"B-scan {said['frame']}"
         return self._evaluated(name, p, named, algorithm, sources, said["frame"], said["eye"])
 
-    def _whole(self, rows: list[Row], sources: list[Dataset], algorithm: Any) -> Any:
+    def _class_and_marks(self, said: Mapping[str, Any]) -> list[Any]:
+        """The class that is given, if any, and whether to refer, to abstain, and whether it is unlike the training."""
+        from highdicom import sr
+
+        given = said["predicted"]
+        of = f"CLASS-{self.rule.classes.index(given) + 1}" if given is not None else "NO-CLASS"
+        named = [sr.QualitativeEvaluation(_code("CLASS", _GIVEN), _code(of, given or "No class"))]
+        yes_no = {"referred": _REFERRED, "abstained": _ABSTAINED, "unlike_training": _UNLIKE}
+        named += [self._yes(what, words, said[what]) for what, words in yes_no.items() if said.get(what) is not None]
+        return named
+
+    def _whole(
+        self, rows: list[Row], table: VolumeTable | AggregatedTable, sources: list[Dataset], algorithm: Any
+    ) -> Any:
         """What is said of the volume, with the B-scan that counted most: as in the table of volumes."""
         from highdicom import sr
 
-        table = self.whole()
         for row in rows:
             table.add(row)
         said = table.rows()[0]

@@ -15,23 +15,13 @@ from octfast.deploy.predict.outputs import units_file
 from octfast.deploy.predict.prediction import Prediction
 from octfast.deploy.predict.resume import leaving
 from octfast.deploy.predict.rows import Row, Wanted
+from octfast.deploy.predict.unit_sr import UnitReports
 from octfast.deploy.predict.units import UnitTables, groups_of, stream_units
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor
 from octfast.errors import DataError, UsageError
 
 log = logging.getLogger("octfast")
-
-
-def refuse_for_units(level: str, **given: Any) -> None:
-    """
-    Raises
-    ------
-    UsageError : what is for models of single scans was asked for.
-    """
-    idle = next((name for name, value in given.items() if value), None)
-    if idle is not None:
-        raise UsageError(f"--{idle}: the model answers for a whole {level}", f"leave --{idle} out")
 
 
 def predict_for_units(
@@ -51,6 +41,7 @@ def predict_for_units(
     heatmaps: Path | None = None,
     montage: Path | None = None,
     series: Mapping[str, Sequence[str]] | None = None,
+    reports: UnitReports | None = None,
 ) -> None:
     """Ask about all units among the inputs, hand their rows on, write both tables, and say in `found` what came of it.
 
@@ -60,6 +51,7 @@ def predict_for_units(
     heatmaps : a folder for the heat maps of the scans that count most in each unit.
     montage : a picture file for the most urgent units, each by the scan that counted most.
     series : see `octfast.deploy.predict.pictures.read_again`.
+    reports : writes a structured report for each unit.
 
     Raises
     ------
@@ -100,6 +92,8 @@ def predict_for_units(
             found.add_unit(row.unit)
             if shown is not None:
                 shown.add(_drawn(row.unit, unit_rows))
+            if reports is not None:
+                reports.add_unit(row.unit, unit_rows)
             unit_rows.clear()
 
     with ExitStack() as stack:
@@ -131,6 +125,9 @@ def predict_for_units(
             found.files += [journal.out, beside]
         if heatmaps is not None:
             found.files.append(heatmaps)
+        if reports is not None:
+            reports.end()
+            found.files.append(reports.folder)
         if shown is not None and montage is not None:
             from octfast.deploy.predict.pictures import write_montage
 

@@ -16,11 +16,12 @@ from octfast.deploy.predict.aggregated import AggregatedTable
 from octfast.deploy.predict.dealt import kinds, rows_of
 from octfast.deploy.predict.dicom_sr import Reports, check_reports
 from octfast.deploy.predict.inputs import Item, as_they_come, at_home, find_inputs, with_series
-from octfast.deploy.predict.of_units import predict_for_units, refuse_for_units
+from octfast.deploy.predict.of_units import predict_for_units
 from octfast.deploy.predict.outputs import check_file, check_out, check_pictures, units_file, volumes_file
 from octfast.deploy.predict.prediction import Prediction
 from octfast.deploy.predict.resume import digest_of, journal_of, leaving
 from octfast.deploy.predict.rows import Row, Table, VolumeTable, Wanted
+from octfast.deploy.predict.unit_sr import UnitReports
 from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.errors import DataError, UsageError
@@ -183,7 +184,6 @@ def run_prediction(
     else:
         items = _as_they_come(items, series, memory, any_modality)
     if (level := predictor.info.level) != "scan":
-        refuse_for_units(level, **{"dicom-sr": dicom_sr})
         if heatmaps is not None:
             from octfast.deploy.predict.pictures import check_heat_maps
 
@@ -191,11 +191,17 @@ def run_prediction(
         found = Prediction([], predictor.classes, predictor.info.synthetic)
         if (group := current()) is not None:
             log.info("process 0 answers alone: for %ss the work is not divided among the %d", level, group.size)
-        with VolumeReader(memory=memory, any_modality=any_modality) as reader:
+        with ExitStack() as stack:
+            reader = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
             of_units: dict[str, Any] = {"wanted": wanted, "out": to, "kind": kind, "force": force, "bs": bs}
             of_units["heatmaps"] = None if heatmaps is None else at_home(heatmaps)
             of_units["montage"] = None if montage is None else at_home(montage)
             of_units |= {"resume": resume, "series": series, "about": partial(journal_of, to, bundle, names)}
+            if dicom_sr is not None:
+                headers = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
+                rule = predictor.rule(abstain_below=wanted.abstain_below, answer_anyway=wanted.answer_anyway)
+                digest = digest_of(bundle, predictor)
+                of_units["reports"] = UnitReports(at_home(dicom_sr), predictor, rule, digest, headers, series)
             predict_for_units(predictor, found, items, on_row, reader=reader, **of_units)
         return found
     aggregated = _aggregated(predictor, wanted, of)

@@ -8,9 +8,9 @@ import pytest
 
 from octfast.deploy.app.answers import Answers, Limits
 from octfast.deploy.app.app import make_app
-from octfast.deploy.app.unit import DECIDING
 from octfast.deploy.app.volume import STEP
 from octfast.deploy.predictor import load
+from octfast.model.pooling import DECIDING
 from tests.bags import bag_bundle
 from tests.data.volumes import volume_files as files
 from tests.deploy.app.uploads import HERE, png, post, refused
