@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--bs", type=int, default=32, help="of all processes together, with --whole")
     parser.add_argument("--whole", action="store_true", help="train the whole network in all processes")
     parser.add_argument("--work", help="an empty folder; by default a temporary one")
     args = parser.parse_args()
@@ -115,7 +116,7 @@ def training(args: argparse.Namespace, data: Path, folder: Path, views: int = 0)
     words: list[object] = ["train", data, "--arch", args.arch, "--weights", "none", "--size", args.size]
     words += ["--epochs", args.epochs, "--out", folder / "run", "--cache", folder / "cache"]
     if args.whole:
-        return [*words, "--unfreeze", "all", "--lr", 0.002, "--workers", 0]
+        return [*words, "--unfreeze", "all", "--lr", 0.002, "--bs", args.bs, "--workers", 0]
     return [*words, "--views", views or args.views]
 
 

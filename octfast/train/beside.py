@@ -171,6 +171,9 @@ def follow(dls: DataLoaders, model: nn.Sequential, head: str, about: dict[str, A
             fit_as_asked(learn, config.unfreeze, about["epochs"], about["lr"], restore.start_of, cbs)
     except ElsewhereError:
         return
+    except (ConnectionError, EOFError) as e:
+        # A process that decodes was ended; process 0 knows it by these words.
+        raise RuntimeError(f"DataLoader worker: {e}") from e
 
 
 def digests(dls: DataLoaders) -> list[str]:

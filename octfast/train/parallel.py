@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, check_cuda_p2p_ib_support
 from fastai.callback.core import CancelFitException
 from fastai.data.core import TfmdDL
 from fastai.distributed import DistributedTrainer
@@ -337,6 +337,9 @@ def _shown_to_accelerate(group: Group) -> Iterator[None]:
     told = {"RANK": group.rank, "WORLD_SIZE": group.size, "OMP_NUM_THREADS": torch.get_num_threads()}
     before = {name: os.environ.get(name) for name in (*told, "LOCAL_WORLD_SIZE")}
     os.environ.update({name: str(value) for name, value in told.items()})
+    if torch.cuda.is_available() and not check_cuda_p2p_ib_support():
+        # As Accelerate's launcher does for cards of these kinds, which it otherwise refuses.
+        os.environ.update(NCCL_P2P_DISABLE="1", NCCL_IB_DISABLE="1")
     try:
         yield
     finally:
