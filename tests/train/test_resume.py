@@ -36,6 +36,7 @@ RECIPES = {
     "all": {"unfreeze": "all", "epochs": 2},
     "block5": {"unfreeze": "block5", "arch": "resnet18", "views": 1, "epochs": 4},
     "patients": {"views": 1, "folds": 2, "epochs": 2, "level": "patient"},
+    "patients, topk": {"views": 1, "folds": 2, "epochs": 2, "level": "patient", "pooling": "topk", "top_k": 2},
     "block5, folds": {"unfreeze": "block5", "arch": "resnet18", "views": 1, "epochs": 4, "folds": 3},
 }
 
@@ -91,6 +92,7 @@ CUTS = [("default", moment) for moment in MOMENTS if "fold" not in moment] + [
     *(("all", "in the first epoch"), ("all", "before the second is kept"), ("all", "after them")),
     *(("block5", "before the second is kept"), ("block5", "after the training")),
     ("patients", "before the second is kept"),
+    ("patients, topk", "before the second is kept"),
     *(("block5, folds", "in the second fold"), ("block5, folds", "before the second is kept")),
 ]
 
