@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from octfast.data.readers.walk import LeftOut, is_scan_name, walk
+from octfast.data.volumes.exports import holds_export
+from octfast.data.volumes.kinds import is_export
 
 log = logging.getLogger("octfast")
 
@@ -29,7 +31,7 @@ def resolve_paths(paths: Iterable[str], file: Path) -> list[str]:
         ways = [text, text.strip()]
         ways += [way.replace("\\", "/") for way in ways if "\\" in way]
         resolved = [os.path.normpath(base / way) for way in ways]
-        found = next((path for path in resolved if _is_file(path)), None)
+        found = next((path for path in resolved if _is_file(path) or (text.strip() and _is_export(path))), None)
         if found is None and (found := below.find(ways[-1])):
             guessed.append((text, found))
         # A folder may be a volume; a file of its name goes before it.
@@ -68,7 +70,7 @@ class _Below:
 
     @cached_property
     def _pictures(self) -> list[str]:
-        return [p for f in walk(self._base, LeftOut()).all() for p in f.files if is_scan_name(p)]
+        return [p for f in walk(self._base, LeftOut()).all() for p in f.files if is_scan_name(p) or is_export(p)]
 
     def _by(self, key: Callable[[Path], str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -98,6 +100,11 @@ def _is_file(path: str) -> bool:
         return Path(path).is_file()
     except (OSError, ValueError):  # a name too long, or with a null in it
         return False
+
+
+def _is_export(path: str) -> bool:
+    """Whether a folder is an export by HEYEX, of which the XML may bear the folder's name."""
+    return _is_folder(path) and holds_export(Path(path))
 
 
 def _is_folder(path: str) -> bool:

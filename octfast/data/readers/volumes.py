@@ -64,7 +64,7 @@ def with_volumes(
     UsageError : the patient is to be taken from volumes, and there are none.
     DataError : the key or the cache cannot be used; one volume stands under two labels or in two splits.
     """
-    scans, series = _in_series(_gathered(_exports(scans), base))
+    scans, series = _in_series(_gathered(_exports(scans, named_patients), base))
     kinds = {path: _what(Path(path)) for path in scans["path"]}
     files = [
         Path(path) for path, kind in kinds.items() if kind == "file" or (kind == "folder" and _is_deep(Path(path)))
@@ -208,15 +208,20 @@ def _gathered(scans: pd.DataFrame, base: Path) -> pd.DataFrame:
     return pd.concat([scans.drop(index=gone), pd.DataFrame(rows)], ignore_index=True)
 
 
-def _exports(scans: pd.DataFrame) -> pd.DataFrame:
-    """The table with the XML of an export by HEYEX in the place of the folder that it lies in."""
+def _exports(scans: pd.DataFrame, named_patients: bool) -> pd.DataFrame:
+    """The table with the XML of an export by HEYEX in the place of the folder that it lies in.
+
+    Raises
+    ------
+    DataError : a folder holds several.
+    """
     found = {path: export_in(Path(path)) for path in scans["path"].unique() if Path(path).is_dir()}
     if not any(found.values()):
         return scans
     scans = scans.copy()
     for i, row in scans[scans["path"].map(lambda path: found.get(path) is not None)].iterrows():
         scans.loc[i, "path"] = str(found[row["path"]])
-        if Path(row["path"]).as_posix().endswith(str(row["patient"])):
+        if not named_patients and Path(row["path"]).as_posix().endswith(str(row["patient"])):
             # The folder is no patient where nothing says so.
             scans.loc[i, "patient"] = ""
     return scans

@@ -6,6 +6,8 @@ import logging
 import os
 import time
 from pathlib import Path
+from random import Random
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -263,3 +265,55 @@ def test_extract_writes_no_name_of_a_patient(tmp_path):
     # Another picture under the same XML is another volume.
     Image.fromarray(255 - FRAMES[0]).save(path.parent / "DOE_JANE_1.png")
     assert set(extract([tmp_path / "clinic"], tmp_path / "third").scans["volume"]) != set(done.scans["volume"])
+
+
+def test_a_table_may_name_the_folder_and_its_patient_is_taken(tmp_path, caplog):
+    for n in (1, 2):
+        export(tmp_path / f"E{n}", FRAMES + np.uint8(n))
+    table = tmp_path / "t.csv"
+    table.write_text("path,label,patient\nE1,CNV,1\nE2,NORMAL,2\n")
+    scans = read_data(table)
+    assert scans.groupby("label")["patient"].agg(set).to_dict() == {"CNV": {"1"}, "NORMAL": {"2"}}
+    table.write_text("path,label\nE1,CNV\nE2,NORMAL\n")
+    # Without a column it is that of the files, which is one.
+    assert read_data(table)["patient"].nunique() == 1 and len(read_data(table)) == 8
+    assert not any("no such path" in r.getMessage() for r in caplog.records)
+    # A bare name is found below, as those of other scans are.
+    table.write_text("path,label\nE1.xml,CNV\nE2.xml,NORMAL\n")
+    assert len(read_data(table)) == 8
+    (tmp_path / "E1" / "again.xml").write_bytes((tmp_path / "E1" / "E1.xml").read_bytes())
+    table.write_text("path,label\nE1,CNV\nE2,NORMAL\n")
+    with pytest.raises(DataError, match="2 exports of HEYEX"):
+        read_data(table)
+
+
+def test_a_spoilt_export_is_read_or_refused_with_a_sentence(reader, tmp_path):
+    """Bytes are spoilt, or elements are removed, doubled, renamed or filled with what they must not hold."""
+    good = export(tmp_path / "E")
+    content, draw = good.read_bytes(), Random("heyex")
+    words = ["", "nan", "-1e308", "9" * 400, "OCT", "../../etc/passwd", "E_1.png", "E.xml", "R"]
+    for n in range(40):
+        if n % 4 == 0:
+            good.write_bytes(files.spoil(content, draw))
+        else:
+            root = ElementTree.fromstring(content)
+            for _ in range(draw.choice((1, 2, 5))):
+                parent = draw.choice([e for e in root.iter() if len(e)])
+                child = draw.choice(list(parent))
+                how = draw.randrange(4)
+                if how == 0 and len(parent) > 1:
+                    parent.remove(child)
+                elif how == 1:
+                    parent.append(child)
+                elif how == 2:
+                    child.tag = draw.choice(["Image", "Series", "Patient", "Coord", "Laterality"])
+                else:
+                    draw.choice([e for e in root.iter() if not len(e)]).text = draw.choice(words)
+            good.write_bytes(ElementTree.tostring(root, encoding="utf-8"))
+        try:
+            for found in reader.read_all(good, "heyex"):
+                assert isinstance(found, About) or found.pixels.size
+        except DataError as e:
+            assert e.message and "\n" not in e.message and "crashed" not in e.message, (n, e)
+    good.write_bytes(content)
+    assert len(read(reader, good)[1]) == 4
