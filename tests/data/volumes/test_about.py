@@ -214,7 +214,8 @@ ZEISS = "PSECRET77_Macular Cube 512x128_10-6-2018_10-53-39_OS_sn31091_cube_z.img
     [
         (ZEISS, "L", "PSECRET77", (1.9531, 11.7188, 46.875)),
         (ZEISS.replace("Macular Cube 512x128", "MacularCube512x128").replace("OS", "OD"), "R", "PSECRET77", "same"),
-        ("Macular Cube 512x128.img", "", "", "same"),
+        # An export without the patient's number.
+        ("Macular Cube 512x128_1-2-2001_1-2-3_OS_sn41329_cube_z.img", "L", "", "same"),
         # No protocol of Zeiss, or another size than the file has.
         (ZEISS.replace("Macular Cube", "Anterior Segment Cube"), "L", "PSECRET77", (None, None, None)),
         ("OSWALD_512x128_cube.img", "", "", (None, None, None)),
