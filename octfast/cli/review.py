@@ -48,8 +48,9 @@ def review(
     patients and odd pictures of training and validation, each judged by a model that never saw its patient. Test scans
     are not on it. Your files are only read: each decision is kept at once as a line of corrections.csv, and
     `octfast train DATA --corrections FILE` applies them. A button on the page trains again on the stored features,
-    within seconds. With --pool the scans of octfast suggest are shown, which have no label yet, and `octfast train DATA
-    --also labels.csv` learns from them.
+    within seconds. Of a model that answers for whole volumes, eyes or patients these are on the list, each with the
+    scans that counted most, and a decision holds for all scans of one. With --pool the scans of octfast suggest are
+    shown, which have no label yet, and `octfast train DATA --also labels.csv` learns from them.
 
     Examples:
 
@@ -73,7 +74,7 @@ def review(
     kinds = tuple(kind) if kind else None
     if agreement:
         usual = opened.path / "corrections.csv" if pool is None else pool.parent / "labels.csv"
-        _print_agreement(out or usual, as_json)
+        _print_agreement(out or usual, as_json, None if pool is not None else opened)
         return
     if list_ and pool is not None:
         raise UsageError("--list is of the run's own scans", "the scans of a pool stand in its file")
@@ -84,7 +85,7 @@ def review(
         if as_json:
             print_json(found.head(n).to_dict("records"))
         else:
-            _print_list(found, n)
+            _print_list(found, n, _level(opened))
         return
     from octfast.deploy.app.app import need_app
 
@@ -103,7 +104,7 @@ def review(
         pool=pool,
     )
     what, kept = ("label", "labels") if pool else ("look at", "decisions")
-    print(f"{len(session.rows)} of {session.total} scans to {what}; {kept} go to {session.shown_file}")
+    print(f"{len(session.rows)} of {session.total} {session.level}s to {what}; {kept} go to {session.shown_file}")
     print("Not a medical device.")
     serve_review(
         session,
@@ -113,28 +114,39 @@ def review(
     )
 
 
-def _print_list(found, n: int) -> None:
-    from octfast.console import print_table
+def _level(run) -> str:
+    from octfast.model.bundle.read import read_info
 
-    columns = ["file", "label", "p(label)", "suggested", "why"]
+    return read_info(run.bundle).level
+
+
+def _print_list(found, n: int, level: str) -> None:
+    from octfast.console import print_table
+    from octfast.model.units import unit_names
+
+    columns = ["file" if level == "scan" else level, "label", "p(label)", "suggested", "why"]
+    names = [Path(path).name for path in found["path"]] if level == "scan" else unit_names(found, level)
     rows = [
-        [Path(r.path).name, r.label, round(r.p_actual, 3), r.suggested, r.reasons] for r in found.head(n).itertuples()
+        [name, r.label, round(r.p_actual, 3), r.suggested, r.reasons]
+        for name, r in zip(names[:n], found.head(n).itertuples(), strict=True)
     ]
-    print_table(f"{min(n, len(found))} of {len(found)} scans that deserve a look", columns, rows)
+    print_table(f"{min(n, len(found))} of {len(found)} {level}s that deserve a look", columns, rows)
     print("Not a medical device.")
 
 
-def _print_agreement(file: Path, as_json: bool) -> None:
+def _print_agreement(file: Path, as_json: bool, run) -> None:
     from octfast.assess.review.agreement import agreement
+    from octfast.assess.review.units import unit_of_scans
     from octfast.console import print_json, print_table
     from octfast.data.corrections import read_decisions
 
-    found = agreement(read_decisions(file))
+    level = "scan" if run is None else _level(run)
+    found = agreement(read_decisions(file), None if level == "scan" else unit_of_scans(run, level))
     if as_json:
         print_json(found.to_dict())
         return
     a, b = found.reviewers
     kappa = "undefined, as both gave every scan the same label" if found.kappa is None else f"{found.kappa:.2f}"
-    print(f"{a} and {b} agree on {found.same} of {found.scans} scans; Cohen's kappa {kappa}")
+    print(f"{a} and {b} agree on {found.same} of {found.scans} {level}s; Cohen's kappa {kappa}")
     if len(found.differing):
         print_table("Where they differ", ["scan", "label", a, b], found.differing.itertuples(index=False))

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,7 +53,7 @@ def relative(path: str | Path, root: str | Path) -> str:
 
 def record(
     file: str | Path,
-    path: str,
+    path: str | Sequence[str],
     decision: str,
     old: str,
     new: str = "",
@@ -65,7 +66,7 @@ def record(
     Parameters
     ----------
     file : made with its header where it is missing.
-    path : see `relative`.
+    path : see `relative`; of several scans, which are decided about as one, a line each, all of them or none.
     decision : one of `DECISIONS`; "undo" takes back the reviewer's last decision about this scan.
     old, new : the label that the scan has, and the one that it should have ("" but for "relabel").
     reason : why the scan was looked at.
@@ -80,7 +81,8 @@ def record(
         raise UsageError(f"no decision named {decision!r}", f"one of {', '.join(DECISIONS)}")
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     more = [] if patient is None else [patient]
-    line = _line([path, decision, old, new, reason, reviewer, now, *more])
+    paths = [path] if isinstance(path, str) else path
+    line = b"".join(_line([p, decision, old, new, reason, reviewer, now, *more]) for p in paths)
     try:
         # One write in append mode: two reviewers at one file never mix their lines, and a kill leaves whole ones.
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)

@@ -81,14 +81,8 @@ class Stored:
         if len(torch.unique(targets[rows])) < 2:
             raise UsageError("the labels that are left are of one class", "a classifier needs two or more")
         set_seed(self.fit["seed"])
-        width = self.features.shape[1]
-        head = pooled_head(self.head, width, len(self.classes))
-        if self.fit.get("dropout") is not None:
-            set_dropout(head, self.fit["dropout"])
-        if self.head == "octfast":
-            head.apply(_kaiming)
-        weights = self._class_weights(targets[rows], rows)
-        start_balanced(head, weights)
+        weights = self.weights_of(targets[rows], self.scans["split"].eq("train").to_numpy()[rows])
+        head = start_again(self, weights)
         heads = int(self.folds.max()) + 1
         model = HeadsTogether(head, heads)
         learning = FoldLoader(
@@ -117,19 +111,40 @@ class Stored:
     def _balance(self) -> str:
         return self.fit.get("balance") or "none"
 
-    def _class_weights(self, targets: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """As a training has them: by the training scans, without those of validation."""
+    def weights_of(self, targets: torch.Tensor, training: np.ndarray) -> torch.Tensor:
+        """The weights of classes, as a training has them: by what is trained on, without validation.
+
+        Parameters
+        ----------
+        targets : class indices of what is learned from.
+        training : which of these the run trained on.
+        """
         if self._balance == "none":
             return torch.ones(len(self.classes))
-        training = torch.from_numpy(self.scans["split"].eq("train").to_numpy()[rows])
-        counted = targets[training] if training.any() else targets
+        counted = targets[torch.from_numpy(training)] if training.any() else targets
         return class_weights(torch.bincount(counted, minlength=len(self.classes)).tolist(), self._balance)
 
 
-def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
+def start_again(stored: Stored, weights: torch.Tensor) -> nn.Sequential:
+    """A head of single scans as the run began with; `weights` : of the classes."""
+    head = pooled_head(stored.head, stored.features.shape[1], len(stored.classes))
+    if stored.fit.get("dropout") is not None:
+        set_dropout(head, stored.fit["dropout"])
+    if stored.head == "octfast":
+        head.apply(_kaiming)
+    start_balanced(head, weights)
+    return head
+
+
+def stored_features(run: Run, cache: str | Path | None = None, *, units: bool = False) -> Stored:
     """The features that a run's body gives of its training and validation scans, from the store where it is at hand.
 
     Where it is not, the body runs over the scans once more, and the store is kept.
+
+    Parameters
+    ----------
+    units : whether a run will do that answers for whole volumes, eyes or patients; `folds` then says
+        nothing, see `octfast.train.again_units`.
 
     Raises
     ------
@@ -141,7 +156,7 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
         raise UsageError(
             f"the run {run.path.name} trained more than a head on stored features", "train again with octfast train"
         )
-    model, info = load_bundle(run.bundle)
+    model, info = load_bundle(run.bundle, units=units)
     scans = run.scans
     scans = scans[scans["split"] != "test"].reset_index(drop=True)
     as_then: dict[str, Any] = {"size": info.size, "fit": info.fit, "bs": config["chosen"]["bs"], "seed": config["seed"]}
@@ -178,7 +193,7 @@ def stored_features(run: Run, cache: str | Path | None = None) -> Stored:
         scans=table,
         features=np.concatenate(parts),
         classes=tuple(info.classes),
-        folds=_folds(run, table, config),
+        folds=np.zeros(len(table), dtype=int) if info.level != "scan" else _folds(run, table, config),
         head=config["head"],
         fit={
             "epochs": config["epochs"],

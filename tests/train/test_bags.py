@@ -22,9 +22,7 @@ from octfast.assess.evaluate import evaluate_data, evaluate_run
 from octfast.assess.interpret.interpret import interpret_run
 from octfast.assess.predictions import held_out_predictions, run_predictions, scan_answers
 from octfast.assess.report.report import write_report
-from octfast.assess.review.worklist import review_list
 from octfast.data.units import Units, units_of
-from octfast.deploy.app.answers import Answers
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.model.bundle.info import INFO_FILE, MODEL_FILE, parse_info
@@ -224,12 +222,7 @@ def test_no_door_answers_for_single_scans(run, table, tmp_path):
     for ask in (lambda: predictor.predict([scan]), lambda: predictor.probabilities([scan]), predictor.to_learner):
         with pytest.raises(UsageError, match="whole volume"):
             ask()
-    for ask in (
-        lambda: load_bundle(run.bundle),
-        lambda: Answers(predictor),
-        lambda: review_list(run),
-        lambda: stored_features(run),
-    ):
+    for ask in (lambda: load_bundle(run.bundle), lambda: stored_features(run)):
         with pytest.raises(BundleError, match="whole volume"):
             ask()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,13 @@ class Agreement:
         }
 
 
-def agreement(decisions: pd.DataFrame) -> Agreement:
+def agreement(decisions: pd.DataFrame, unit_of: Mapping[str, str] | None = None) -> Agreement:
     """
     Parameters
     ----------
     decisions : of `octfast.data.corrections.read_decisions`, by two reviewers.
+    unit_of : where whole units were decided about, of each scan the path that stands for its unit, so that a unit
+        counts once; see `octfast.assess.review.units.unit_of_scans`.
 
     Raises
     ------
@@ -54,6 +57,9 @@ def agreement(decisions: pd.DataFrame) -> Agreement:
     """
     from sklearn.metrics import cohen_kappa_score
 
+    if unit_of is not None:
+        decisions = decisions.assign(path=[unit_of.get(path, path) for path in decisions["path"]])
+        decisions = decisions.drop_duplicates(["path", "reviewer"], keep="last")
     names = sorted(decisions["reviewer"].unique())
     if len(names) != 2:
         who = ", ".join(name or "one without a name" for name in names)

@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from octfast.assess.metrics.intervals import percentiles, resampled_weights
 from octfast.errors import DataError
 from octfast.train.again import Stored
+from octfast.train.again_units import StoredUnits
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,12 @@ class Effect:
 
 
 def effect_of(
-    stored: Stored, changes: pd.DataFrame, before: np.ndarray | None = None, *, resamples: int = 1000, seed: int = 0
+    stored: Stored | StoredUnits,
+    changes: pd.DataFrame,
+    before: np.ndarray | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Effect:
     """Train the heads of the folds on corrected labels, and compare their answers with those from the labels before.
 
@@ -49,7 +55,7 @@ def effect_of(
 
     Parameters
     ----------
-    stored : the run's features, see `octfast.train.again.stored_features`.
+    stored : the run's features, see `octfast.train.again.stored_features` and `octfast.train.again_units.stored_units`.
     changes : `path` (absolute) and `new`, the corrected label, or "" for a scan that is left out.
     before : out-of-fold logits on the labels as they were, where they are known already.
     resamples : of the patients.

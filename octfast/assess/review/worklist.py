@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from octfast.assess.interpret.label_errors import find_label_errors
 from octfast.assess.interpret.rows import missed_urgent, top_losses, with_p_actual
 from octfast.assess.predictions import held_out_predictions
 from octfast.assess.review.kept import audit_findings
+from octfast.assess.review.units import scans_of_units
 from octfast.errors import DataError, UsageError
-from octfast.model.bundle.read import read_info, refuse_units
+from octfast.model.bundle.read import read_info
 from octfast.model.decide import urgent_classes
 from octfast.run.folder import FOLD, Run
 
@@ -36,7 +38,7 @@ _SHARE = 0.02
 
 
 def review_list(run: Run, *, pictures: bool = True, kinds: tuple[str, ...] | None = None) -> pd.DataFrame:
-    """The scans of a run's training and validation that deserve a look.
+    """The scans of a run's training and validation that deserve a look, or its volumes, eyes or patients.
 
     A run with out-of-fold predictions is looked through whole, as each scan is judged by a head that never saw its
     patient; of another run only validation is. Test scans are never listed: a model is judged by them as they are.
@@ -48,7 +50,7 @@ def review_list(run: Run, *, pictures: bool = True, kinds: tuple[str, ...] | Non
 
     Returns
     -------
-    A row a scan, the likeliest error first: the Predictions columns with `p_actual` (the probability of its label),
+    A row a scan or unit, the likeliest error first: the Predictions columns with `p_actual` (that of its label),
     `suggested` (the most probable other class), `kind` (the first reason), `reasons` (all of them in words, joined
     by "; ") and `related` (the file that it is a copy of, or "").
 
@@ -91,7 +93,6 @@ def second_list(run: Run, paths: Sequence[str]) -> pd.DataFrame:
 
 def _judged(run: Run) -> tuple[pd.DataFrame, list[str]]:
     """The Predictions of the scans that were judged without their patient, with `p_actual` and `suggested`."""
-    refuse_units(read_info(run.bundle), run.path.name)
     table, info = held_out_predictions(run)
     if FOLD not in table:
         log.warning("%s was not cross-validated: only its validation scans are looked through", run.path.name)
@@ -115,7 +116,23 @@ def _reasons(run: Run, table: pd.DataFrame, classes: list[str], pictures: bool) 
     for row in top_losses(table, max(9, round(_SHARE * len(table)))).itertuples():
         yield "loss", row.path, f"{KINDS['loss']} ({row.loss:.2f})", ""
     if pictures:
-        yield from _of_pictures(run, table)
+        level = read_info(run.bundle).level
+        yield from _of_pictures(run, table) if level == "scan" else _of_units(run, table, level)
+
+
+def _of_units(run: Run, table: pd.DataFrame, level: str) -> Iterator[tuple[str, str, str, str]]:
+    """As `_of_pictures`, of the scans of units: each reason once a unit, with the first scan that it is true of."""
+    scans = scans_of_units(run, table, level)
+    unit, size = dict(zip(scans["path"], scans["unit"], strict=True)), scans["unit"].value_counts()
+    found: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
+    for kind, path, words, related in _of_pictures(run, scans):
+        # What is true of a whole class or set names no scan.
+        if path in unit and unit[path] != unit.get(related):
+            found.setdefault((kind, unit[path]), []).append((path, words, related))
+    for (kind, whole), rows in found.items():
+        path, words, related = rows[0]
+        of = f"{len({p for p, *_ in rows})} of its {size[whole]} scans, such as {Path(path).name}: {words}"
+        yield kind, whole, of, related
 
 
 def _of_pictures(run: Run, table: pd.DataFrame) -> Iterator[tuple[str, str, str, str]]:

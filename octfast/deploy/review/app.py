@@ -19,7 +19,7 @@ from octfast.deploy.app.app import bind, need_app, run_server, url
 from octfast.deploy.app.guard import Guard
 from octfast.deploy.app.parts import STATIC as SHARED
 from octfast.deploy.app.parts import error_handlers, static_route
-from octfast.deploy.review.session import Review
+from octfast.deploy.review.session import BESIDE, Review
 from octfast.errors import OctfastError
 from octfast.notices import LONG_NOTICE, SYNTHETIC_NOTE
 
@@ -39,7 +39,8 @@ def make_review_app(review: Review) -> Guard:
     """The page and its endpoints, as an ASGI application.
 
     `GET /` is the page, `GET /api/list` what is on it. `POST /api/decide` takes `{"id", "decision", "new"}`, `POST
-    /api/undo` nothing; both answer with the scan. `GET /api/scan/ID` and `/api/heat/ID` are PNG. `POST /api/train`
+    /api/undo` nothing; both answer with the scan. `GET /api/scan/ID` and `/api/heat/ID` are PNG; `?of=N` is the N-th
+    scan of a unit, from 0, by how much it counted, and `small=1` a small picture of it. `POST /api/train`
     trains again and compares. What is slow runs in one thread, one request after the other.
     """
     from starlette.applications import Starlette
@@ -59,11 +60,12 @@ def make_review_app(review: Review) -> Guard:
         return JSONResponse(review.about())
 
     async def scan(request: Request) -> Response:
-        picture = await asyncio.to_thread(review.picture, _item(request, review))
+        small = {"most": BESIDE} if request.query_params.get("small") else {}
+        picture = await asyncio.to_thread(partial(review.picture, _item(request, review), _of(request), **small))
         return Response(picture, media_type="image/png")
 
     async def heat(request: Request) -> Response:
-        return Response(await in_turn(review.heat_map, _item(request, review)), media_type="image/png")
+        return Response(await in_turn(review.heat_map, _item(request, review), _of(request)), media_type="image/png")
 
     async def near(request: Request) -> Response:
         found = await in_turn(review.neighbours, _item(request, review))
@@ -159,6 +161,14 @@ def _item(request: Request, review: Review) -> int:
     return item
 
 
+def _of(request: Request) -> int:
+    """Which scan of a unit is asked for."""
+    given = request.query_params.get("of", "0")
+    if not given.isdecimal() or len(given) > 6:
+        raise Refused(400, "of is the number of a scan", "such as of=0")
+    return int(given)
+
+
 async def _json(request: Request) -> dict[str, Any]:
     body = bytearray()
     async for chunk in request.stream():
@@ -182,5 +192,8 @@ def _page(review: Review) -> str:
         "run": review.run.path.name,
         "file": review.shown_file,
         "title": "Which labels do these scans have?" if review.labelling else "Are these labels right?",
+        "whole": ""
+        if review.level == "scan"
+        else f"Labels are those of whole {review.level}s: what you decide holds for all scans of one.",
     }
     return string.Template(text).substitute({k: html.escape(v) for k, v in words.items()})

@@ -16,6 +16,7 @@ from PIL import Image
 from octfast.assess.interpret.heatmap import overlay
 from octfast.assess.review.agreement import agreement
 from octfast.assess.review.effect import effect_of
+from octfast.assess.review.units import scans_of_units, unit_of_scans
 from octfast.assess.review.worklist import review_list, second_list
 from octfast.assess.similar import similar
 from octfast.data.corrections import (
@@ -40,14 +41,15 @@ from octfast.model.bundle.read import read_info
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 from octfast.run.folder import Run
 from octfast.train.again import Stored, stored_features
+from octfast.train.again_units import StoredUnits, stored_units
 from octfast.train.config import TrainConfig
 
 log = logging.getLogger("octfast")
 
 # The longer side of the pictures that the page shows, in pixels, and of those beside them.
 SHOWN, BESIDE = 1536, 320
-# Scans like the one that is looked at.
-NEAR = 4
+# Scans like the one that is looked at, and scans of a unit that are shown, those that counted most.
+NEAR, SCANS = 4, 6
 
 
 class Review:
@@ -97,6 +99,12 @@ class Review:
         if second and not self.reviewer:
             raise UsageError("a second review needs the reviewer's initials", "add --reviewer AB")
         info = read_info(run.bundle)
+        self.level = info.level
+        if self.labelling and self.level != "scan":
+            raise UsageError(
+                f"the model answers for a whole {self.level}, and the scans of a pool are labelled one by one",
+                "label a table of whole ones, and give it to octfast train",
+            )
         self.classes, self.synthetic, self.fit = list(info.classes), info.synthetic, info.fit
         known = self._decisions()
         if len(known) and self.labelling != (PATIENT in known):
@@ -121,6 +129,11 @@ class Review:
         self.keys = [relative(path, self.root) for path in self.rows["path"]]
         if not len(self.rows):
             raise DataError(f"nothing in {run.path.name} deserves a look", "look at all of it: octfast interpret")
+        # Of each item its scans, the one that counted most first; without units it is the scan itself.
+        self.scans = [pd.DataFrame({"path": [path], "name": Path(path).name}) for path in self.rows["path"]]
+        if self.level != "scan":
+            of_units = dict(list(scans_of_units(run, self.rows, self.level).groupby("unit", sort=False)))
+            self.scans = [of_units[path].reset_index(drop=True) for path in self.rows["path"]]
         own = known[known["reviewer"] == self.reviewer]
         at = {key: i for i, key in enumerate(self.keys)}
         self.done = {at[r.path]: (r.decision, r.new) for r in own.itertuples() if r.path in at}
@@ -140,6 +153,7 @@ class Review:
             "second": self.second,
             "blind": self.blind,
             "labelling": self.labelling,
+            "level": self.level,
             "classes": self.classes,
             "total": self.total,
             "caution": "; ".join(w for w in (CAUTION, seen_in_words(self.fit)) if w),
@@ -153,7 +167,8 @@ class Review:
         config, usual = self.run.config, TrainConfig()
         source = config["data"].get("source")
         words = ["octfast", "train", *([str(source)] if source else [])]
-        for name in ("arch", "head", "weights", "size", "fit", "valid", "splits", "fold", "seed", *usual.columns):
+        further = ("level", "pooling", "top_k", "valid", "splits", "fold", "seed", *usual.columns)
+        for name in ("arch", "head", "weights", "size", "fit", *further):
             if config.get(name) not in (None, getattr(usual, name)):
                 words += [f"--{name.replace('_', '-')}", str(config[name])]
         option = "--also" if self.labelling else "--corrections"
@@ -205,9 +220,21 @@ class Review:
         self._record(item, UNDO)
         return item
 
-    def picture(self, item: int) -> bytes:
-        """The scan as PNG, upright, no larger than the page needs it."""
-        return _png(_shown(self.rows["path"].iloc[item], SHOWN))
+    def picture(self, item: int, of: int = 0, most: int = SHOWN) -> bytes:
+        """The scan as PNG, upright, no larger than the page needs it.
+
+        Parameters
+        ----------
+        of : which scan of a unit, 0 being the one that counted most.
+        most : pixels of the longer side.
+        """
+        return _png(_shown(self._path(item, of), most))
+
+    def _path(self, item: int, of: int) -> str:
+        scans = self.scans[item]
+        if not 0 <= of < len(scans):
+            raise UsageError(f"there is no scan {of} in it", f"it has {len(scans)}")
+        return str(scans["path"].iloc[of])
 
     def neighbours(self, item: int) -> list[dict[str, Any]]:
         """The most similar scans of other patients by stored features: `path`, `name`, `label`, `distance`.
@@ -218,7 +245,7 @@ class Review:
         """
         self._refuse_blind()
         if item not in self._near:
-            found = similar(self.run, [self.rows["path"].iloc[item]], NEAR, stored=self._stored)
+            found = similar(self.run, [self.rows["path"].iloc[item]], NEAR, stored=self._of_scans)
             self._near[item] = [
                 {
                     "path": r.neighbour,
@@ -237,8 +264,8 @@ class Review:
             raise UsageError(f"there is no neighbour {rank}", f"there are {len(near)}")
         return _png(_shown(near[rank]["path"], BESIDE))
 
-    def heat_map(self, item: int) -> bytes:
-        """The scan beside what raised the score of the predicted class, as PNG.
+    def heat_map(self, item: int, of: int = 0) -> bytes:
+        """The scan beside what raised the score of the predicted class, as PNG; `of` as of `picture`.
 
         Raises
         ------
@@ -246,7 +273,7 @@ class Review:
         """
         self._refuse_blind()
         row = self.rows.iloc[item]
-        grey = _shown(row["path"], SHOWN)
+        grey = _shown(self._path(item, of), SHOWN)
         heat = self._predictor.heat_map(grey, self.classes.index(row["predicted"]))
         return _png(overlay(grey, heat, fit=self.fit))
 
@@ -276,15 +303,25 @@ class Review:
         self.prepare()
         paths = [str(self.run.root / key) for key in changes["path"]]
         effect = effect_of(self._stored, pd.DataFrame({"path": paths, "new": changes["new"]}), self._before)
+        if self._unit_of is not None:
+            torn = list({self._unit_of.get(path, path) for path in torn})
         return {**effect.to_dict(), "differing": len(torn), "command": self.command}
 
     def agreement(self) -> dict[str, Any]:
         """How far this reviewer and the other agree; see `octfast.assess.review.agreement.agreement`."""
-        return agreement(self._decisions()).to_dict()
+        return agreement(self._decisions(), self._unit_of).to_dict()
 
     @cached_property
-    def _stored(self) -> Stored:
-        return stored_features(self.run)
+    def _unit_of(self) -> dict[str, str] | None:
+        return None if self.level == "scan" else unit_of_scans(self.run, self.level)
+
+    @cached_property
+    def _stored(self) -> Stored | StoredUnits:
+        return stored_features(self.run) if self.level == "scan" else stored_units(self.run)
+
+    @property
+    def _of_scans(self) -> Stored:
+        return self._stored.of_scans if isinstance(self._stored, StoredUnits) else self._stored
 
     @cached_property
     def _predictor(self) -> Predictor:
@@ -301,9 +338,10 @@ class Review:
         decision, new = self.done.get(i, ("", ""))
         item = {
             "id": i,
-            "name": Path(row["path"]).name,
+            "name": str(self.scans[i]["name"].iloc[0]),
             "label": row["label"],
             "patient": row["patient"],
+            "scans": len(self.scans[i]),
             "decision": decision,
             "new": new,
         }
@@ -312,6 +350,11 @@ class Review:
         p = {c: float(row[f"p_{c}"]) for c in self.classes}
         related = row["related"]
         beside = relative(related, self.run.root) if related else ""
+        if self.level != "scan":
+            counted = self.scans[i].head(SCANS)
+            item["counted"] = [
+                {"name": Path(r.path).name, "share": round(float(r.attention), 4)} for r in counted.itertuples()
+            ]
         return {
             **item,
             "predicted": row["predicted"],
@@ -329,7 +372,10 @@ class Review:
         row = self.rows.iloc[item]
         reason = row["reasons"] if decision != UNDO else ""
         patient = str(row["patient"]) if self.labelling else None
-        record(self.file, self.keys[item], decision, row["label"], new, reason, self.reviewer, patient)
+        keys = [relative(path, self.root) for path in self.scans[item]["path"]]
+        # The scan by which it is known first, so that it is found again whatever comes of the line after it.
+        keys = [self.keys[item], *(key for key in keys if key != self.keys[item])]
+        record(self.file, keys, decision, row["label"], new, reason, self.reviewer, patient)
 
 
 def _shown(path: str, most: int) -> Image.Image:

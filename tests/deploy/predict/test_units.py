@@ -191,9 +191,3 @@ def test_the_command(octfast, bundle, scans):
     assert all(0 <= v["most_attention"] <= 1 for v in said["volumes"] if v["most"])
     shown = octfast("predict", bundle, f"{scans}/5-volume.vol", "--volume-summary")
     assert shown.out.splitlines()[0].startswith("unit,path") and len(shown.out.splitlines()) == 2
-
-
-@pytest.mark.parametrize("words", [("review",)])
-def test_commands_about_single_scans_refuse_it(octfast, bundle, words):
-    ended = octfast(*words, bundle)
-    assert ended.code in (1, 2) and ended.err

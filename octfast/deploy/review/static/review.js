@@ -4,6 +4,7 @@ let list = null; // what /api/list gave
 let items = []; // its scans
 let shown = []; // ids of those that the choice of kind leaves
 let at = 0; // position in `shown`
+let of = 0; // which scan of a unit is shown, by how much it counted
 let busy = false;
 
 function make(tag, attributes = {}, ...children) {
@@ -14,6 +15,7 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const percent = (p) => `${(100 * p).toFixed(p < 0.1 || p > 0.9 ? 1 : 0)}%`;
+const noun = () => (list.level === "scan" ? "scan" : list.level);
 const current = () => items[shown[at]];
 
 async function ask(path, body) {
@@ -38,12 +40,13 @@ function words(item) {
 
 function draw() {
   const item = current();
+  of = 0;
   $("scan").hidden = !item;
   count();
   if (!item) return;
   $("name").textContent = item.name;
   $("label").textContent = item.label;
-  $("caption").textContent = `${at + 1} of ${shown.length}, patient ${item.patient}`;
+  $("caption").textContent = `${at + 1} of ${shown.length}, patient ${item.patient}${list.level === "scan" ? "" : `, ${item.scans} scans`}`;
   $("model").textContent = list.blind ? "" : `The model says ${item.predicted} (${percent(item.p[item.predicted])})${item.label ? `; ${item.label}: ${percent(item.p[item.label])}` : ""}`;
   const reasons = list.blind ? [] : [...item.reasons, ...(item.related ? [`compare with ${item.related}`] : [])];
   $("reasons").replaceChildren(...reasons.map((r) => make("li", {}, r)));
@@ -53,6 +56,7 @@ function draw() {
   $("previous").disabled = at === 0;
   $("next").disabled = at === shown.length - 1;
   picture();
+  counted(item);
   beside(item);
   const next = items[shown[at + 1]];
   if (next) new Image().src = `api/scan/${next.id}`;
@@ -62,8 +66,25 @@ function picture() {
   const item = current();
   if (!item) return;
   const heat = $("heat").checked && !list.blind;
-  $("picture").src = `api/${heat ? "heat" : "scan"}/${item.id}`;
-  $("picture").alt = `${heat ? "Heat map of" : "B-scan"} ${item.name}`;
+  const one = item.counted ? item.counted[of] : { name: item.name };
+  $("picture").src = `api/${heat ? "heat" : "scan"}/${item.id}${of ? `?of=${of}` : ""}`;
+  $("picture").alt = `${heat ? "Heat map of" : "B-scan"} ${one.name}`;
+  for (const button of $("counted").querySelectorAll("button")) button.setAttribute("aria-pressed", String(Number(button.dataset.of) === of));
+}
+
+// The scans of a unit that counted most, each to be looked at.
+function counted(item) {
+  const scans = item.counted || [];
+  $("counted").hidden = scans.length < 2;
+  $("counted").replaceChildren(...scans.map((scan, i) => {
+    const button = make("button", { type: "button", class: "plain", "data-of": i, title: scan.name, "aria-pressed": String(i === of) },
+      make("img", { src: `api/scan/${item.id}?of=${i}&small=1`, alt: `B-scan ${scan.name}` }), `counts ${percent(scan.share)}`);
+    button.addEventListener("click", () => {
+      of = i;
+      picture();
+    });
+    return make("li", {}, button);
+  }));
 }
 
 // The nearest scans come a little later, and only while their scan is still looked at.
@@ -86,8 +107,8 @@ function count() {
   const of = (what) => done.filter((i) => i.decision === what).length;
   const more = list.total > items.length ? ` (the first ${items.length} of ${list.total})` : "";
   $("progress").textContent = list.labelling
-    ? `${done.length} of ${items.length} scans decided${more}: ${of("relabel")} labelled, ${of("leave out")} left out`
-    : `${done.length} of ${items.length} scans decided${more}: ${of("relabel")} relabelled, ${of("leave out")} left out, ${of("agree")} right`;
+    ? `${done.length} of ${items.length} ${noun()}s decided${more}: ${of("relabel")} labelled, ${of("leave out")} left out`
+    : `${done.length} of ${items.length} ${noun()}s decided${more}: ${of("relabel")} relabelled, ${of("leave out")} left out, ${of("agree")} right`;
 }
 
 function go(step) {
@@ -107,7 +128,7 @@ async function decide(decision, name = "") {
     const any = rest >= 0 ? rest : shown.findIndex((id) => !items[id].decision);
     if (any >= 0) at = any;
     draw();
-    if (any < 0) $("decision").textContent += ". All scans of the list are decided.";
+    if (any < 0) $("decision").textContent += `. All ${noun()}s of the list are decided.`;
   } catch (error) {
     $("problem").textContent = error.message;
   } finally {
@@ -145,7 +166,7 @@ function figures(found) {
       make("td", {}, `${signed(f.difference)} [${signed(f.low)}, ${signed(f.high)}]`));
   });
   const head = ["figure", "before", "after", "difference, 95% interval by patients"].map((h) => make("th", { scope: "col" }, h));
-  const caption = `Out of fold, on the ${found.scans} scans of ${found.patients} patients whose labels nobody changed`;
+  const caption = `Out of fold, on the ${found.scans} ${noun()}s of ${found.patients} patients whose labels nobody changed`;
   return make("table", {}, make("caption", {}, caption), make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows));
 }
 
@@ -156,7 +177,7 @@ async function train() {
   try {
     const found = await ask("api/train", {});
     $("figures").replaceChildren(figures(found));
-    const differ = found.differing ? `; ${found.differing} scans where the reviewers differ were left as they are` : "";
+    const differ = found.differing ? `; ${found.differing} ${noun()}s where the reviewers differ were left as they are` : "";
     $("trained").textContent = `Relabelled: ${found.relabelled}, left out: ${found.left_out}${differ}. Trained in ${found.seconds.toFixed(1)} s.`;
   } catch (error) {
     $("trained").textContent = error.message;
@@ -174,7 +195,7 @@ async function agreement() {
     const head = ["scan", "label", a, b].map((h) => make("th", { scope: "col" }, h));
     $("figures").replaceChildren(make("table", {}, make("caption", {}, "Where the reviewers differ"),
       make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows)));
-    $("trained").textContent = `${a} and ${b} agree on ${found.same} of ${found.scans} scans${kappa}.`;
+    $("trained").textContent = `${a} and ${b} agree on ${found.same} of ${found.scans} ${noun()}s${kappa}.`;
   } catch (error) {
     $("trained").textContent = error.message;
   }
