@@ -263,7 +263,7 @@ $("urgent-first").addEventListener("change", sort);
 $("form").addEventListener("submit", (e) => e.preventDefault());
 $("files").addEventListener("change", () => {
   add($("files").files);
-  $("form").reset();
+  $("files").value = ""; // not the form, whose box stays as it was set
 });
 for (const kind of ["dragenter", "dragover"]) {
   window.addEventListener(kind, (e) => {
