@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +23,7 @@ from octfast.deploy.predictor import load
 from octfast.errors import DataError
 from octfast.model.aggregation import RULES, aggregation_of
 from octfast.model.bundle.info import BundleInfo
+from octfast.model.bundle.write import update_info
 from octfast.model.decide import rule_of
 from octfast.model.pooling import pooling_of
 from tests.bags import bag_bundle, bag_table
@@ -125,3 +128,16 @@ def test_the_lines_put_scans_together_as_octfast_does(rule, seed, scans, tempera
     how = aggregation_of(calibration, "eye", CLASSES)
     expected = how.probabilities(p, np.zeros(scans, dtype=int), 1, CLASSES)[0]
     np.testing.assert_allclose(there["eye_of"](p), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_file_of_a_model_of_scans_says_how_they_are_put_together(own_run, tmp_path):
+    kept = {"rule": "top_k", "k": 2, "temperature": 1.5, "urgent": ["CNV", "DME"]}
+    calibration = {**load(own_run.bundle).info.calibration, "units": {"eye": kept, "patient": kept}}
+    update_info(own_run.bundle, calibration=calibration)
+    found = export_bundle(own_run.bundle, "torch", tmp_path / "m.pt2", scans=2)
+    extra = {"octfast.json": ""}
+    torch.export.load(found.file, extra_files=extra)
+    units = json.loads(json.loads(extra["octfast.json"])["units"])
+    assert set(units) == {"eye", "patient"} and (units["eye"]["rule"], units["eye"]["k"]) == ("top_k", 2)
+    assert found.level == "scan" and re.findall(r"def (\w+)\(p\)", found.usage()) == ["eye_of", "patient_of"]
+    assert "above 1, which do not count" in found.usage() or found.agreement.distance is None
