@@ -139,7 +139,8 @@ def pool(outputs: Tensor, unit: Tensor, units: int, pooling: Mapping[str, Any]) 
     Returns
     -------
     (logits of shape (units, classes); how much each scan counts for the class that its unit is given, of shape (n,),
-    which sums to 1 over a unit: its attention, 1/n of n scans, or 1/k of the k scans with that class's highest logits).
+    which sums to 1 over a unit: its attention, 1/n of n scans, or 1/k of the k scans with that class's highest logits,
+    of which equal ones share).
     """
     logits, score = outputs[:, :-1], outputs[:, -1]
     if pooling["kind"] in ("attention", "mean"):
@@ -162,11 +163,10 @@ def pool_one(outputs: Tensor, pooling: Mapping[str, Any]) -> tuple[Tensor, Tenso
     if pooling["kind"] in ("attention", "mean"):
         weight = torch.softmax(score if pooling["kind"] == "attention" else torch.zeros_like(score), 0)
         return (weight[:, None] * logits).sum(0, keepdim=True), weight
-    place = torch.arange(logits.shape[0], device=logits.device)
-    earlier = (place[:, None] > place[None])[:, :, None]
     own, other = logits[:, None], logits[None]
-    rank = ((other > own) | ((other == own) & earlier)).to(logits.dtype).sum(1)
-    counted = (rank < pooling.get("k", 1)).to(logits.dtype)
+    higher, equal = (held.to(logits.dtype).sum(1) for held in (other > own, other == own))
+    # Equal ones share what is left of the k.
+    counted = torch.clamp((pooling.get("k", 1) - higher) / equal, 0, 1)
     of_class = counted / counted.sum(0, keepdim=True)
     pooled = (of_class * logits).sum(0, keepdim=True)
     return pooled, of_class.index_select(1, pooled.argmax(1))[:, 0]
@@ -182,18 +182,21 @@ def _shares(score: Tensor, unit: Tensor, units: int) -> Tensor:
 def _highest(logits: Tensor, unit: Tensor, units: int, k: int) -> Tensor:
     """Of each scan and class 1/k where it is among the k highest of its unit, else 0; of fewer scans all count.
 
-    Of equal logits the earlier scans count.
+    Equal logits share what is left of the k: before the first step, when a head gives 0 for all, all scans count alike.
     """
     by_value = torch.argsort(logits.detach(), dim=0, descending=True, stable=True)
     order = by_value.gather(0, torch.argsort(unit[by_value], dim=0, stable=True))
     sizes = torch.bincount(unit, minlength=units)
     starts = sizes.cumsum(0) - sizes
-    place = torch.empty_like(order)
-    # In the order of units, the rank of a scan in its unit is its place less that of the unit's first.
-    ranks = torch.arange(len(unit), device=unit.device)[:, None] - starts[unit[order]]
-    place.scatter_(0, order, ranks)
-    count = sizes.clamp(max=k)[unit][:, None]
-    return (place < count).to(logits.dtype) / count
+    counted = sizes.clamp(max=k)
+    # In the order of units, the last that counts is so many places behind the unit's first; a unit may have no scan.
+    last = order[(starts + counted - 1).clamp(0, len(order) - 1)]
+    least = logits.detach().gather(0, last)[unit]
+    above, level = (logits > least).to(logits.dtype), (logits == least).to(logits.dtype)
+    sums = logits.new_zeros(2, units, logits.shape[1])
+    more, equal = (held.index_add(0, unit, each)[unit] for held, each in zip(sums, (above, level), strict=True))
+    count = counted[unit][:, None].to(logits.dtype)
+    return (above + level * (count - more) / equal.clamp(min=1)) / count
 
 
 def deciding_scans(attention: np.ndarray, read: int) -> list[int]:

@@ -46,7 +46,12 @@ def test_a_unit_has_the_mean_or_the_highest_of_its_scans(sizes, kind, seed):
         np.testing.assert_allclose(logits[u], wanted, atol=1e-12)
         # What counts is told of the class that is given.
         weight = counts.numpy()[unit == u]
-        assert sorted(set(weight)) in ([0, 1 / k], [1 / min(k, len(own))]) and weight.sum() == pytest.approx(1)
+        given = own[:, int(logits[u].argmax())]
+        least = np.sort(given)[::-1][:k][-1]
+        assert (weight[given < least] == 0).all() and weight.sum() == pytest.approx(1)
+        np.testing.assert_allclose(weight[given > least], 1 / min(k, len(own)))
+        # Of equal ones none is before another.
+        assert np.ptp(weight[given == least]) < 1e-12
         assert weight @ own[:, logits[u].argmax()] == pytest.approx(float(logits[u].max()))
 
 
@@ -79,9 +84,10 @@ def test_what_is_no_pooling_is_refused():
             pooling_of(kind, k)
 
 
-def test_before_the_first_step_all_scans_count_alike():
-    head = BagHead(pooled_head("linear", 6, 3)).eval()
-    _, attention = pool(head(torch.randn(5, 6)), torch.zeros(5, dtype=torch.long), 1, pooling_of())
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_before_the_first_step_all_scans_count_alike(kind):
+    head = BagHead(pooled_head("linear", 6, 3), pooling_of(kind)).eval()
+    _, attention = pool(head(torch.randn(5, 6)), torch.zeros(5, dtype=torch.long), 1, pooling_of(kind))
     torch.testing.assert_close(attention, torch.full((5,), 0.2))
 
 
