@@ -194,8 +194,8 @@ def fit(
 
     from octfast.data.loaders import batch_size
     from octfast.train.balance import balance_training, class_weights, start_balanced
-    from octfast.train.folds import FoldHeads, FoldLoader
-    from octfast.train.frozen import NextView
+    from octfast.train.frozen.folds import FoldHeads, FoldLoader
+    from octfast.train.frozen.frozen import NextView
     from octfast.train.store.loader import StoreLoader
     from octfast.train.store.rows import Values
 

@@ -144,8 +144,8 @@ def judged(
     from octfast.data.loaders import batch_size
     from octfast.model.heads import pooled_head
     from octfast.model.pooling import BagHead, pooling_of
-    from octfast.train.bags import BagHeads, BagLoader, units_a_batch
-    from octfast.train.folds import FoldHeads, FoldLoader
+    from octfast.train.frozen.bags import BagHeads, BagLoader, units_a_batch
+    from octfast.train.frozen.folds import FoldHeads, FoldLoader
     from octfast.train.store.rows import Values
 
     names = sorted(scans["label"].unique())

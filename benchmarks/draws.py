@@ -61,7 +61,7 @@ def order(scans: pd.DataFrame, seed: int, way: str) -> np.ndarray:
     import numpy as np
     import pandas as pd
 
-    from octfast.train import nested
+    from octfast.train.minutes import nested
 
     if way == "patients":
         patients = np.random.default_rng(seed).permutation(scans["patient"].unique())

@@ -139,9 +139,9 @@ def extraction(args: argparse.Namespace) -> dict[str, Any]:
     from octfast import oct_dataloaders, oct_learner
     from octfast.model.device import describe_device
     from octfast.model.engine import make_engine
-    from octfast.train.dealt import run_blocks
-    from octfast.train.frozen import cut_model
-    from octfast.train.views import Views
+    from octfast.train.frozen.dealt import run_blocks
+    from octfast.train.frozen.frozen import cut_model
+    from octfast.train.frozen.views import Views
 
     table = vs_fastai.scans_table(args)
     dls = oct_dataloaders(table, size=args.size, bs=args.bs)

@@ -28,9 +28,9 @@ from octfast.data.phantom.draw import write_phantoms
 from octfast.data.readers.folder import read_scans
 from octfast.model.engine import make_engine
 from octfast.model.openvino import CALIBRATION_PICTURES
-from octfast.train.frozen import cut_model
+from octfast.train.frozen.frozen import cut_model
+from octfast.train.frozen.views import seeded
 from octfast.train.learner import oct_learner
-from octfast.train.views import seeded
 
 ENGINES = (("torch", "auto"), ("openvino", "auto"), ("openvino", "int8"))
 BATCH = 16

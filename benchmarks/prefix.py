@@ -87,7 +87,7 @@ def steps_of(args: argparse.Namespace, scans: Any) -> tuple[dict[str, Callable[[
 
     from octfast import oct_dataloaders, oct_learner
     from octfast.model.engine import fold
-    from octfast.train import frozen
+    from octfast.train.frozen import frozen
 
     dls = oct_dataloaders(scans, size=args.size, bs=16, num_workers=0)
     device = torch.device(dls.device or "cpu")

@@ -25,7 +25,7 @@ def main() -> None:
     from octfast.data.preprocess import decode_grey, resize
     from octfast.model.quality import MEASURES, measure
     from octfast.model.unlike import patient_threshold
-    from octfast.train.quality import SHARE
+    from octfast.train.outcome.quality import SHARE
 
     args = parse()
     about = common.machine()

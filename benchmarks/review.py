@@ -44,8 +44,8 @@ def press(scans: Any, features: Any, args: argparse.Namespace, about: dict[str, 
 
     from octfast.assess.review.effect import effect_of
     from octfast.data.scans import in_order
-    from octfast.train.again import Stored
-    from octfast.train.folds import draw_folds
+    from octfast.train.again.again import Stored
+    from octfast.train.frozen.folds import draw_folds
 
     classes = tuple(in_order(scans["label"].unique()))
     scans = scans.assign(split="train").reset_index(drop=True)
@@ -95,7 +95,7 @@ def one_by_one(stored: Any, labels: list[str]) -> Any:
 
     from octfast.data.loaders import batch_size
     from octfast.model.heads import pooled_head
-    from octfast.train.folds import FoldHeads, FoldLoader
+    from octfast.train.frozen.folds import FoldHeads, FoldLoader
     from octfast.train.store.rows import Values
 
     set_seed(stored.fit["seed"])
@@ -124,7 +124,7 @@ def trial(scans: Any, features: Any, args: argparse.Namespace, seed: int) -> dic
     from octfast.data.scans import in_order
     from octfast.data.splits.groups import identical_files, linked_groups
     from octfast.model.forward import predictions_table
-    from octfast.train.again import Stored
+    from octfast.train.again.again import Stored
 
     rng = np.random.default_rng(seed)
     classes = in_order(scans["label"].unique())

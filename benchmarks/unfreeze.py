@@ -144,7 +144,7 @@ def fit(
     from fastai.torch_core import set_seed
 
     from octfast.data.loaders import batch_size
-    from octfast.train.probe import Features, logits, train_head, tune
+    from octfast.train.block.probe import Features, logits, train_head, tune
     from octfast.train.store.rows import Rows
 
     class Maps:

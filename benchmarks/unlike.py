@@ -295,7 +295,7 @@ def heads(x: np.ndarray, y: np.ndarray, folds: np.ndarray, epochs: int) -> tuple
 
     from octfast.data.loaders import batch_size
     from octfast.model.heads import linear_head
-    from octfast.train.folds import FoldHeads, FoldLoader
+    from octfast.train.frozen.folds import FoldHeads, FoldLoader
     from octfast.train.store.rows import Values
 
     set_seed(0)

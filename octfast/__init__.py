@@ -38,7 +38,7 @@ _PUBLIC = {
     "explore": "octfast.data.explore",
     "export_bundle": "octfast.deploy.export.export",
     "find_label_errors": "octfast.assess.interpret.label_errors",
-    "frozen_learner": "octfast.train.frozen",
+    "frozen_learner": "octfast.train.frozen.frozen",
     "heat_map": "octfast.assess.interpret.heatmap",
     "interpret_run": "octfast.assess.interpret.interpret",
     "load": "octfast.deploy.predictor",
@@ -115,7 +115,7 @@ if TYPE_CHECKING:
     from octfast.train.callbacks import SaveBest as SaveBest
     from octfast.train.callbacks import StopEarly as StopEarly
     from octfast.train.config import TrainConfig as TrainConfig
-    from octfast.train.frozen import frozen_learner as frozen_learner
+    from octfast.train.frozen.frozen import frozen_learner as frozen_learner
     from octfast.train.job import train_classifier as train_classifier
     from octfast.train.learner import oct_learner as oct_learner
     from octfast.train.plots import plot_history as plot_history

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from octfast.model.prefetch import Picture
-    from octfast.train.again import Stored
+    from octfast.train.again.again import Stored
 
 COLUMNS = ("path", "neighbour", "label", "distance", "rank")
 
@@ -51,12 +51,12 @@ def similar(
     ------
     UsageError : n is below 1.
     DataError : a file cannot be read.
-    OctfastError : see `octfast.train.again.stored_features`.
+    OctfastError : see `octfast.train.again.again.stored_features`.
     """
     if n < 1:
         raise UsageError(f"n is {n}: at least one neighbour", "such as 5")
     # Here, as it brings fastai, which a page or report without neighbours does not need.
-    from octfast.train.again import stored_features
+    from octfast.train.again.again import stored_features
 
     known = Known(stored or stored_features(run))
     table, patients = known.scans, known.patients

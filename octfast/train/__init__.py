@@ -1,5 +1,5 @@
 """DataLoaders and a network become a trained model in a run folder.
 
-From outside: `again`, `again_units`, `callbacks`, `config`, `frozen`, `job`, `learner`, `plots`, `pool`, `resume`,
-`save`, `store.cache`, `tune.result`, `tune.search`, `unit_learner`.
+From outside: `again.again`, `again.again_units`, `again.pool`, `callbacks`, `config`, `frozen.frozen`, `job`,
+`learner`, `plots`, `resume`, `save`, `store.cache`, `tune.result`, `tune.search`, `unit_learner`.
 """

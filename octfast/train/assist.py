@@ -20,14 +20,14 @@ from octfast.model.bundle.carry import unpacked
 from octfast.model.engine import Engine
 from octfast.model.forward import answer_for_scans
 from octfast.processes import Computed, Content, Kinds
-from octfast.train.beside import follow
 from octfast.train.build import new_dataloaders
 from octfast.train.config import TrainConfig
-from octfast.train.dealt import run_blocks, versions
 from octfast.train.device import computing
-from octfast.train.frozen import hash_of_body, parts_of
+from octfast.train.frozen.dealt import run_blocks, versions
+from octfast.train.frozen.frozen import hash_of_body, parts_of
+from octfast.train.frozen.views import Views
 from octfast.train.learner import match_normalisation
-from octfast.train.views import Views
+from octfast.train.parallel.beside import follow
 
 
 def kinds() -> Kinds:
@@ -58,7 +58,7 @@ class _Helper:
         match_normalisation(self.dls, find_arch(self.info.arch))
 
     def activations(self, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Computed:
-        """What the frozen part gives of blocks of scans, as in `octfast.train.dealt`."""
+        """What the frozen part gives of blocks of scans, as in `octfast.train.frozen.dealt`."""
         prefix = parts_of(self.model)[: about["modules"]]
         if hash_of_body(prefix) != about["body"]:
             raise OctfastError("the frozen part is another one in this process", "install the same on all machines")

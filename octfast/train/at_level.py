@@ -14,8 +14,8 @@ from octfast.data.scans import check_trainable
 from octfast.data.units import choose_level, one, units_of, with_one_label
 from octfast.errors import UsageError
 from octfast.model.pooling import pooling_in_words, pooling_of
-from octfast.train.bags import units_a_batch
 from octfast.train.config import TrainConfig
+from octfast.train.frozen.bags import units_a_batch
 
 log = logging.getLogger("octfast")
 

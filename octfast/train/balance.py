@@ -22,7 +22,7 @@ from fastai.losses import CrossEntropyLossFlat, FocalLossFlat
 from torch import Tensor, nn
 
 from octfast.model.heads import shift_logits
-from octfast.train.folds import IGNORED
+from octfast.train.frozen.folds import IGNORED
 
 log = logging.getLogger("octfast")
 

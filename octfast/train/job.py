@@ -47,24 +47,24 @@ from octfast.train import checkpoint
 from octfast.train.assist import kinds
 from octfast.train.at_level import at_level, bags_of
 from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
-from octfast.train.beside import Asked, note_shared, say_shared, sharing, together
+from octfast.train.block.crossval import Recipe, cross_validate
+from octfast.train.block.probe import HEAD_RATE, start_from_head
 from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
-from octfast.train.crossval import Recipe, cross_validate
-from octfast.train.dealt import share
 from octfast.train.device import computing
 from octfast.train.fits import fit_as_asked
-from octfast.train.folds import draw_folds
-from octfast.train.frozen import FrozenLearner, frozen_learner
+from octfast.train.frozen.dealt import share
+from octfast.train.frozen.folds import draw_folds
+from octfast.train.frozen.frozen import FrozenLearner, frozen_learner
 from octfast.train.learner import unfreeze_to
 from octfast.train.leave_out import with_readable
-from octfast.train.minutes import choose, say_overrun, taken_before
-from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
-from octfast.train.pace import Expected
+from octfast.train.minutes.minutes import choose, say_overrun, taken_before
+from octfast.train.minutes.pace import Expected
+from octfast.train.outcome.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
+from octfast.train.parallel.beside import Asked, note_shared, say_shared, sharing, together
 from octfast.train.past import Past, begun_with, forget_epochs
 from octfast.train.plots import plot_lr_find
-from octfast.train.probe import HEAD_RATE, start_from_head
 from octfast.train.tracker import Tracker, check_tracker, tracked
 
 log = logging.getLogger("octfast")

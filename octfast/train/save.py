@@ -28,9 +28,9 @@ from octfast.run.log import run_log
 from octfast.run.state import training_state
 from octfast.train.callbacks import EpochLog
 from octfast.train.config import TrainConfig
-from octfast.train.frozen import FrozenLearner
+from octfast.train.frozen.frozen import FrozenLearner
 from octfast.train.learner import OctParts, bundle_info
-from octfast.train.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
+from octfast.train.outcome.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
 
 log = logging.getLogger("octfast")
 

@@ -10,10 +10,10 @@ from fastai.learner import Learner
 from octfast.data.units import LEVELS, one, units_of
 from octfast.errors import DataError, UsageError
 from octfast.train.at_level import bags_of
-from octfast.train.folds import draw_folds
-from octfast.train.frozen import frozen_learner
+from octfast.train.frozen.folds import draw_folds
+from octfast.train.frozen.frozen import frozen_learner
+from octfast.train.frozen.part import FrozenLearner
 from octfast.train.learner import answer_for
-from octfast.train.part import FrozenLearner
 
 
 def unit_learner(
@@ -42,7 +42,7 @@ def unit_learner(
     pooling, k : see `octfast.model.pooling.pooling_of`.
     folds : by patient; fewer are drawn where a class has fewer patients.
     seed : of the folds, and of what is stored.
-    stored : further parameters of `octfast.train.frozen.frozen_learner`, such as `views` and `precision`.
+    stored : further parameters of `octfast.train.frozen.frozen.frozen_learner`, such as `views` and `precision`.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from PIL import Image
 
 from octfast.assess.similar import similar
 from octfast.errors import DataError, UsageError
-from octfast.train.again import stored_features
+from octfast.train.again.again import stored_features
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from octfast.data.fit import FITS, box_of, hides
 from octfast.data.loaders import BScan, oct_dataloaders
 from octfast.data.preprocess import resize
 from octfast.errors import UsageError
-from octfast.train.views import describe
+from octfast.train.frozen.views import describe
 from tests.pictures import scan
 
 SIDES = st.integers(1, 3000)

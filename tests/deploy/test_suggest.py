@@ -11,7 +11,7 @@ import pytest
 import octfast
 from octfast.data.phantom.draw import write_phantoms
 from octfast.errors import DataError, UsageError
-from octfast.train import pool as pool_module
+from octfast.train.again import pool as pool_module
 
 
 @pytest.fixture(scope="module")

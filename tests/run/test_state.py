@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import octfast.run.state as state_module
-import octfast.train.outcome as outcome
+import octfast.train.outcome.outcome as outcome
 from octfast.errors import BundleError, OctfastError, UsageError
 from octfast.model.bundle.read import find_bundle
 from octfast.model.bundle.state import LOCK, is_live, resume_command

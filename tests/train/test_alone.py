@@ -7,7 +7,7 @@ import torch
 
 from octfast.data.loaders import oct_dataloaders
 from octfast.errors import OctfastError
-from octfast.train.frozen import frozen_learner
+from octfast.train.frozen.frozen import frozen_learner
 from octfast.train.learner import oct_learner
 
 

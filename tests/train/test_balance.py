@@ -16,7 +16,7 @@ from octfast.model.arch import find_arch, make_network
 from octfast.model.bundle.read import load_bundle
 from octfast.model.heads import body_and_head, pooled_head, shift_logits
 from octfast.train.balance import BalancedLoss, balance_training, class_weights, say_rare, start_balanced
-from octfast.train.folds import IGNORED
+from octfast.train.frozen.folds import IGNORED
 from octfast.train.job import train_classifier
 from octfast.train.store.loader import StoreLoader
 from tests.conftest import quick

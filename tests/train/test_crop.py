@@ -14,8 +14,8 @@ from octfast.assess.similar import features_of, similar
 from octfast.deploy.predictor import load
 from octfast.model.bundle.read import read_info
 from octfast.run.folder import REMINDER
-from octfast.train.again import stored_features
-from octfast.train.frozen import frozen_learner
+from octfast.train.again.again import stored_features
+from octfast.train.frozen.frozen import frozen_learner
 from octfast.train.job import train_classifier
 from octfast.train.save import save_run
 from tests.conftest import quick

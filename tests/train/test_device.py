@@ -14,10 +14,10 @@ from octfast.data.loaders import oct_dataloaders
 from octfast.errors import OctfastError, UsageError
 from octfast.model.engine import Engine
 from octfast.train.device import computing
-from octfast.train.frozen import frozen_learner
+from octfast.train.frozen.frozen import frozen_learner
+from octfast.train.frozen.views import Views, block_of
 from octfast.train.job import train_classifier
 from octfast.train.learner import oct_learner
-from octfast.train.views import Views, block_of
 from tests.conftest import quick
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

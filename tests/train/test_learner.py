@@ -12,7 +12,7 @@ from octfast.data.readers.folder import read_scans
 from octfast.errors import UsageError, WeightsError
 from octfast.model.arch import find_arch, make_network
 from octfast.model.forward import predict_scans
-from octfast.train.frozen import frozen_learner
+from octfast.train.frozen.frozen import frozen_learner
 from octfast.train.learner import NLLLossFlat, bundle_info, oct_learner, unfreeze_to
 from tests.conftest import SHARED
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import octfast.train.job as job
-import octfast.train.outcome as outcome
+import octfast.train.outcome.outcome as outcome
 from octfast.errors import DataError
 from octfast.train.job import train_classifier
 from tests.conftest import quick

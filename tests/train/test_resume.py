@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import octfast.train.block.crossval as crossval
 import octfast.train.checkpoint as checkpoint
-import octfast.train.crossval as crossval
-import octfast.train.outcome as outcome
+import octfast.train.outcome.outcome as outcome
 import octfast.train.store.files as store_files
 from octfast.data.readers.folder import read_scans
 from octfast.errors import BundleError, DataError, OctfastError, UsageError

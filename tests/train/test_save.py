@@ -24,7 +24,7 @@ from octfast.deploy.app.answers import Answers
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.run.folder import open_run
-from octfast.train.frozen import frozen_learner
+from octfast.train.frozen.frozen import frozen_learner
 from octfast.train.job import train_classifier
 from octfast.train.learner import oct_learner
 from octfast.train.save import save_run

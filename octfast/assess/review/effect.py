@@ -12,8 +12,8 @@ from scipy.special import log_softmax
 
 from octfast.assess.metrics.intervals import percentiles, resampled_weights
 from octfast.errors import DataError
-from octfast.train.again import Stored
-from octfast.train.again_units import StoredUnits
+from octfast.train.again.again import Stored
+from octfast.train.again.again_units import StoredUnits
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ def effect_of(
 
     Parameters
     ----------
-    stored : the run's features, see `octfast.train.again.stored_features` and `octfast.train.again_units.stored_units`.
+    stored : the run's features, see `octfast.train.again.again.stored_features` and
+        `octfast.train.again.again_units.stored_units`.
     changes : `path` (absolute) and `new`, the corrected label, or "" for a scan that is left out.
     before : out-of-fold logits on the labels as they were, where they are known already.
     resamples : of the patients.

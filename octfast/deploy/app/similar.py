@@ -45,12 +45,12 @@ class Similar:
 
     Raises
     ------
-    OctfastError : see `octfast.train.again.stored_features`.
+    OctfastError : see `octfast.train.again.again.stored_features`.
     """
 
     def __init__(self, run: Run, device: torch.device | None = None):
         # Here, as it brings fastai, which a page without neighbours does not need.
-        from octfast.train.again import stored_features
+        from octfast.train.again.again import stored_features
 
         self._known = Known(stored_features(run))
         self._body = body_of(run, device)

@@ -40,8 +40,8 @@ from octfast.files import is_taken
 from octfast.model.bundle.read import read_info
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 from octfast.run.folder import Run
-from octfast.train.again import Stored, stored_features
-from octfast.train.again_units import StoredUnits, stored_units
+from octfast.train.again.again import Stored, stored_features
+from octfast.train.again.again_units import StoredUnits, stored_units
 from octfast.train.config import TrainConfig
 
 log = logging.getLogger("octfast")
@@ -282,7 +282,7 @@ class Review:
 
         Raises
         ------
-        OctfastError : see `octfast.train.again.stored_features`.
+        OctfastError : see `octfast.train.again.again.stored_features`.
         """
         if self._before is None and not self.labelling:
             self._before = self._stored.out_of_fold(self._stored.scans["label"].tolist())

@@ -23,7 +23,7 @@ from octfast.deploy.predict.inputs import Item, at_home, find_inputs
 from octfast.errors import DataError, UsageError
 from octfast.files import in_threads
 from octfast.run.folder import Run
-from octfast.train.pool import digests_of
+from octfast.train.again.pool import digests_of
 
 log = logging.getLogger("octfast")
 

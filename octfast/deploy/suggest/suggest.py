@@ -16,7 +16,7 @@ from octfast.data.scans import write_csv
 from octfast.deploy.suggest.pool import find_pool
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import Run, open_run
-from octfast.train.pool import BodyOfRun, as_vectors
+from octfast.train.again.pool import BodyOfRun, as_vectors
 
 log = logging.getLogger("octfast")
 

@@ -29,9 +29,9 @@ from octfast.model.heads import pooled_head, set_dropout
 from octfast.model.weights.load import cached_file
 from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.config import TrainConfig
-from octfast.train.dealt import share
-from octfast.train.folds import draw_folds
-from octfast.train.frozen import NextView, frozen_learner
+from octfast.train.frozen.dealt import share
+from octfast.train.frozen.folds import draw_folds
+from octfast.train.frozen.frozen import NextView, frozen_learner
 from octfast.train.store.loader import StoreLoader
 from octfast.train.store.rows import Rows
 from octfast.train.store.store import FeatureStore

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from octfast.assess.review.effect import effect_of
 from octfast.errors import DataError, UsageError
-from octfast.train.again import Stored, stored_features
+from octfast.train.again.again import Stored, stored_features
 from octfast.train.job import train_classifier
 from tests.conftest import quick
 

@@ -16,7 +16,7 @@ from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, run_with_scans
 from octfast.deploy.predictor import Predictor
 from octfast.errors import DataError
 from octfast.model.unlike import Unlike
-from octfast.train.again import stored_features
+from octfast.train.again.again import stored_features
 from tests.deploy.app.uploads import HERE, post
 
 testclient = pytest.importorskip("starlette.testclient")

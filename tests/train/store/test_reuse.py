@@ -19,12 +19,12 @@ from torch import nn
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.readers.folder import read_scans
 from octfast.model.engine import Engine
-from octfast.train.frozen import frozen_learner
+from octfast.train.frozen.frozen import frozen_learner
+from octfast.train.frozen.views import Views
 from octfast.train.store.cache import clear_stores, list_stores
 from octfast.train.store.files import StoreSpec
 from octfast.train.store.reuse import digest_of
 from octfast.train.store.store import open_store
-from octfast.train.views import Views
 
 VIEWS, DIM = 2, 3
 

@@ -1,0 +1,4 @@
+"""What a training leaves behind.
+
+From outside: `outcome`, `distance`, `quality`.
+"""
