@@ -208,8 +208,8 @@ def draw(root: Path, file: Path) -> None:
     )
     ax.text(-0.12, -deepest - 0.2, text, fontsize=11, va="top", color="#333333", linespacing=1.6)
     ax.set_xlim(-0.2, len(ROOMS) * width + 0.65)
-    ax.set_ylim(-deepest - 1.9, 4.6)
-    fig.set_size_inches(16, 0.31 * (deepest + 6.5))
+    ax.set_ylim(-deepest - 1.9, 5.8)
+    fig.set_size_inches(16, 0.31 * (deepest + 7.7))
     file.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(file, dpi=110, metadata={"Software": None})
 

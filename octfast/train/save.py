@@ -29,6 +29,7 @@ from octfast.run.state import training_state
 from octfast.train.callbacks import EpochLog
 from octfast.train.config import TrainConfig
 from octfast.train.frozen.frozen import FrozenLearner
+from octfast.train.frozen.part import knows_valid
 from octfast.train.learner import OctParts, bundle_info
 from octfast.train.outcome.outcome import leave_results, removed_on_failure, save_scan_tables, surroundings
 
@@ -61,8 +62,8 @@ def save_run(learn: Learner, path: str | Path) -> Run:
     Raises
     ------
     UsageError : the folder is taken; the DataLoaders are not those of `oct_dataloaders`; or a bundle cannot hold the
-        model, as it is none of a known network with one of octfast's heads; or it answers for units, and no heads of
-        folds are there to judge it.
+        model, as it is none of a known network with one of octfast's heads; or it answers for units, or has learned
+        from the validation scans, and no heads of folds are there to judge it.
     DataError : validation cannot be read.
     """
     whole = learn.whole if isinstance(learn, FrozenLearner) else learn
@@ -119,9 +120,17 @@ def _held(whole: Learner) -> Learner:
 
 
 def _refuse_unjudged(learn: Learner, whole: Learner) -> None:
-    """Refuse a Learner of units without the heads of folds that judge them; where they can be used `check` says."""
+    """Refuse a model that only heads of folds can judge, without these; where they can be used `check` says."""
     own = getattr(whole, "oct", None)
     if own is None or own.level == "scan":
+        if not knows_valid(whole):
+            return
+        if not isinstance(learn, FrozenLearner) or learn.folds is None:
+            raise UsageError(
+                "this model has learned from its validation scans too, beside the heads of folds that judge it",
+                "give what frozen_learner(learn, folds=...) returned, and not the Learner that was given to it",
+            )
+        learn.check()
         return
     if not isinstance(learn, FrozenLearner) or learn.units is None:
         raise UsageError(

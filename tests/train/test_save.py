@@ -24,6 +24,7 @@ from octfast.deploy.app.answers import Answers
 from octfast.deploy.predictor import load
 from octfast.errors import BundleError, DataError, UsageError
 from octfast.run.folder import open_run
+from octfast.train.frozen.folds import draw_folds
 from octfast.train.frozen.frozen import frozen_learner
 from octfast.train.job import train_classifier
 from octfast.train.learner import oct_learner
@@ -161,6 +162,25 @@ def test_a_pickle_of_fastai_is_not_opened_and_it_is_said_what_to_call(frozen, tm
     learn.export("mine.pkl")
     with pytest.raises(BundleError, match=r"mine\.pkl is a pickle[\s\S]*octfast\.save_run\(learn"):
         load(tmp_path / "mine.pkl")
+
+
+def test_a_model_that_learned_from_validation_is_judged_by_the_heads_of_folds_or_not_at_all(phantoms, tmp_path):
+    """Beside folds the model's own head learns from every scan, so that it would be judged by what it was taught."""
+    dls = oct_dataloaders(phantoms, size=64, valid=0.25, num_workers=0, device="cpu", bs=8)
+    learn = quiet(oct_learner(dls, "test_resnet", weights="none"))
+    scans = pd.concat([pd.DataFrame(dl.items) for dl in dls.loaders], ignore_index=True)
+    fast = quiet(frozen_learner(learn, folds=draw_folds(scans, 2, 0), precision="fp32", cache=tmp_path / "cache"))
+    fast.fit_one_cycle(1, 2e-3)
+    with pytest.raises(UsageError, match="has learned from its validation scans"):
+        save_run(learn, "plain")
+    run = save_run(fast, "judged")
+    held_out = pd.concat([run_predictions(run, split)[0] for split in ("train", "valid")])
+    assert held_out["loss"].mean() == pytest.approx(float(fast.validate()[0]), rel=1e-3)
+    with torch.no_grad():
+        next(learn.model[0].parameters()).mul_(2)
+    with pytest.raises(UsageError, match="frozen part has changed"):
+        save_run(fast, "changed")
+    assert sorted(p.name for p in Path().iterdir()) == ["cache", "judged", "runs"]
 
 
 @pytest.fixture(scope="module")

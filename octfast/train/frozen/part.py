@@ -40,6 +40,11 @@ class StoredLoaders(DataLoaders):
         return self.whole.dls.test_dl(test_items, **kwargs)
 
 
+def knows_valid(whole: Learner) -> bool:
+    """Whether a Learner's model has learned from its validation scans, as it does beside the heads of folds."""
+    return bool(getattr(whole, "knows_valid", False))
+
+
 class FrozenLearner(Learner):
     """A Learner of what is not frozen of another, trained on stored activations of what is.
 
@@ -163,6 +168,8 @@ class FrozenLearner(Learner):
         loss = self.loss_func
         try:
             with self._features(self._learning):
+                # However it ends: with folds the whole model's head learns from the validation scans, too.
+                self.whole.knows_valid = self._fold_heads() is not None or knows_valid(self.whole)
                 super().fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
         except BaseException:
             # MixUp replaces it while it trains, and an error would leave it so.
