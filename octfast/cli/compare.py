@@ -46,7 +46,7 @@ def compare(
 
       octfast compare runs/first runs/second runs/third --split valid --json
 
-      octfast compare runs/latest --level eye      (whole eyes, against the mean of their scans)
+      octfast compare runs/latest --level eye      # whole eyes, against the mean of their scans
     """
     from octfast.assess.compare import compare_runs
     from octfast.cli.evaluate import split_names

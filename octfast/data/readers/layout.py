@@ -197,16 +197,8 @@ class Layout:
                 "them as classes"
             )
             return [Place(folder, folder.name, split, extra=extra)]
-        odd = next((f for f in kids if role_of(f.name)), None)
-        if odd:
-            raise DataError(
-                f"the folder {odd.name} of {folder.path} does not look like a class by its name",
-                "give the folder of the classes; or, if it is a class all the same: --label-from folder",
-            )
-        loose = self._own[folder.path]
-        if kids:
-            self._check_loose(folder, kids, loose)
-        self._leave(_OWN, loose)
+        self._check_classes(folder, kids)
+        self._leave(_OWN, self._own[folder.path])
         stems = numbered_stems(names)
         if stems:
             shown = ", ".join(names[:4])
@@ -256,6 +248,7 @@ class Layout:
     ) -> list[Place]:
         """Folders that hold splits: classes, cut into splits each; or sets of which one is meant."""
         if not inside and len(holders) == len(kids) and all(map(self._is_class_of_splits, kids)):
+            self._check_classes(folder, kids)
             self._leave(_OWN, self._own[folder.path])
             found = []
             for f in kids:
@@ -324,6 +317,17 @@ class Layout:
         pictures = self.pictures(folder)
         label = {class_key(folder.name)}
         return sum(bool(patient_in_name(Path(p).stem, label)) for p in pictures) > 0.9 * len(pictures)
+
+    def _check_classes(self, folder: Folder, kids: list[Folder]) -> None:
+        """Refuse what cannot be classes by their names, and loose pictures of a class beside them."""
+        odd = next((f for f in kids if role_of(f.name)), None)
+        if odd:
+            raise DataError(
+                f"the folder {odd.name} of {folder.path} does not look like a class by its name",
+                "give the folder of the classes; or, if it is a class all the same: --label-from folder",
+            )
+        if kids:
+            self._check_loose(folder, kids, self._own[folder.path])
 
     def _check_loose(self, folder: Folder, kids: list[Folder], loose: list[str]) -> None:
         """Refuse loose pictures whose names say a class that has no folder: it would be gone without a word."""

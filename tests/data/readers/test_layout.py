@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -253,6 +254,26 @@ def test_copies_keep_the_patient_of_their_original(tmp_path):
 def test_a_set_numbered_like_copies_is_no_single_patient(tmp_path):
     touch(tmp_path, *(f"{c}/{c} ({i}).png" for c in "AB" for i in range(1, 9)))
     assert read_scans(tmp_path)["patient"].nunique() == 16
+
+
+def test_classes_that_hold_the_splits_are_looked_at_as_others_are(tmp_path):
+    """A folder of masks is no class, and a class of loose pictures is not gone without a word."""
+    for name in ("CNV", "NORMAL"):
+        for split in ("train", "test"):
+            file = tmp_path / name / split / f"{name}-{split}-1.jpeg"
+            file.parent.mkdir(parents=True)
+            file.write_text(name + split)
+    assert classes(tmp_path) == {split: ["CNV", "NORMAL"] for split in ("train", "test")}
+    loose = tmp_path / "DME-7-1.jpeg"
+    loose.write_text("loose")
+    with pytest.raises(DataError, match="pictures of DME lie in no folder of a class"):
+        read_data(tmp_path, trainable=False)
+    for name in ("CNV", "NORMAL"):
+        shutil.rmtree(tmp_path / name)
+    (tmp_path / "masks" / "train").mkdir(parents=True)
+    (tmp_path / "masks" / "train" / "CNV-1-1.jpeg").write_text("mask")
+    with pytest.raises(DataError, match=r"masks .* does not look like a class"):
+        read_data(tmp_path, trainable=False)
 
 
 def test_loose_pictures_are_counted_and_a_whole_class_of_them_is_refused(tmp_path, said):
