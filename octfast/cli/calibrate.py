@@ -56,7 +56,7 @@ def calibrate(
         )
     print_table(
         "Calibration (a temperature of 1 is uncalibrated; ECE in 15 bins, and what to expect if perfectly calibrated)",
-        ["split", "scans", "temperature", "NLL", "Brier", "ECE", "expected ECE"],
+        ["split", f"{info.level}s", "temperature", "NLL", "Brier", "ECE", "expected ECE"],
         found.scores.itertuples(index=False),
     )
     if len(found.referral):
@@ -73,7 +73,7 @@ def calibrate(
         rows.append([row["split"], row["scans"], *shown, row["single"]])
     print_table(
         f"Prediction sets for a coverage of {sets['coverage']:g}: classes with p of {sets['threshold']:.4g} or more",
-        ["split", "scans", "coverage (95% interval)", "by patient", "mean size", "of one class"],
+        ["split", f"{info.level}s", "coverage (95% interval)", "by patient", "mean size", "of one class"],
         rows,
     )
     for note in found.notes:

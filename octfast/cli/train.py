@@ -64,12 +64,13 @@ def train(ctx: typer.Context, as_json: bool, resume: bool, config: Path | None, 
         print_json({"run": str(run.path), "results": results, "chosen": about["chosen"], "notes": notes})
         return
     title = f"{about['arch']}, weights of epoch {about['chosen']['best_epoch']} of {len(run.history)}"
-    columns = ("split", "scans", "patients", "right", "accuracy", "loss")
-    print_table(title, columns, [[split, *(r[c] for c in columns[1:])] for split, r in results.items()])
-    if about.get("level") not in (None, "scan"):
-        print(
-            f"The model answers for whole {about['level']}s: where the table says scans, {about['level']}s are counted."
-        )
+    keys, level = ("scans", "patients", "right", "accuracy", "loss"), about.get("level") or "scan"
+    # Of a model of patients there is one column of them.
+    shown = [key for key in keys if key != "scans" or level != "patient"]
+    heads = [f"{level}s" if key == "scans" else key for key in shown]
+    print_table(title, ["split", *heads], [[split, *(r[key] for key in shown)] for split, r in results.items()])
+    if level != "scan":
+        print(f"The model answers for whole {level}s.")
     if about["data"]["synthetic"]:
         print(SYNTHETIC_NOTE)
     print(f"Run folder: {run.path}")

@@ -126,14 +126,14 @@ def temperature_interval(
     return float(temperature * np.exp(-z_score * error)), float(temperature * np.exp(z_score * error))
 
 
-def fit_table(table: pd.DataFrame, classes: Sequence[str]) -> TemperatureFit:
-    """Fit the temperature on a Predictions table of validation scans, whatever temperature it is at.
+def fit_table(table: pd.DataFrame, classes: Sequence[str], level: str = "scan") -> TemperatureFit:
+    """Fit the temperature on a Predictions table of validation scans, or whole units, whatever temperature it is at.
 
     Raises
     ------
     DataError : too few scans, see `too_small`, or no temperature fits, see `fit_temperature`.
     """
-    reason = too_small(table, classes)
+    reason = too_small(table, classes, level)
     if reason:
         raise DataError(reason, _LARGER)
     logits, labels = raw_logits(table, classes), _indices(table["label"], classes)
@@ -157,18 +157,18 @@ def fit_table(table: pd.DataFrame, classes: Sequence[str]) -> TemperatureFit:
     )
 
 
-def too_small(table: pd.DataFrame, classes: Sequence[str]) -> str:
-    """Why a table of validation scans is too small to calibrate on, or "" where it is not."""
+def too_small(table: pd.DataFrame, classes: Sequence[str], level: str = "scan") -> str:
+    """Why a table of validation scans, or units of a level, is too small to calibrate on; "" where it is not."""
     counts = table["label"].value_counts().reindex(list(classes), fill_value=0)
     patients = table["patient"].nunique()
     few = ", ".join(f"{n} of {_plain(c)}" for c, n in counts[counts < MIN_A_CLASS].head(3).items())
     reasons = [
-        f"{len(table)} scans, fewer than {MIN_SCANS}" if len(table) < MIN_SCANS else "",
+        f"{len(table)} {level}s, fewer than {MIN_SCANS}" if len(table) < MIN_SCANS else "",
         f"{patients} patients, fewer than {MIN_PATIENTS}" if patients < MIN_PATIENTS else "",
         f"{few}, fewer than {MIN_A_CLASS}" if few else "",
     ]
     joined = "; ".join(filter(None, reasons))
-    return f"too few held-out scans to calibrate on: {joined}" if joined else ""
+    return f"too few held-out {level}s to calibrate on: {joined}" if joined else ""
 
 
 def calibrate_bundle(folder: str | Path, table: pd.DataFrame) -> BundleInfo:
@@ -180,13 +180,13 @@ def calibrate_bundle(folder: str | Path, table: pd.DataFrame) -> BundleInfo:
     """
     info = read_info(folder)
     try:
-        fit = fit_table(table, info.classes)
+        fit = fit_table(table, info.classes, info.level)
     except DataError as e:
         log.info("probabilities are not calibrated: %s", e.message)
         return info
     log.info(
-        "temperature %.3g, fitted on %d held-out scans of %d patients: loss %.3f before, %.3f after",
-        *(fit.temperature, fit.scans, fit.patients, fit.nll_before, fit.nll_after),
+        "temperature %.3g, fitted on %d held-out %ss of %d patients: loss %.3f before, %.3f after",
+        *(fit.temperature, fit.scans, info.level, fit.patients, fit.nll_before, fit.nll_after),
     )
     return update_info(folder, temperature=fit.temperature, calibration={**info.calibration, **fit.to_dict()})
 

@@ -116,7 +116,7 @@ def calibrate_run(
     referred = list(urgent_classes(classes, urgent))
     check_sensitivity(sensitivity)
     check_coverage(coverage)
-    reason = too_small(raw, classes)
+    reason = too_small(raw, classes, info.level)
     if reason:
         raise DataError(f"{run.path.name}: {reason}", _what_to_do(run))
     folds = FOLD in raw and bool((raw["split"] == "train").any())
@@ -125,7 +125,7 @@ def calibrate_run(
     found: dict[str, Any] = {"split": "valid", "scans": len(raw), "patients": int(raw["patient"].nunique())}
     temperature = 1.0
     try:
-        fit = fit_table(raw, classes)
+        fit = fit_table(raw, classes, info.level)
         temperature, found = fit.temperature, fit.to_dict()
     except DataError as e:
         notes.insert(0, f"{e.message[0].upper()}{e.message[1:]}. The temperature is 1.")

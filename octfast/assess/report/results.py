@@ -208,9 +208,9 @@ def calibration_section(table: pd.DataFrame, info: BundleInfo, split: str, valid
     on = SPLIT_NAMES[split]
     if fitted:
         kept = info.calibration
-        where = "held-out scans"
+        where = f"held-out {info.level}s"
         if isinstance(kept.get("scans"), int) and isinstance(kept.get("patients"), int):
-            where = f"{kept['scans']:,} held-out scans of {kept['patients']:,} patients"
+            where = f"{kept['scans']:,} {where} of {kept['patients']:,} patients"
         low, high = (kept.get("temperature_interval") or [None, None])[:2]
         ends = f" (95% interval {low:.3g} to {high:.3g})" if isinstance(low, float) and isinstance(high, float) else ""
         words = (
