@@ -218,10 +218,14 @@ class Group:
         claimed: deque[int] = deque()
         mine = own(self._claims(number, count, claimed))
         have: dict[int, Content | Exception] = {}
+        words = 1
         try:
             for k in range(count):
                 while k not in have:
                     self.look_for_errors(number)
+                    if (word := self.box.take(f"{number}/word/{words}")) is not None:
+                        self._hear(word[0])
+                        words += 1
                     if (theirs := self.box.take(f"{number}/{k}")) is not None:
                         have[k] = theirs
                         break
@@ -323,6 +327,9 @@ class Group:
         try:
             computed = kind(about, arrays)
             if computed is None:
+                if self._said and "count" in about:
+                    # Of work that is dealt no part will come from here, which the word would go with.
+                    self.box.put(f"{number}/word/{self.box.add(f'{number}/words')}", self._words(), {})
                 return
             for content, found in computed(claims()):
                 k = claimed.popleft()

@@ -20,6 +20,7 @@ from octfast.model.bundle.carry import unpacked
 from octfast.model.engine import Engine
 from octfast.model.forward import answer_for_scans
 from octfast.processes import Computed, Content, Kinds
+from octfast.train.block.dealt import train_folds
 from octfast.train.build import new_dataloaders
 from octfast.train.config import TrainConfig
 from octfast.train.device import computing
@@ -33,7 +34,13 @@ from octfast.train.parallel.beside import follow
 def kinds() -> Kinds:
     """The questions of a training that another process answers, see `octfast.processes.Group.assist`."""
     helper = _Helper()
-    return {"scans": helper.take, "activations": helper.activations, "fit": helper.fit, "predictions": answer_for_scans}
+    return {
+        "scans": helper.take,
+        "activations": helper.activations,
+        "fit": helper.fit,
+        "folds": helper.folds,
+        "predictions": answer_for_scans,
+    }
 
 
 class _Helper:
@@ -50,7 +57,7 @@ class _Helper:
         self.model, self.info, _ = unpacked(about, arrays)
         table = pd.DataFrame(about["scans"])
         prepared = Prepared(table, table.iloc[:0].assign(reason=""), Path(about["root"]))
-        config = TrainConfig(**about["config"])
+        self.config = config = TrainConfig(**about["config"])
         # Until other scans are told of, or this process ends.
         self._where.close()
         self._where.enter_context(computing(config.device, config.deterministic))
@@ -85,6 +92,10 @@ class _Helper:
     def fit(self, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Train a copy of the model beside process 0."""
         follow(self.dls, self.model, self.info.head, about, arrays)
+
+    def folds(self, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Computed | None:
+        """Train folds of the last block, as in `octfast.train.block.dealt`."""
+        return train_folds(self.dls, self.model, self.info.head, self.config, about, arrays)
 
 
 class _Checked(Views):

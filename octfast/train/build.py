@@ -7,13 +7,14 @@ from typing import Any
 
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from torch import nn
 
 from octfast.data.loaders import oct_dataloaders
 from octfast.data.prepare import Prepared
 from octfast.errors import WeightsError
 from octfast.model.heads import set_dropout
 from octfast.train.config import TrainConfig
-from octfast.train.learner import answer_for, oct_learner
+from octfast.train.learner import answer_for, oct_learner, plain_learner
 
 log = logging.getLogger("octfast")
 
@@ -50,6 +51,15 @@ def new_learner(dls: DataLoaders, config: TrainConfig) -> Learner:
         learn = oct_learner(dls, weights="none", **kwargs)
     if config.level not in (None, "scan"):
         answer_for(learn, str(config.level), config.chosen_pooling, config.top_k)
+    if config.dropout is not None:
+        set_dropout(learn.model[1], config.dropout)
+    return learn
+
+
+def told_learner(dls: DataLoaders, model: nn.Sequential, head: str, config: TrainConfig) -> Learner:
+    """A Learner as configured of a network that another process told of; nothing is frozen yet."""
+    settings = {} if config.wd is None else {"wd": config.wd}
+    learn = plain_learner(dls, model, head, **settings)
     if config.dropout is not None:
         set_dropout(learn.model[1], config.dropout)
     return learn

@@ -47,8 +47,9 @@ from octfast.train import checkpoint
 from octfast.train.assist import kinds
 from octfast.train.at_level import at_level, bags_of
 from octfast.train.balance import balance_callbacks, class_weights, say_rare, start_balanced
-from octfast.train.block.crossval import Recipe, cross_validate
+from octfast.train.block.crossval import cross_validate
 from octfast.train.block.probe import HEAD_RATE, start_from_head
+from octfast.train.block.trainings import Recipe
 from octfast.train.build import new_dataloaders, new_learner
 from octfast.train.callbacks import History, SaveBest, StopEarly, TrainBar
 from octfast.train.config import TrainConfig
@@ -358,7 +359,9 @@ def _fit_once(
     if block and isinstance(trainee, FrozenLearner):
         head_epochs, epochs, lr = epochs, -(-epochs // 2), lr or HEAD_RATE
         if folds is not None:
-            cross_validate(trainee, folds, Recipe(head_epochs, epochs, lr, balanced), run.path, state, past, kept)
+            classes = tuple(weights.tolist())
+            recipe = Recipe(head_epochs, epochs, lr, config.seed, config.balance, config.loss, classes)
+            cross_validate(trainee, folds, recipe, run.path, state, past, kept)
             log.info("the weights of the last epoch are kept: every scan is learned from, none is left to choose by")
             return trainee, {"lr": lr, **chosen, "best_epoch": epochs}
         if past is None:

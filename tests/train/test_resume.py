@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import octfast.train.block.crossval as crossval
+import octfast.train.block.trainings as trainings
 import octfast.train.checkpoint as checkpoint
 import octfast.train.outcome.outcome as outcome
 import octfast.train.store.files as store_files
@@ -79,7 +79,7 @@ MOMENTS = {
     "before its best weights are": (SaveBest, "_write", 2, False),
     "after them": (SaveBest, "_write", 2, True),
     "after the training": (outcome, "calibrate_bundle", 1, True),
-    "in the second fold": (crossval, "logits", 2, False),
+    "in the second fold": (trainings, "logits", 2, False),
     "at the end": (outcome, "headline", 1, False),
 }
 

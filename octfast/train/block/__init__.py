@@ -1,4 +1,4 @@
 """Trains the last block of the body with its head, from stored maps.
 
-From outside: `crossval`, `probe`.
+From outside: `crossval`, `dealt`, `probe`, `trainings`.
 """

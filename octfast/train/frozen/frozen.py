@@ -187,8 +187,7 @@ def frozen_learner(
         workers=workers,
         compiled=compiled,
     )
-    dls, runner, shapes, suffix = learn.dls, frozen.runner, frozen.shapes, frozen.suffix
-    device = torch.device(dls.device or "cpu")
+    runner = frozen.runner
     log.info(
         "the frozen part (%.1f million parameters) runs once a view, in %s",
         sum(p.numel() for p in nn.Sequential(*frozen.prefix).parameters()) / 1e6,
@@ -207,6 +206,43 @@ def frozen_learner(
             dtype=frozen.dtype,
         )
         stores.append(_stored(what, frozen, source, compute, cache, follow))
+    fast = learner_on(
+        learn,
+        stores,
+        frozen.shapes,
+        precision=precision,
+        bs=bs,
+        folds=folds,
+        units=units,
+        units_a_batch=units_a_batch,
+        compiled=compiled,
+    )
+    fast.engine = runner
+    return fast
+
+
+def learner_on(
+    learn: Learner,
+    stores: Sequence[FeatureStore],
+    shapes: Sequence[Sequence[int]],
+    *,
+    precision: str = "auto",
+    bs: int | None = None,
+    folds: np.ndarray | None = None,
+    units: Units | None = None,
+    units_a_batch: int = 4,
+    compiled: bool = False,
+) -> FrozenLearner:
+    """What `frozen_learner` gives, on stores that are open already; it has no `engine`.
+
+    Parameters
+    ----------
+    stores : of the training and of the validation scans.
+    shapes : of what is stored of one scan.
+    """
+    dls = learn.dls
+    prefix, suffix = cut_model(learn.model)
+    device = torch.device(dls.device or "cpu")
     bs = bs or dls.train.bs
     part = nn.Sequential(Unpack(shapes), *suffix).to(device)
     targets = [_targets(dls.train), _targets(dls.valid)]
@@ -230,8 +266,8 @@ def frozen_learner(
         learn,
         stored,
         part,
-        prefix=frozen.prefix,
-        digest=lambda: hash_of_body(frozen.prefix),
+        prefix=prefix,
+        digest=lambda: hash_of_body(prefix),
         learning=learning,
         loss_func=learn.loss_func,
         opt_func=learn.opt_func,
@@ -247,7 +283,7 @@ def frozen_learner(
         # The epochs of the part are the whole's.
         cbs=[NextView(), BnFreeze(), EpochLog(past[0].rows if past else None)],
     )
-    fast.stores, fast.engine = (stores[0], stores[1]), runner
+    fast.stores = stores[0], stores[1]
     fast.folds, fast.units = folds, units
     if pays_mixed_precision(suffix, device):
         fast.add_cbs([ChannelsLast(), MixedPrecision()])

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from octfast.errors import DataError, OctfastError, UsageError
 from octfast.files import in_threads, sha256_of
-from octfast.model.heads import set_dropout
 from octfast.notices import Note
 from octfast.processes import Group, current
 from octfast.train.balance import balance_callbacks
+from octfast.train.build import told_learner
 from octfast.train.checkpoint import Restore, State
 from octfast.train.config import TrainConfig
 from octfast.train.fits import fit_as_asked
-from octfast.train.learner import plain_learner, unfreeze_to
+from octfast.train.learner import unfreeze_to
 
 log = logging.getLogger("octfast")
 
@@ -146,8 +146,7 @@ def follow(dls: DataLoaders, model: nn.Sequential, head: str, about: dict[str, A
     config = TrainConfig(**about["config"])
     for dl in dls.loaders:
         dl.bs = about["bs"]
-    settings = {} if config.wd is None else {"wd": config.wd}
-    learn = plain_learner(dls, copy.deepcopy(model).requires_grad_(True), head, **settings)
+    learn = told_learner(dls, copy.deepcopy(model).requires_grad_(True), head, config)
     if (device := device_of(learn)).type != about["device"]:
         raise OctfastError(
             f"one process works on {about['device']} and another on {device.type}",
@@ -155,8 +154,6 @@ def follow(dls: DataLoaders, model: nn.Sequential, head: str, about: dict[str, A
         )
     _check_devices(config, device)
     _check_digests(dls, about["digests"])
-    if config.dropout is not None:
-        set_dropout(learn.model[1], config.dropout)
     unfreeze_to(learn, "head" if config.unfreeze == "all" else config.unfreeze)
     learn.remove_cb(ProgressCallback)
     past = None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +75,39 @@ def open_store(
             return FeatureStore(folder, spec, warm=not missing)
     finally:
         lock.release()
+
+
+def address_of(store: FeatureStore) -> dict[str, Any]:
+    """What `open_at` finds a finished store by in another process, as JSON takes it."""
+    return {
+        "path": str(store.path.resolve()),
+        "described": store.spec.described(),
+        "blocks": files.read_record(store.path, store.spec.blocks),
+    }
+
+
+def open_at(address: Mapping[str, Any]) -> FeatureStore:
+    """Open, for reading alone, a store that another process has open; nothing is made, mended or waited for.
+
+    Raises
+    ------
+    OctfastError : this process cannot read it, or its numbers are others.
+    """
+    folder, described = Path(address["path"]), address["described"]
+    scans, views, dim = described["shape"]
+    spec = StoreSpec(described["key"], scans, views, dim, described["dtype"], described["block"])
+    hint = "let all machines see one folder under the same path: --cache DIR"
+    try:
+        if {**(files.described_in(folder) or {}), "made": None} != {**described, "made": None}:
+            raise files.UnusableError("it is not there")
+        whole = (folder / files.DATA).stat().st_size == spec.nbytes
+        if not whole or files.read_record(folder, spec.blocks) != list(address["blocks"]):
+            raise files.UnusableError("its numbers are others")
+        return FeatureStore(folder, spec, warm=True)
+    except OSError as e:
+        raise OctfastError(f"cannot read the stored activations in {folder}: {e.strerror or e}", hint) from e
+    except (files.UnusableError, NotImplementedError) as e:
+        raise OctfastError(f"cannot read the stored activations in {folder}: {e}", hint) from e
 
 
 def stored_scans(spec: StoreSpec, digests: np.ndarray, cache: str | Path | None = None) -> np.ndarray:

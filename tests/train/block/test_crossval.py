@@ -15,7 +15,8 @@ from octfast.errors import UsageError
 from octfast.model.bundle.read import load_bundle
 from octfast.model.forward import predict_scans
 from octfast.run.folder import FOLD
-from octfast.train.block.crossval import Recipe, cross_validate
+from octfast.train.block.crossval import cross_validate
+from octfast.train.block.trainings import Recipe
 from octfast.train.config import TrainConfig
 from octfast.train.frozen.frozen import frozen_learner
 from octfast.train.job import train_classifier
