@@ -10,10 +10,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 log = logging.getLogger("octfast")
 
+# After which a process is told again that it is to end.
+_AGAIN_SECONDS = 1.5
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -64,19 +67,30 @@ def place() -> dict[str, Any]:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, which a launcher sends where another process has ended, end the work as Ctrl-C does."""
+def ended_by_sigterm() -> Iterator[list[int]]:
+    """Let SIGTERM, which a launcher or a batch system sends, end the work as Ctrl-C does; gives the signals that came.
+
+    Python drops what is raised while a process is forked or an object deleted: what has not ended then is told again.
+    """
+    asked: list[int] = []
+    again: list[threading.Timer] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
 
-    def stop(*_: object) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        again.append(threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)))
+        again[-1].daemon = True
+        again[-1].start()
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield asked
     finally:
+        for timer in again:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from octfast.errors import OctfastError, UsageError
+from octfast.launcher import ended_by_sigterm
 from octfast.model.bundle.state import FAILED, FINISHED, LOCK, RUNNING, STOPPED, resume_command
 from octfast.run.folder import Run
 
@@ -40,7 +38,7 @@ def held(run: Run) -> Iterator[None]:
     except (OSError, NotImplementedError) as e:
         log.warning("%s cannot be locked (%s): do not let two processes train in it", run.path, e)
     try:
-        with stopped_by_sigterm():
+        with ended_by_sigterm():
             yield
     finally:
         # Removed while it is held, so that nobody can take a lock that is about to go.
@@ -64,7 +62,7 @@ def training_state(run: Run, about: dict[str, Any]) -> Iterator[None]:
     about.pop("failure", None)
     run.write_json("config.json", about)
     try:
-        with stopped_by_sigterm() as asked:
+        with ended_by_sigterm() as asked:
             yield
     except BaseException as e:
         # A process that decodes may have been ended by the same signal, and its end be seen first.
@@ -91,22 +89,3 @@ def _kept(run: Run) -> str:
         epochs = max(0, (run.path / "history.csv").read_text(encoding="utf-8").count("\n") - 1)
     many = "1 epoch is" if epochs == 1 else f"{epochs} epochs are"
     return f"is not finished: {many} kept, and the features that were computed"
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[list[int]]:
-    """Let SIGTERM end the work as Ctrl-C does; gives the signals that came."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)

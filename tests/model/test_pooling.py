@@ -68,8 +68,12 @@ def test_what_is_pooled_is_learned_from(kind):
 def test_a_single_unit_is_pooled_alike_by_what_is_exported(scans, kind, seed):
     outputs = torch.tensor(np.random.default_rng(seed).integers(-3, 4, (scans, 4)).astype(float))
     expected = pool(outputs, torch.zeros(scans, dtype=torch.long), 1, pooling_of(kind))
-    for found, wanted in zip(pool_one(outputs, pooling_of(kind)), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    logits, counts = pool_one(outputs, pooling_of(kind))
+    torch.testing.assert_close(logits, expected[0])
+    highest, second = logits[0].sort(descending=True).values[:2]
+    # Of two classes that are equal but for rounding either may be given.
+    if kind in ("attention", "mean") or highest - second > 1e-9:
+        torch.testing.assert_close(counts, expected[1])
 
 
 def test_a_unit_without_scans_has_no_answer():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 import octfast.run.state as state_module
 import octfast.train.outcome.outcome as outcome
 from octfast.errors import BundleError, OctfastError, UsageError
+from octfast.launcher import ended_by_sigterm
 from octfast.model.bundle.read import find_bundle
 from octfast.model.bundle.state import LOCK, is_live, resume_command
 from octfast.run.folder import latest_run, new_run, open_run
@@ -145,3 +149,19 @@ def test_a_training_cut_off_before_it_is_calibrated_looks_unfinished(phantoms, t
     assert latest_run() == first.path and open_run().path == first.path
     with pytest.raises(BundleError, match="unfinished run"):
         open_run("runs/second")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_comes_where_python_drops_what_is_raised_ends_the_work_all_the_same():
+    """As when it comes while an object is deleted, or while a process that decodes is started."""
+
+    class Deleted:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt), ended_by_sigterm() as asked:
+        Deleted()
+        assert len(asked) == 1
+        time.sleep(20)
+    assert asked == [signal.SIGTERM] * 2

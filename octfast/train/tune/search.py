@@ -12,9 +12,9 @@ from typing import Any
 from octfast.errors import UsageError
 from octfast.figure import Files
 from octfast.files import numbered_folder
+from octfast.launcher import ended_by_sigterm
 from octfast.processes import current, divided
 from octfast.run.folder import RUNS
-from octfast.run.state import stopped_by_sigterm
 from octfast.train.config import TrainConfig
 from octfast.train.device import computing
 from octfast.train.job import prepared_scans, train_classifier
@@ -28,7 +28,7 @@ log = logging.getLogger("octfast")
 
 
 @divided(kinds)
-@stopped_by_sigterm()
+@ended_by_sigterm()
 def tune(
     data: str | Path | None = None,
     *,
