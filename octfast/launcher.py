@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,7 +71,8 @@ def place() -> dict[str, Any]:
 def ended_by_sigterm() -> Iterator[list[int]]:
     """Let SIGTERM, which a launcher or a batch system sends, end the work as Ctrl-C does; gives the signals that came.
 
-    Python drops what is raised while a process is forked or an object deleted: what has not ended then is told again.
+    Python drops what is raised while a process is forked or an object deleted: what has not ended then is told again,
+    and the traceback that Python prints there is left out.
     """
     asked: list[int] = []
     again: list[threading.Timer] = []
@@ -85,10 +87,16 @@ def ended_by_sigterm() -> Iterator[list[int]]:
         again[-1].start()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def tell(dropped: Any) -> None:
+        if not asked or dropped.exc_type is not KeyboardInterrupt:
+            shown(dropped)
+
+    before, shown = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = tell
     try:
         yield asked
     finally:
+        sys.unraisablehook = shown
         for timer in again:
             timer.cancel()
         signal.signal(signal.SIGTERM, before)

@@ -151,8 +151,7 @@ def test_a_training_cut_off_before_it_is_calibrated_looks_unfinished(phantoms, t
         open_run("runs/second")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_that_comes_where_python_drops_what_is_raised_ends_the_work_all_the_same():
+def test_a_signal_that_comes_where_python_drops_what_is_raised_ends_the_work_all_the_same(monkeypatch):
     """As when it comes while an object is deleted, or while a process that decodes is started."""
 
     class Deleted:
@@ -160,8 +159,10 @@ def test_a_signal_that_comes_where_python_drops_what_is_raised_ends_the_work_all
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)
 
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
     with pytest.raises(KeyboardInterrupt), ended_by_sigterm() as asked:
         Deleted()
         assert len(asked) == 1
         time.sleep(20)
-    assert asked == [signal.SIGTERM] * 2
+    assert asked == [signal.SIGTERM] * 2 and printed == []
