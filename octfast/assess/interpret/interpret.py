@@ -10,12 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from octfast.assess.at_level import at_level, levels_of
 from octfast.assess.interpret.heatmap import check_method
 from octfast.assess.interpret.interpretation import ClassificationInterpretation
-from octfast.assess.interpret.missed_units import MOST_UNITS, frames_of, plot_units
+from octfast.assess.interpret.missed_units import MOST_UNITS, frames_of, plot_units, put_together, wrong_units
 from octfast.assess.interpret.neighbours import NEAR, plot_neighbours
-from octfast.assess.interpret.rows import MOST_CLASSES, missed_urgent, top_losses
+from octfast.assess.interpret.rows import MOST_CLASSES
 from octfast.assess.predictions import out_of_fold, scan_answers
 from octfast.assess.similar import similar as similar_scans
 from octfast.console import track
@@ -186,17 +185,10 @@ def interpret_run(
         of_units = (units, scan_answers(run, split), info.level)
         more = _missed_units(run, split, interp, of_units, named, heat and method, note, keep, suffix)
         notes.append(level_note(table, info.level))
-    for level in levels_of(table, info):
-        whole, _, each, said_of = at_level(table, info, level)
-        wrong = missed_urgent(whole, named) if named else top_losses(whole[whole["label"] != whole["predicted"]], 10**6)
-        assert each is not None
-        # Where no scan has others beside it, nothing is put together.
-        if (whole["scans"] > 1).any():
-            of_units = (wrong, each, level)
-            more += _missed_units(
-                run, split, interp, of_units, named, heat and method, note, keep, f"-{level}s{suffix}"
-            )
-            notes += said_of
+    for level, whole, each, said_of in put_together(table, info):
+        of_units = (wrong_units(whole, named), each, level)
+        more += _missed_units(run, split, interp, of_units, named, heat and method, note, keep, f"-{level}s{suffix}")
+        notes += said_of
     written = [*figures.values(), *more, *(f for f in [run.predictions_file(split)] if f.exists())]
     if len(interp.classes) > MOST_CLASSES:
         written.append(run.path / f"confusion-matrix{suffix}.csv")
@@ -279,8 +271,9 @@ def _missed_units(
     of : the units that were missed, how the scans of these and others counted, and the level.
     """
     units, each, level = of
+    info = read_info(run.bundle)
     # Of scans that are put together by a mean all count alike.
-    suspicious = read_info(run.bundle).level == "scan"
+    suspicious = info.level == "scan"
     asked = urgent if suspicious else None
     frames = frames_of(units, each, level, suspicious=asked)
     heat = None
@@ -290,13 +283,12 @@ def _missed_units(
         with track("heat maps", len(drawn)) as update:
             maps.compute(drawn["path"], drawn["label"], update)
         heat = maps.get
-    fit = read_info(run.bundle).fit
     what = f"urgent {level}s ({', '.join(urgent)}) taken for another class" if urgent else f"wrong {level}s"
     title = f"{len(units)} {what}, {split}{_shown(units, MOST_UNITS)}"
     own = suffix.removesuffix("" if split == "valid" else f"-{split}").replace("-", "_")
     keep(
         f"missed_units{own}",
-        plot_units(units, each, level, title, note, asked=urgent, heat=heat, fit=fit, suspicious=suspicious),
+        plot_units(units, each, level, title, note, asked=urgent, heat=heat, fit=info.fit, suspicious=suspicious),
     )
     return [_save(frames, run, f"missed-units{suffix}.csv")]
 

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from octfast.assess.at_level import at_level, levels_of
 from octfast.assess.interpret.heatmap import overlay
 from octfast.assess.interpret.plots import Heat, bound, with_seen
+from octfast.assess.interpret.rows import missed_urgent, top_losses
 from octfast.data.preprocess import decode_grey
 from octfast.data.units import unit_columns
 from octfast.errors import DataError
 from octfast.figure import Figure, short
+from octfast.model.bundle.info import BundleInfo
 from octfast.model.units import unit_names
 from octfast.notices import CAUTION, NOTICE
 
 FRAMES = 3
 MOST_UNITS = 6
+
+
+def wrong_units(units: pd.DataFrame, urgent: Sequence[str]) -> pd.DataFrame:
+    """The rows of a Predictions table of urgent units that were missed; without urgent classes of all wrong ones."""
+    return missed_urgent(units, urgent) if urgent else top_losses(units[units["label"] != units["predicted"]], 10**6)
+
+
+def put_together(table: pd.DataFrame, info: BundleInfo) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame, list[str]]]:
+    """What a model of scans says of whole units: each level at which any has several scans, for which it was fitted.
+
+    Parameters
+    ----------
+    table : the Predictions table of the model; of one that answers for units itself there is nothing.
+
+    Yields
+    ------
+    (the level, the Predictions table of its units, how their scans counted, how they were put together).
+    """
+    for level in levels_of(table, info):
+        units, _, each, notes = at_level(table, info, level)
+        # Where no scan has others beside it, nothing is put together.
+        if each is not None and (units["scans"] > 1).any():
+            yield level, units, each, notes
 
 
 def frames_of(

@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from octfast.assess.at_level import at_level, levels_of
-from octfast.assess.interpret.missed_units import FRAMES, MOST_UNITS, frames_of, numbers_of, plot_strip, scans_of
-from octfast.assess.interpret.rows import missed_urgent, top_losses
+from octfast.assess.interpret.missed_units import (
+    FRAMES,
+    MOST_UNITS,
+    frames_of,
+    numbers_of,
+    plot_strip,
+    put_together,
+    scans_of,
+    wrong_units,
+)
 from octfast.assess.report.page import Frame, MissedUnit, MissedUnits, Plot
 from octfast.assess.report.pictures import HeatPictures, figure_picture, scan_pictures
 from octfast.data.units import one
@@ -65,11 +72,8 @@ def missed_of(
     if info.level != "scan":
         return [_missed(table, answers(), info.level, tuple(urgent), own=True)]
     found: list[Missed] = []
-    for level in levels_of(table, info):
-        units, _, each, notes = at_level(table, info, level)
-        # Where no scan has others beside it, nothing is put together.
-        if each is not None and (units["scans"] > 1).any():
-            found.append(_missed(units, each, level, tuple(urgent), own=False, notes=tuple(notes), above=found))
+    for level, units, each, notes in put_together(table, info):
+        found.append(_missed(units, each, level, tuple(urgent), own=False, notes=tuple(notes), above=found))
     return found
 
 
@@ -83,7 +87,7 @@ def _missed(
     above: Sequence[Missed] = (),
 ) -> Missed:
     """`above` : of other levels, whose units are not drawn again where they are of the same scans."""
-    wrong = missed_urgent(units, urgent) if urgent else top_losses(units[units["label"] != units["predicted"]], 10**6)
+    wrong = wrong_units(units, urgent)
     of = int(units["label"].isin(urgent).sum()) if urgent else len(units)
     seen = [scans for found in above for scans in _scans_of(found.drawn, found.each, found.level)]
     worst = wrong.head(MOST_UNITS)
