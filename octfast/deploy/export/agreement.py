@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,22 +110,7 @@ def compare(
     far = None
     if unlike is not None:
         far, got, wished = (got[:, -1], wished[:, -1]), got[:, :-1], wished[:, :-1]
-    apart = np.abs(got - wished)
-    scans = len(sample.pictures)
-    p, q = got[:scans], wished[:scans]
-    labels = [info.classes.index(label) for label in sample.labels or ()]
-    return Agreement(
-        scans=scans,
-        source=sample.source,
-        # A probability that is no number is as far away as can be.
-        largest=float(np.nan_to_num(apart, nan=1.0).max()),
-        mean=float(np.nan_to_num(apart[:scans], nan=1.0).mean()),
-        same=float((p.argmax(1) == q.argmax(1)).mean()),
-        accuracy=float((p.argmax(1) == labels).mean()) if labels else None,
-        accuracy_torch=float((q.argmax(1) == labels).mean()) if labels else None,
-        distance=None if far is None else float((np.abs(far[0] - far[1]) / np.maximum(far[1], 1)).max()),
-        unlike_same=None if far is None else float(((far[0] > 1) == (far[1] > 1))[:scans].mean()),
-    )
+    return _agreement(sample, len(sample.pictures), got, wished, _indices(sample.labels or (), info), far)
 
 
 def compare_bags(
@@ -177,21 +162,46 @@ def compare_bags(
     p, q = (np.stack([one[0] for one in of]) for of in (got, wished))
     further = range(1, len(got[0]))
     attention, *distance = ([np.concatenate([one[i] for one in of]) for of in (got, wished)] for i in further)
-    far = distance[0] if distance else None
-    apart, units = np.abs(p - q), len(bags)
-    labels = [info.classes.index(sample.labels[places[0]]) for places in sample.bags] if sample.labels else []
+    far = (distance[0][0], distance[0][1]) if distance else None
+    labels = _indices([sample.labels[places[0]] for places in sample.bags] if sample.labels else (), info)
+    found_of_units = _agreement(sample, len(bags), p, q, labels, far)
+    counts = float(np.nan_to_num(np.abs(attention[0] - attention[1]), nan=1.0).max())
+    return replace(found_of_units, units=len(bags), attention=counts)
+
+
+def _indices(labels: Sequence[str], info: BundleInfo) -> list[int]:
+    return [info.classes.index(label) for label in labels]
+
+
+def _agreement(
+    sample: Sample,
+    n: int,
+    got: np.ndarray,
+    wished: np.ndarray,
+    labels: Sequence[int],
+    far: tuple[np.ndarray, np.ndarray] | None,
+) -> Agreement:
+    """How probabilities agree, of which the first n rows are of the sample, and those behind of what is tried beside.
+
+    Parameters
+    ----------
+    got, wished : probabilities of the file and of torch.
+    labels : of the first n, where they are known.
+    far : distances of the file and of torch, those of the scans of the sample first.
+    """
+    # A probability that is no number is as far away as can be.
+    apart = np.nan_to_num(np.abs(got - wished), nan=1.0)
+    given, wanted, scans = got[:n].argmax(1), wished[:n].argmax(1), len(sample.pictures)
     return Agreement(
-        scans=len(sample.pictures),
+        scans=scans,
         source=sample.source,
-        largest=float(np.nan_to_num(apart, nan=1.0).max()),
-        mean=float(np.nan_to_num(apart[:units], nan=1.0).mean()),
-        same=float((p.argmax(1) == q.argmax(1))[:units].mean()),
-        accuracy=float((p[:units].argmax(1) == labels).mean()) if labels else None,
-        accuracy_torch=float((q[:units].argmax(1) == labels).mean()) if labels else None,
+        largest=float(apart.max()),
+        mean=float(apart[:n].mean()),
+        same=float((given == wanted).mean()),
+        accuracy=float((given == labels).mean()) if labels else None,
+        accuracy_torch=float((wanted == labels).mean()) if labels else None,
         distance=None if far is None else float((np.abs(far[0] - far[1]) / np.maximum(far[1], 1)).max()),
-        unlike_same=None if far is None else float(((far[0] > 1) == (far[1] > 1)).mean()),
-        units=units,
-        attention=float(np.nan_to_num(np.abs(attention[0] - attention[1]), nan=1.0).max()),
+        unlike_same=None if far is None else float(((far[0] > 1) == (far[1] > 1))[:scans].mean()),
     )
 
 
