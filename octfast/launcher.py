@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from octfast.errors import OctfastError
+
 log = logging.getLogger("octfast")
 
 # After which a process is told again that it is to end.
@@ -100,6 +102,20 @@ def ended_by_sigterm() -> Iterator[list[int]]:
         for timer in again:
             timer.cancel()
         signal.signal(signal.SIGTERM, before)
+
+
+def refuse_other_device(first: str, own: str) -> None:
+    """Refuse to compute on another kind of device than process 0.
+
+    Raises
+    ------
+    OctfastError : they are not of one kind.
+    """
+    if own != first:
+        raise OctfastError(
+            f"one process works on {first} and another on {own}",
+            "start them on machines of one kind, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
+        )
 
 
 def runs(pid: int) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 from octfast.data.prepare import Prepared
 from octfast.errors import DataError, OctfastError
 from octfast.files import sha256_of
+from octfast.launcher import refuse_other_device
 from octfast.model.arch import find_arch
 from octfast.model.bundle.carry import unpacked
 from octfast.model.engine import Engine
@@ -70,11 +71,7 @@ class _Helper:
         if hash_of_body(prefix) != about["body"]:
             raise OctfastError("the frozen part is another one in this process", "install the same on all machines")
         device = torch.device(self.dls.device or "cpu")
-        if device.type != about["device"]:
-            raise OctfastError(
-                f"one process works on {about['device']} and another on {device.type}",
-                "start them on machines of one kind, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
-            )
+        refuse_other_device(about["device"], device.type)
         train = self.dls.train
         dl = self.dls.valid if not about["training"] else train if about["views"] > 1 else self.dls.test_dl(train.items)
         source = _Checked(dl, about["views"], about["seed"], device, about["workers"])

@@ -121,8 +121,7 @@ def stored_units(run: Run) -> StoredUnits:
     stored = stored_features(run, units=True)
     each = [load_scans(f, run.root) for s in ("train", "valid") if (f := run.scan_answers_file(s)).exists()]
     known = pd.concat(each, ignore_index=True).set_index("path") if each else pd.DataFrame()
-    missing = [] if FOLD in known and "attention" in known else [FOLD]
-    if missing or not set(stored.scans["path"]) <= set(known.index):
+    if not {FOLD, "attention"} <= set(known) or not set(stored.scans["path"]) <= set(known.index):
         raise DataError(
             f"{run.path.name} has lost its predictions-train-scans.csv or predictions-valid-scans.csv",
             "copy them from where the run was made, or train again",

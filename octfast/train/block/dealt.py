@@ -16,6 +16,7 @@ from fastai.data.core import DataLoaders
 from torch import nn
 
 from octfast.errors import OctfastError
+from octfast.launcher import refuse_other_device
 from octfast.processes import Computed, Content, Group, current
 from octfast.train.block.trainings import Recipe, Trainings, device_of
 from octfast.train.build import told_learner
@@ -105,11 +106,7 @@ def train_folds(
         trainee = learner_on(
             learn, stores, about["shapes"], precision=config.precision, bs=about["bs"], compiled=config.compile
         )
-        if (device := device_of(trainee)).type != about["device"]:
-            raise OctfastError(
-                f"one process works on {about['device']} and another on {device.type}",
-                "start them on machines of one kind, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
-            )
+        refuse_other_device(about["device"], device_of(trainee).type)
         part = {name.removeprefix("part."): array for name, array in arrays.items() if name.startswith("part.")}
         trainee.part.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in part.items()})
         targets, folds = torch.from_numpy(arrays["targets"].copy()), np.array(arrays["folds"])

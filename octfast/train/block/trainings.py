@@ -102,57 +102,42 @@ class Trainings:
             self._train(self.trainee.part, every, every[:0], cbs)
 
     def _train(self, part: nn.Sequential, learned: np.ndarray, held: np.ndarray, cbs: Sequence[Callback]) -> None:
-        sources = (Rows([self.store], learned), Rows([self.store], held), Rows([self._features], learned))
-        _train(self.trainee, part, sources, (self.targets[learned], self.targets[held]), self.recipe, cbs)
-
-
-def _train(
-    trainee: FrozenLearner,
-    part: nn.Sequential,
-    sources: tuple[Rows, Rows, Rows],
-    targets: tuple[Tensor, Tensor],
-    recipe: Recipe,
-    cbs: Sequence[Callback],
-) -> None:
-    """Train the head of a part, then the part, in place.
-
-    Parameters
-    ----------
-    sources : the maps that are learned from, those that are held out, and the features of the first.
-    """
-    device, bs = device_of(trainee), min(trainee.stored.train.bs, len(sources[0]))
-    same = {"loss_func": trainee.loss_func, "opt_func": trainee.opt_func, "wd": trainee.wd}
-    train_head(
-        part[-head_length(trainee) :],
-        sources[2],
-        targets[0],
-        epochs=recipe.head_epochs,
-        lr=ALONE_RATE,
-        bs=bs,
-        device=device,
-        cbs=recipe.callbacks(),
-        **same,
-    )
-    loaders = DataLoaders(
-        StoreLoader(sources[0], targets[0], bs=bs, shuffle=True, drop_last=True, device=device),
-        StoreLoader(sources[1], targets[1], bs=max(bs, 256), device=device),
-        device=device,
-    )
-    # The Learner's own callbacks hold what they follow, so that another training needs others of their kind.
-    own = [type(cb)() for cb in trainee.cbs if type(cb) in _KEPT]
-    learn = Learner(
-        loaders,
-        part,
-        splitter=_splitter(trainee),
-        metrics=trainee.metrics,
-        moms=trainee.moms,
-        wd_bn_bias=trainee.wd_bn_bias,
-        train_bn=trainee.train_bn,
-        cbs=own,
-        **same,
-    )
-    with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging(), learn.no_bar(), trainee.pace():
-        learn.fit_one_cycle(recipe.epochs, slice(recipe.lr / 10, recipe.lr), cbs=[*recipe.callbacks(), *cbs])
+        """Train the head of a part on the rows that are learned from, then the part, in place."""
+        trainee, recipe, targets = self.trainee, self.recipe, self.targets
+        device, bs = device_of(trainee), min(trainee.stored.train.bs, len(learned))
+        same = {"loss_func": trainee.loss_func, "opt_func": trainee.opt_func, "wd": trainee.wd}
+        train_head(
+            part[-head_length(trainee) :],
+            Rows([self._features], learned),
+            targets[learned],
+            epochs=recipe.head_epochs,
+            lr=ALONE_RATE,
+            bs=bs,
+            device=device,
+            cbs=recipe.callbacks(),
+            **same,
+        )
+        learning, judging = Rows([self.store], learned), Rows([self.store], held)
+        loaders = DataLoaders(
+            StoreLoader(learning, targets[learned], bs=bs, shuffle=True, drop_last=True, device=device),
+            StoreLoader(judging, targets[held], bs=max(bs, 256), device=device),
+            device=device,
+        )
+        # The Learner's own callbacks hold what they follow, so that another training needs others of their kind.
+        own = [type(cb)() for cb in trainee.cbs if type(cb) in _KEPT]
+        learn = Learner(
+            loaders,
+            part,
+            splitter=_splitter(trainee),
+            metrics=trainee.metrics,
+            moms=trainee.moms,
+            wd_bn_bias=trainee.wd_bn_bias,
+            train_bn=trainee.train_bn,
+            cbs=own,
+            **same,
+        )
+        with learn.removed_cbs(learn._grab_cbs(ProgressCallback)), learn.no_logging(), learn.no_bar(), trainee.pace():
+            learn.fit_one_cycle(recipe.epochs, slice(recipe.lr / 10, recipe.lr), cbs=[*recipe.callbacks(), *cbs])
 
 
 # Callbacks of a FrozenLearner that say how it computes, none of which takes an argument.

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from octfast.errors import DataError, OctfastError, UsageError
 from octfast.files import in_threads, sha256_of
+from octfast.launcher import refuse_other_device
 from octfast.notices import Note
 from octfast.processes import Group, current
 from octfast.train.balance import balance_callbacks
@@ -147,11 +148,8 @@ def follow(dls: DataLoaders, model: nn.Sequential, head: str, about: dict[str, A
     for dl in dls.loaders:
         dl.bs = about["bs"]
     learn = told_learner(dls, copy.deepcopy(model).requires_grad_(True), head, config)
-    if (device := device_of(learn)).type != about["device"]:
-        raise OctfastError(
-            f"one process works on {about['device']} and another on {device.type}",
-            "start them on machines of one kind, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
-        )
+    device = device_of(learn)
+    refuse_other_device(about["device"], device.type)
     _check_devices(config, device)
     _check_digests(dls, about["digests"])
     unfreeze_to(learn, "head" if config.unfreeze == "all" else config.unfreeze)

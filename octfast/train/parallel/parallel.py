@@ -283,11 +283,7 @@ def _meet(group: Group, number: int) -> None:
     while not group.box.has(go):
         if not group.rank and group.box.get(ready) == group.size:
             group.box.set(go, 1)
-        if group.rank and group.box.has(f"{number}/stop"):
-            raise ElsewhereError("another process has failed")
-        if not group.rank:
-            group.look_for_errors(number)
-        group.check()
+        _look_around(group, number)
         time.sleep(0.02)
 
 
@@ -295,12 +291,17 @@ def _heard(group: Group, number: int) -> None:
     """Give a process that has failed the time to say why, and raise that; elsewhere, that process 0 has ended it."""
     until = time.monotonic() + _WORDS_SECONDS
     while time.monotonic() < until:
-        if group.rank and group.box.has(f"{number}/stop"):
-            raise ElsewhereError("another process has failed")
-        if not group.rank:
-            group.look_for_errors(number)
-        group.check()
+        _look_around(group, number)
         time.sleep(0.05)
+
+
+def _look_around(group: Group, number: int) -> None:
+    """Raise what another process met, elsewhere that process 0 has ended the training, and that a process is gone."""
+    if group.rank and group.box.has(f"{number}/stop"):
+        raise ElsewhereError("another process has failed")
+    if not group.rank:
+        group.look_for_errors(number)
+    group.check()
 
 
 def _failed_inside(group: Group, number: int, e: Exception) -> None:
