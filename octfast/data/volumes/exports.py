@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from octfast.data.scans import IMAGE_SUFFIXES
-from octfast.data.volumes.kinds import is_export
+from octfast.data.volumes.kinds import EXPORT_SUFFIX, is_export
 from octfast.errors import DataError
 
 # With the outlines of layers, which are passed over, a volume of 200 B-scans has some 15 MB.
@@ -116,6 +116,10 @@ def taken_by_exports(files: Iterable[str | Path]) -> set[str]:
 
     Of an export that cannot be read nobody knows which pictures are its own: those of its folder all count.
     """
+    files = list(files)
+    # Most folders hold none, and a path of each of a million files takes its time.
+    if not any(str(file).lower().endswith(EXPORT_SUFFIX) for file in files):
+        return set()
     folders: dict[Path, list[Path]] = {}
     for file in map(Path, files):
         folders.setdefault(file.parent, []).append(file)
