@@ -45,10 +45,13 @@ def main() -> None:
 
     console.began = time.time()
     console.log_to_terminal()
-    from octfast.cli.root import app
-
     try:
+        from octfast.cli.root import app
+
         sys.exit(_ended(app))
+    except KeyboardInterrupt:  # while all this is imported
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     finally:
         console.began = None
 

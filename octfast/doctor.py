@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from octfast.data.workers import shared_memory_needed
 from octfast.errors import OctfastError
 from octfast.files import cache_root, is_offline, is_set, usable_cores
 
@@ -228,11 +229,6 @@ def check_shared_memory(shm: str | Path = "/dev/shm") -> Check:
             "only --views 0 is slower for it; in Docker, run with --shm-size=1g",
         )
     return Check("shared memory", OK, found)
-
-
-def shared_memory_needed(size: int = 224, bs: int = 64) -> int:
-    """Bytes that `octfast.data.loaders.decoding_workers` wants, from where importing it would import fastai."""
-    return min(8, usable_cores()) * 2 * bs * 3 * size * size * 4
 
 
 def check_folder(name: str, folder: Path, advice: str, least: float = 0.2 * GB, enough: float = 2 * GB) -> Check:

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -20,6 +20,8 @@ log = logging.getLogger("octfast")
 
 # After which a process is told again that it is to end.
 _AGAIN_SECONDS = 1.5
+# What ends the work in `ended_by_signals`, of those that are at work.
+_stops: list[Callable[[int, FrameType | None], None]] = []
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -70,7 +72,7 @@ def place() -> dict[str, Any]:
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[list[int]]:
+def ended_by_signals() -> Iterator[list[int]]:
     """Let SIGTERM, which a launcher or a batch system sends, end the work as Ctrl-C does; gives the signals that came.
 
     Python drops what is raised while a process is forked or an object deleted: what has not ended then is told again,
@@ -78,11 +80,14 @@ def ended_by_sigterm() -> Iterator[list[int]]:
     """
     asked: list[int] = []
     again: list[threading.Timer] = []
+    own = os.getpid()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:  # a process that was just forked, which the main one will tell
+            return
         asked.append(number)
         again.append(threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number)))
         again[-1].daemon = True
@@ -90,18 +95,27 @@ def ended_by_sigterm() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     def tell(dropped: Any) -> None:
-        if not asked or dropped.exc_type is not KeyboardInterrupt:
+        # Torch finds processes that decode ended by the same signal, where its loader is deleted after all this.
+        if not (asked and (dropped.exc_type is KeyboardInterrupt or "DataLoader worker" in str(dropped.exc_value))):
             shown(dropped)
 
-    before, shown = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    before, shown = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}, sys.unraisablehook
+    if (handler := signal.getsignal(signal.SIGINT)) in (signal.default_int_handler, *_stops):
+        before[signal.SIGINT] = handler  # not one of the user's, nor where it is ignored, as with nohup
+    _stops.append(stop)
+    for number in before:
+        signal.signal(number, stop)
     sys.unraisablehook = tell
     try:
         yield asked
     finally:
-        sys.unraisablehook = shown
+        if not asked:
+            sys.unraisablehook = shown
         for timer in again:
             timer.cancel()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _stops.remove(stop)
 
 
 def refuse_other_device(first: str, own: str) -> None:

@@ -23,7 +23,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from octfast.errors import DataError, OctfastError, UsageError
-from octfast.launcher import ended_by_sigterm, launched, out_of_sight, place, runs, unheard
+from octfast.launcher import ended_by_signals, launched, out_of_sight, place, runs, unheard
 from octfast.meeting import Box, Content
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def joined() -> Iterator[Group | None]:
     group = Group(*started)
     _current = group
     try:
-        with out_of_sight(), ended_by_sigterm():
+        with out_of_sight(), ended_by_signals():
             group.begin_watch()
             yield group
     except BaseException as e:

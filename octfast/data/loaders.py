@@ -6,7 +6,6 @@ import copy
 import difflib
 import logging
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +31,8 @@ from octfast.data.prepare import Prepared, prepare
 from octfast.data.preprocess import IMAGENET_MEAN, IMAGENET_STD, decode_grey, resize, seen
 from octfast.data.scans import class_names
 from octfast.data.shapes import say_shapes
+from octfast.data.workers import decoding_workers, end_with_the_main_process
 from octfast.errors import UsageError
-from octfast.files import usable_cores
 from octfast.notices import Note, noted
 
 log = logging.getLogger("octfast")
@@ -333,9 +332,10 @@ def oct_dataloaders(
         dl_kwargs = {"wgts": _weights(used[~used["is_valid"]], wgts), **(dl_kwargs or {})}
     block = oct_datablock(class_names(data.scans), size, **own, dl_type=dl_type)
     device = device or default_device()
-    more = {} if dl_kwargs is None else {"dl_kwargs": [dict(dl_kwargs), {}]}
+    more: dict[str, Any] = {} if dl_kwargs is None else {"dl_kwargs": [dict(dl_kwargs), {}]}
     pinned = str(device).startswith("cuda")
-    made = block.dataloaders(used, bs=bs, num_workers=workers, device=device, pin_memory=pinned, **more)
+    more |= {"num_workers": workers, "wif": end_with_the_main_process, "pin_memory": pinned}
+    made = block.dataloaders(used, bs=bs, device=device, **more)
     dls = OctDataLoaders(*made.loaders, path=made.path, device=made.device)
     dls.prepared, dls.notes = replace(data, scans=data.scans.reset_index(drop=True)), tuple(notes)
     if item_tfms is not None or batch_tfms is not None:
@@ -403,23 +403,3 @@ def batch_size(n_train: int, bs: int | None = None) -> int:
     if chosen != 64:
         log.info("batch size %d instead of 64, as there are only %d training scans", chosen, n_train)
     return chosen
-
-
-def decoding_workers(size: int, bs: int, shm: str | Path = "/dev/shm") -> int:
-    """How many decoding processes to use: one a core, to 8; none, said in the log, where shared memory is too small."""
-    workers = min(8, usable_cores())
-    shm = Path(shm)
-    if workers and shm.is_dir():
-        # Each worker keeps two batches of three float channels under way.
-        needed = workers * 2 * bs * 3 * size * size * 4
-        free = shutil.disk_usage(shm).free
-        if free < needed:
-            log.warning(
-                "shared memory is too small for decoding in %d processes (%d MB free, %d MB needed): decoding in the "
-                "main process instead",
-                workers,
-                free >> 20,
-                needed >> 20,
-            )
-            return 0
-    return workers

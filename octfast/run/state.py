@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from octfast.errors import OctfastError, UsageError
-from octfast.launcher import ended_by_sigterm
+from octfast.launcher import ended_by_signals
 from octfast.model.bundle.state import FAILED, FINISHED, LOCK, RUNNING, STOPPED, resume_command
 from octfast.run.folder import Run
 
@@ -38,7 +38,7 @@ def held(run: Run) -> Iterator[None]:
     except (OSError, NotImplementedError) as e:
         log.warning("%s cannot be locked (%s): do not let two processes train in it", run.path, e)
     try:
-        with ended_by_sigterm():
+        with ended_by_signals():
             yield
     finally:
         # Removed while it is held, so that nobody can take a lock that is about to go.
@@ -62,7 +62,7 @@ def training_state(run: Run, about: dict[str, Any]) -> Iterator[None]:
     about.pop("failure", None)
     run.write_json("config.json", about)
     try:
-        with ended_by_sigterm() as asked:
+        with ended_by_signals() as asked:
             yield
     except BaseException as e:
         # A process that decodes may have been ended by the same signal, and its end be seen first.

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from octfast import doctor
+from octfast.data.workers import decoding_workers, shared_memory_needed
 from octfast.doctor import FAIL, OK, WARN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,9 +111,8 @@ def test_shared_memory_that_is_not_there(tmp_path):
 
 @pytest.mark.parametrize(("more", "status"), [(0, OK), (-1, WARN)])
 def test_shared_memory_is_enough_where_the_loaders_find_it_enough(tmp_path, monkeypatch, more, status):
-    from octfast.data.loaders import decoding_workers
 
-    needed = doctor.shared_memory_needed()
+    needed = shared_memory_needed()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed + more))
     assert doctor.check_shared_memory(tmp_path).status == status
     assert (decoding_workers(224, 64, tmp_path) > 0) == (status == OK)

@@ -311,3 +311,16 @@ def test_a_fault_of_its_own_is_shown_whole_and_called_so(capsys):
     assert _ended(app) == 1
     shown = capsys.readouterr().err
     assert "Traceback" in shown and "nobody's input" in shown and "fault of octfast" in shown
+
+
+def test_ctrl_c_while_it_begins_is_one_line():
+    pressed = (
+        "import sys, octfast.__main__ as command\n"
+        "class Pressed:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\n"
+        "command.main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", pressed], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "stopped\n")

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from octfast.data.loaders import BScan, batch_size, decoding_workers, oct_dataloaders, oct_transforms
+from octfast.data.loaders import BScan, batch_size, oct_dataloaders, oct_transforms
 from octfast.data.readers.folder import read_scans
 from octfast.data.splits.hold_out import shared_patients
+from octfast.data.workers import decoding_workers
 from octfast.errors import DataError, UsageError
 
 

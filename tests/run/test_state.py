@@ -15,7 +15,7 @@ import pytest
 import octfast.run.state as state_module
 import octfast.train.outcome.outcome as outcome
 from octfast.errors import BundleError, OctfastError, UsageError
-from octfast.launcher import ended_by_sigterm
+from octfast.launcher import ended_by_signals
 from octfast.model.bundle.read import find_bundle
 from octfast.model.bundle.state import LOCK, is_live, resume_command
 from octfast.run.folder import latest_run, new_run, open_run
@@ -151,18 +151,19 @@ def test_a_training_cut_off_before_it_is_calibrated_looks_unfinished(phantoms, t
         open_run("runs/second")
 
 
-def test_a_signal_that_comes_where_python_drops_what_is_raised_ends_the_work_all_the_same(monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_where_python_drops_what_is_raised_ends_the_work_all_the_same(monkeypatch, number):
     """As when it comes while an object is deleted, or while a process that decodes is started."""
 
     class Deleted:
         def __del__(self):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(0.01)
 
     printed: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)
-    with pytest.raises(KeyboardInterrupt), ended_by_sigterm() as asked:
+    with pytest.raises(KeyboardInterrupt), ended_by_signals() as asked:
         Deleted()
         assert len(asked) == 1
         time.sleep(20)
-    assert asked == [signal.SIGTERM] * 2 and printed == []
+    assert asked == [number] * 2 and printed == []

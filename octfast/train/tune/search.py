@@ -12,7 +12,7 @@ from typing import Any
 from octfast.errors import UsageError
 from octfast.figure import Files
 from octfast.files import numbered_folder
-from octfast.launcher import ended_by_sigterm
+from octfast.launcher import ended_by_signals
 from octfast.processes import current, divided
 from octfast.run.folder import RUNS
 from octfast.train.config import TrainConfig
@@ -28,7 +28,7 @@ log = logging.getLogger("octfast")
 
 
 @divided(kinds)
-@ended_by_sigterm()
+@ended_by_signals()
 def tune(
     data: str | Path | None = None,
     *,
