@@ -10,8 +10,8 @@ from octfast.errors import UsageError
 
 # How scans are chosen. The first is the default, by what benchmarks/suggest.py measured.
 STRATEGIES = ("badge", "centre", "doubt", "random")
-# Rows whose distances to all labelled scans are held at once.
-_BLOCK = 1024
+# Scans of a pool and labelled ones whose distances are held at once.
+_BLOCK, _LABELLED = 1024, 8192
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def choose(
             row = int(np.argmax(np.where(free, score, -np.inf)))
         rows.append(row)
         turns.take(row)
-        near = np.minimum(near, 1 - x @ x[row])
+        if by == "centre":
+            near = np.minimum(near, 1 - x @ x[row])
         if by == "badge":
             gradients.take(row)
     return Chosen(np.array(rows, dtype=int), uncertainty, novelty)
@@ -107,13 +108,17 @@ def directions(features: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.
     from sklearn.preprocessing import StandardScaler, normalize
 
     scaler = StandardScaler().fit(known)
-    return normalize(scaler.transform(features)), normalize(scaler.transform(known))
+    return normalize(scaler.transform(features), copy=False), normalize(scaler.transform(known), copy=False)
 
 
 def nearest(x: np.ndarray, known: np.ndarray) -> np.ndarray:
     """One minus the cosine to the nearest of `known`, of rows of length one."""
-    parts = [1 - (x[i : i + _BLOCK] @ known.T).max(1) for i in range(0, len(x), _BLOCK)]
-    return np.clip(np.concatenate(parts) if parts else np.zeros(0), 0, None)
+    closest = np.full(len(x), -np.inf, dtype=x.dtype)
+    for i in range(0, len(x), _BLOCK):
+        for j in range(0, len(known), _LABELLED):
+            cosines = x[i : i + _BLOCK] @ known[j : j + _LABELLED].T
+            closest[i : i + _BLOCK] = np.maximum(closest[i : i + _BLOCK], cosines.max(1))
+    return np.clip(1 - closest, 0, None)
 
 
 class _Turns:
@@ -141,7 +146,7 @@ class _Gradients:
         self.x = x
         self.error = probabilities - (probabilities == probabilities.max(1, keepdims=True))
         # Squared distances to what is chosen; before anything is, to 0.
-        self.size = (self.error**2).sum(1) * (x**2).sum(1)
+        self.size = (self.error**2).sum(1) * np.einsum("ij,ij->i", x, x)
         self.away = self.size
 
     def take(self, row: int) -> None:

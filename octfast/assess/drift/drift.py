@@ -88,9 +88,9 @@ def find_drift(
         ("contrast", "contrast", False),
     ):
         if column in new and column in training:
-            rows.append(compare_values(figure, training, new, column, resamples, seed, share=share))
-    rows += compare_classes(training, new, info.classes, resamples, seed)
-    table = judged(rows)
+            rows.append(compare_values(figure, training, new, column, share=share))
+    rows += compare_classes(training, new, info.classes)
+    table = judged(rows, resamples, seed)
     periods = _periods(new, info.classes, resamples, seed) if "period" in new else pd.DataFrame()
     about = {
         "run": run.path.name,
