@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 
 import pytest
 
@@ -124,16 +123,11 @@ def call_python(*words: str, env: dict[str, str] | None = None, terminal: int = 
     return process.returncode, shown.decode().replace("\r\n", "\n"), ""
 
 
-def test_help_is_quick_and_loads_no_torch():
+def test_help_loads_no_torch():
     program = "import sys; sys.argv = ['octfast', '--help']; from octfast.__main__ import main\n"
     program += "try: main()\nexcept SystemExit: pass\nprint('torch' in sys.modules, 'numpy' in sys.modules)"
-    best = 99.0
-    for _ in range(3):
-        start = time.perf_counter()
-        ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        best = min(best, time.perf_counter() - start)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.splitlines()[-1] == "False False"
-    assert best < 1.5
 
 
 @pytest.mark.parametrize(

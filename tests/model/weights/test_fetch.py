@@ -21,7 +21,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path == "/nothing":
-            time.sleep(3)
+            time.sleep(20)
             return None
         if self.path not in ("/whole", "/moved", "/unsized", "/stalled"):
             return self.send_error(404)
@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(CONTENT[: len(CONTENT) // 2] if self.path == "/stalled" else CONTENT)
         if self.path == "/stalled":
             self.wfile.flush()
-            time.sleep(3)
+            time.sleep(20)
 
     do_HEAD = do_GET  # noqa: N815
 
@@ -69,11 +69,11 @@ def test_a_file_arrives_whole(url, tmp_path, path):
     assert target.read_bytes() == CONTENT and [f.name for f in target.parent.iterdir()] == ["file.bin"]
 
 
-def refusal(url, tmp_path, within: float = 2.5) -> str:
+def refusal(url, tmp_path) -> str:
     start = time.monotonic()
     with pytest.raises(UnavailableError) as caught:
         fetch_url(url, tmp_path / "file.bin", progress=False)
-    assert time.monotonic() - start < within
+    assert time.monotonic() - start < 10
     assert list(tmp_path.iterdir()) == []
     return str(caught.value)
 
@@ -90,11 +90,11 @@ def test_a_server_that_says_nothing_is_given_up(url, tmp_path, monkeypatch):
 
 def test_a_look_up_that_hangs_and_a_host_of_many_dead_addresses_take_one_time_out(tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "CONNECT_TIMEOUT", 0.3)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(3) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(20) or [])
     assert "weights.example cannot be reached (timed out after 0.3 s)" in refusal("http://weights.example/a", tmp_path)
 
     def connect(*args, **kwargs):
-        for _ in range(12):
+        for _ in range(80):
             time.sleep(0.25)
         raise TimeoutError
 
