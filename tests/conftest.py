@@ -127,6 +127,24 @@ def trained(phantoms, tmp_path_factory):
         return train_classifier(**quick(phantoms, epochs=3, lr=None))
 
 
+@pytest.fixture(scope="session")
+def of_volumes(phantoms, tmp_path_factory):
+    """A run on volumes of three scans, of which one NORMAL volume has a copy of a scan of a CNV volume."""
+    from octfast.run.folder import open_run
+    from octfast.train.job import train_classifier
+    from tests.bags import bag_table
+
+    home = tmp_path_factory.mktemp("of_volumes")
+    data = Path(shutil.copytree(phantoms, home / "data"))
+    copied, over = (sorted((data / "train" / c).iterdir())[0] for c in ("CNV", "NORMAL"))
+    shutil.copy(copied, over)
+    table = bag_table(data, data / "scans.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        fields = quick(table, folds=2, views=1, epochs=3, head="linear", level="volume", out=str(home / "run"))
+        return open_run(train_classifier(**fields).path)
+
+
 @pytest.fixture
 def own_run(trained, tmp_path):
     """A copy of the trained run that a test may damage, the phantoms where they were."""

@@ -1,4 +1,4 @@
-"""`octfast suggest`: which scans without labels to label next."""
+"""`octfast suggest`: which scans, volumes, eyes or patients without labels to label next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def suggest(
         typer.Argument(metavar="POOL...", help="Folders, files, quoted patterns or CSV tables with a column of paths."),
     ],
     run: Annotated[Path | None, typer.Option(help="Run folder; by default the newest, runs/latest.")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many scans.")] = 50,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many scans, or units.")] = 50,
     by: Annotated[
         str,
         typer.Option(
@@ -44,6 +44,9 @@ def suggest(
     it is tested on, are left out. The table of suggestions goes to suggestions.csv; `octfast review --pool FILE` shows
     them one by one, a key gives a label, and `octfast train DATA --also labels.csv` learns from them.
 
+    A run that answers for volumes, eyes or patients suggests these: of files of volumes, and of pictures that a table's
+    columns patient, eye and volume or else their folder put together. Their scans go to suggestions-scans.csv.
+
     Examples:
 
       octfast suggest unlabelled/ --run runs/first --n 50
@@ -51,17 +54,22 @@ def suggest(
       octfast suggest pool.csv --patient-column patient_id --out next.csv
     """
     from octfast.console import print_json, print_table
-    from octfast.deploy.suggest.suggest import save_suggestions, suggest
+    from octfast.data.units import one, unit_columns
+    from octfast.deploy.suggest.suggest import save_suggestions, scans_file, suggest
     from octfast.errors import UsageError
     from octfast.files import is_taken
+    from octfast.model.bundle.read import read_info
     from octfast.run.folder import open_run
 
-    if is_taken(out) and not force:
-        raise UsageError(f"{out} exists", "give another --out, or --force to replace it")
-    if any(Path(name).expanduser().resolve() == out.expanduser().resolve() for name in pool):
-        raise UsageError(f"{out} is an input", "give another --out; inputs are never overwritten")
+    opened = open_run(run, data)
+    units = read_info(opened.bundle).level != "scan"
+    for file in (out, *([scans_file(out)] if units else [])):
+        if is_taken(file) and not force:
+            raise UsageError(f"{file} exists", "give another --out, or --force to replace it")
+        if any(Path(name).expanduser().resolve() == file.expanduser().resolve() for name in pool):
+            raise UsageError(f"{file} is an input", "give another --out; inputs are never overwritten")
     found = suggest(
-        open_run(run, data),
+        opened,
         pool,
         n,
         by=by,
@@ -75,18 +83,38 @@ def suggest(
     file = save_suggestions(found, out)
     if as_json:
         about = {"pool": found.scans, "patients": found.patients, "file": str(file)}
-        left = found.left_out.to_dict("records")
-        print_json({**about, "suggestions": found.table.to_dict("records"), "left_out": left})
+        suggestions = found.table.to_dict("records")
+        if found.of_units is not None:
+            about |= {"level": found.level, "units": found.units, "scans_file": str(scans_file(file))}
+            of = dict(list(found.of_units.groupby("rank")))
+            suggestions = [{**s, "of": of[s["rank"]][["path", "attention"]].to_dict("records")} for s in suggestions]
+        print_json({**about, "suggestions": suggestions, "left_out": found.left_out.to_dict("records")})
         return
+    names = [Path(p).name for p in found.table["path"]]
+    if found.of_units is not None:
+        keys = unit_columns(list(found.table.columns), found.level)
+        # The patient has a column.
+        named = found.table[[*(keys[1:] or keys), *(["file"] if "file" in found.table else [])]]
+        names = [" / ".join(dict.fromkeys(filter(None, map(_short, row)))) for row in named.itertuples(index=False)]
     rows = [
-        [r.rank, Path(r.path).name, _short(r.patient), r.predicted, *(round(v, 2) for v in r[4:7]), r.why.split(";")[0]]
-        for r in found.table.itertuples()
+        [
+            *(r.rank, name, _short(r.patient), r.predicted),
+            *(round(v, 2) for v in (r.probability, r.uncertainty, r.novelty)),
+            r.why.split(";")[0],
+        ]
+        for r, name in zip(found.table.itertuples(), names, strict=True)
     ]
-    columns = ["", "scan", "patient", "predicted", "probability", "uncertainty", "novelty", "between"]
-    print_table(f"{len(rows)} of {found.scans} scans of {found.patients} patients", columns, rows)
+    columns = ["", found.level, "patient", "predicted", "probability", "uncertainty", "novelty", "between"]
+    of_scans = "" if found.of_units is None else f" ({found.scans} scans)"
+    print_table(f"{len(rows)} of {found.units} {found.level}s{of_scans} of {found.patients} patients", columns, rows)
     if len(found.left_out):
         print(f"{len(found.left_out)} files were left out, see above.")
-    print(f"They stand in {file}. To label them: octfast review {run or 'runs/latest'} --pool {file}")
+    if found.of_units is None:
+        print(f"They stand in {file}. To label them: octfast review {run or 'runs/latest'} --pool {file}")
+    else:
+        scans = scans_file(file)
+        print(f"They stand in {file}, and their scans in {scans}. To label them: give {scans} a column label,")
+        print(f"the same for all scans of {one(found.level)}, and octfast train DATA --also {scans}")
     print("Not a medical device.")
 
 

@@ -46,6 +46,8 @@ def add_scans(scans: pd.DataFrame, file: str | Path) -> tuple[pd.DataFrame, pd.D
     new = new[~known].reset_index(drop=True)
     if strange := sorted(set(new["label"]) - set(scans["label"])):
         log.warning("%s: classes that the data does not have: %s", name, ", ".join(in_order(strange)))
+    # What the data does not know of its own scans would tell no unit from another.
+    new = new[[c for c in new if c in scans]]
     # A patient has one spelling.
     spelling = {patient_key(str(p)): p for p in scans["patient"]}
     new["patient"] = [spelling.get(patient_key(str(p)), p) for p in new["patient"]]
@@ -71,7 +73,7 @@ def add_scans(scans: pd.DataFrame, file: str | Path) -> tuple[pd.DataFrame, pd.D
 
 
 def read_labelled(file: str | Path) -> pd.DataFrame:
-    """Labelled scans: `path` (absolute), `label` and `patient`.
+    """Labelled scans: `path` (absolute), `label`, `patient`, and of a table or folder that has them `eye` and `volume`.
 
     Parameters
     ----------
@@ -83,7 +85,8 @@ def read_labelled(file: str | Path) -> pd.DataFrame:
     """
     file = Path(file).expanduser()
     if not _holds_decisions(file):
-        return read_data(file, trainable=False)[["path", "label", "patient"]]
+        found = read_data(file, trainable=False)
+        return found[[c for c in ("path", "label", "patient", "eye", "volume") if c in found]]
     decisions = read_decisions(file)
     if PATIENT not in decisions:
         raise DataError(

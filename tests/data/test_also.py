@@ -69,6 +69,16 @@ def test_a_plain_table_joins_too_and_what_the_data_has_keeps_its_label(scans, tm
     )
 
 
+def test_what_tells_volumes_and_eyes_apart_is_kept_where_the_data_has_it(scans, tmp_path):
+    more = [(picture(tmp_path, f"v{i}.png", 20 + i).name, "CNV", "9", "R", "v") for i in range(2)]
+    file = tmp_path / "more.csv"
+    pd.DataFrame(more, columns=["path", "label", "patient", "eye", "volume"]).to_csv(file, index=False)
+    assert list(read_labelled(file).columns) == ["path", "label", "patient", "eye", "volume"]
+    both, _ = add_scans(scans.assign(volume=["a", "b", "c", "d"]), file)
+    assert list(both[both["patient"] == "9"]["volume"]) == ["v", "v"] and "eye" not in both
+    assert list(add_scans(scans, file)[0].columns) == list(scans.columns)
+
+
 def test_what_is_no_file_of_labels_is_refused(tmp_path):
     file = tmp_path / "corrections.csv"
     c.record(file, "0.png", c.RELABEL, "CNV", "DME")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,12 @@ from octfast.data.readers.columns import candidates
 from octfast.data.readers.load import TABLE_SUFFIXES, as_names, load_table
 from octfast.data.readers.locate import resolve_paths
 from octfast.data.readers.names import class_key, merge_zeros, patient_in_name, patient_key, read_from
+from octfast.data.readers.volumes import TAG
 from octfast.data.splits.groups import identical_files
+from octfast.data.units import units_of
 from octfast.data.volumes.kinds import kind_of
 from octfast.deploy.predict.inputs import Item, at_home, find_inputs
+from octfast.deploy.suggest.units import scans_of_units
 from octfast.errors import DataError, UsageError
 from octfast.files import in_threads
 from octfast.run.folder import Run
@@ -34,7 +37,7 @@ class Pool:
 
     Attributes
     ----------
-    scans : `path` and `patient`, sorted by path.
+    scans : `path` and `patient`, sorted by path; of units also the columns of `octfast.data.units.unit_columns`.
     digests : the SHA-256 of each file, uint8 of shape (scans, 32).
     left_out : `path` and `reason` of every file that was given and is not among them.
     """
@@ -48,22 +51,28 @@ def find_pool(
     run: Run,
     pool: Sequence[str | Path],
     *,
+    level: str = "scan",
     path_column: str | None = None,
     patient_column: str | None = None,
     patient_from: str | None = None,
     recursive: bool = True,
+    cache: str | Path | None = None,
 ) -> Pool:
     """The scans of a pool that a run may ask labels for.
 
     Left out are files that cannot be read, volumes, scans that the run has already, as the same file or the same
-    bytes, and scans of patients whom the run is tested on; the log counts them.
+    bytes, and scans of patients whom the run is tested on; the log counts them. At a level of whole units volumes are
+    read, and units of which the run has a scan are left out.
 
     Parameters
     ----------
+    level : what the run answers for, one of `octfast.data.units.LEVELS`.
     pool : files, folders, patterns and tables, see `octfast.deploy.predict.inputs.find_inputs`.
     path_column, patient_column : of tables; None takes those that are named as such columns are.
     patient_from : where the patient stands in a path: as for `octfast.data.readers.read.read_data`. None takes a
-        table's column, else names CLASS-PATIENT-IMAGE, else each file for a patient of its own, which is said.
+        table's column, else names CLASS-PATIENT-IMAGE, else each file (or unit) for a patient of its own, which is
+        said.
+    cache : where pictures of volumes are kept; None takes OCTFAST_CACHE, else the user's cache folder.
 
     Raises
     ------
@@ -71,7 +80,7 @@ def find_pool(
     DataError : a table that cannot be read; a rule that gives no patient; or no scan is left.
     """
     reasons: dict[str, str] = {}
-    of_table: dict[str, str] = {}
+    of_table: dict[str, dict[str, str]] = {}
     paths: list[str] = []
     for item in _items(pool, path_column, patient_column, recursive, of_table):
         if item.problem:
@@ -79,17 +88,30 @@ def find_pool(
         else:
             paths.append(_absolute(item.path))
     paths = sorted(dict.fromkeys(paths))
+    table = pd.DataFrame({"path": paths}, dtype=object)
+    if level != "scan" and paths:
+        whose = _patients(run, paths, of_table, None if patient_from == TAG else patient_from)
+        table = scans_of_units(paths, of_table, whose, level, _base(paths), rule=patient_from, cache=cache)
+        paths = table["path"].tolist()
+    wrong_with = _wrong_with if level == "scan" else lambda path: check_file(path)[0]
     with track("checking files", len(paths)) as update:
-        for n, (path, reason) in enumerate(zip(paths, in_threads(_wrong_with, paths), strict=True), 1):
+        for n, (path, reason) in enumerate(zip(paths, in_threads(wrong_with, paths), strict=True), 1):
             update(n, len(paths))
             if reason:
                 reasons[path] = reason
     paths = [p for p in paths if p not in reasons]
-    reasons |= _known(run, paths)
-    paths = [p for p in paths if p not in reasons]
-    table = pd.DataFrame({"path": paths}, dtype=object)
-    if paths:
-        table["patient"] = _patients(run, paths, of_table, patient_from)
+    table = table[table["path"].isin(set(paths))].reset_index(drop=True)
+    known = _known(run, paths)
+    if level != "scan" and known:
+        number = pd.Series(units_of(table, level).number, index=table["path"])
+        whole = number.index[number.isin(number[list(known)])]
+        known = dict.fromkeys(whole, f"the run has a scan of its {level} already") | known
+    reasons |= known
+    table = table[~table["path"].isin(set(known))].reset_index(drop=True)
+    if len(table):
+        if level == "scan":
+            paths = table["path"].tolist()
+            table["patient"] = _said(_patients(run, paths, of_table, patient_from), paths)
         scans = run.scans
         tested = {patient_key(str(p)) for p in scans.loc[scans["split"] == "test", "patient"]}
         theirs = table["patient"].map(lambda p: patient_key(str(p)) in tested).to_numpy(dtype=bool)
@@ -110,9 +132,9 @@ def _items(
     path_column: str | None,
     patient_column: str | None,
     recursive: bool,
-    of_table: dict[str, str],
+    of_table: dict[str, dict[str, str]],
 ) -> list[Item]:
-    """What is in the pool; the patients that tables name, by path, go into `of_table`."""
+    """What is in the pool; the `patient`, `eye` and `volume` that tables name, by path, go into `of_table`."""
     found: list[Item] = []
     for given in pool:
         file = at_home(given)
@@ -141,14 +163,19 @@ def _items(
         for path in paths:
             missing = not Path(path).exists()
             found.append(Item(path, f"no such file: {path}") if missing else Item(path))
+        columns |= {role: role if role in raw else None for role in ("eye", "volume")}
         if columns["patient"] is not None:
             log.info("%s: patients from the column %s", file.name, columns["patient"])
-            patients = as_names(raw[columns["patient"]])
-            named = patients.notna()
-            patients[named] = merge_zeros(patients[named], file.name)
-            of_table |= {
-                _absolute(path): str(who) for path, who in zip(paths, patients, strict=True) if who is not None
-            }
+        for role in ("patient", "eye", "volume"):
+            if columns[role] is None:
+                continue
+            names = as_names(raw[columns[role]])
+            named = names.notna()
+            if role == "patient":
+                names[named] = merge_zeros(names[named], file.name)
+            for path, name in zip(paths, names, strict=True):
+                if name is not None:
+                    of_table.setdefault(_absolute(path), {})[role] = str(name)
     return found
 
 
@@ -176,27 +203,28 @@ def _known(run: Run, paths: Sequence[str]) -> dict[str, str]:
     return found | {path: why for path, copy in zip(rest, same, strict=True) if copy}
 
 
-def _patients(run: Run, paths: Sequence[str], of_table: dict[str, str], rule: str | None) -> list[str]:
-    """The patient of each file."""
-    root = Path(os.path.commonpath([Path(p).parent for p in paths]))
+def _base(paths: Sequence[str]) -> Path:
+    return Path(os.path.commonpath([Path(p).parent for p in paths]))
+
+
+def _patients(run: Run, paths: Sequence[str], of_table: Mapping[str, Mapping[str, str]], rule: str | None) -> list[str]:
+    """The patient of each file; "" where nothing says it."""
     if rule and rule != "name":
-        return read_from(list(paths), root, rule, "patient")
+        return read_from(list(paths), _base(paths), rule, "patient")
     labels = {class_key(str(label)) for label in run.scans["label"].unique()}
-    patients, alone = [], 0
-    for path in paths:
-        patient = of_table.get(path) if rule is None else None
-        patient = patient or patient_in_name(Path(path).stem, labels)
-        if not patient:
-            alone += 1
-            patient = path
-        patients.append(patient)
-    if alone:
+    said = [of_table.get(path, {}).get("patient", "") if rule is None else "" for path in paths]
+    return [who or patient_in_name(Path(path).stem, labels) or "" for who, path in zip(said, paths, strict=True)]
+
+
+def _said(patients: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """The patients, a file of which nothing says any being one of its own, which the log says."""
+    if alone := sum(not patient for patient in patients):
         log.warning(
             "patients: of %d of %d scans nothing says the patient; each of these is taken for a patient of its own, so "
             "that several scans of one patient may be suggested; --patient-from folder or a pattern names them",
             *(alone, len(patients)),
         )
-    return patients
+    return [patient or path for patient, path in zip(patients, paths, strict=True)]
 
 
 def _absolute(path: str | Path) -> str:

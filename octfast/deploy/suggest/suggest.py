@@ -1,4 +1,4 @@
-"""`octfast suggest`: which scans of a pool without labels to label next, for a run to learn the most of them."""
+"""`octfast suggest`: which scans or units of a pool without labels to label next, for a run to learn the most."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from octfast.assess.choose import STRATEGIES, Chosen, choose
 from octfast.data.scans import write_csv
+from octfast.data.units import units_of
 from octfast.deploy.suggest.pool import find_pool
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import Run, open_run
@@ -25,21 +26,31 @@ COLUMNS = ("path", "patient", "predicted", "probability", "uncertainty", "novelt
 
 @dataclass(frozen=True)
 class Suggestions:
-    """Scans to label next.
+    """Scans to label next; volumes, eyes or patients of a model that answers for these.
 
     Attributes
     ----------
     table : a row a scan, the first to label first: `path`, `patient`, `predicted`, `probability` (of the predicted
         class), `uncertainty` (0 is sure, 1 is any class), `novelty` (0 is like a labelled scan, 1 has nothing in common
-        with any), `rank` from 1, `why` in words, then `p_<class>` a class.
+        with any), `rank` from 1, `why` in words, then `p_<class>` a class. Of units a row a unit, whose `path` is that
+        of the scan that counted most, and after `patient` their `eye`, `volume`, number of `scans` and `file` (of a
+        volume, as it was given).
     scans, patients : of the pool that they were chosen from.
     left_out : `path` and `reason` of what was given and could not be chosen.
+    level : what is suggested, one of `octfast.data.units.LEVELS`.
+    units : how many of these the pool has.
+    of_units : of units a row a scan of those in `table`, in its order and the one that counted most first: `rank` of
+        the unit, `path`, `patient`, `eye`, `volume`, `file` and `attention` (see `octfast.model.units.unit_tables`);
+        else None.
     """
 
     table: pd.DataFrame
     scans: int
     patients: int
     left_out: pd.DataFrame
+    level: str
+    units: int
+    of_units: pd.DataFrame | None = None
 
 
 def suggest(
@@ -60,13 +71,15 @@ def suggest(
         octfast.suggest("runs/latest", "unlabelled/", 50).table
 
     The run's body is run over the pool once; what it gives is kept, so that the next call takes seconds. No patient has
-    a second scan among the suggestions before each of the pool's patients has one.
+    a second scan among the suggestions before each of the pool's patients has one. A run that answers for volumes, eyes
+    or patients chooses among these in the same way, by their answers and the features of their scans, of which the mean
+    is taken, weighed by how much each scan counts.
 
     Parameters
     ----------
     run : a finished run, or its folder. Its own scans must be at hand.
     pool : files, folders, patterns and tables, with or without labels, which are not looked at; see `find_pool`.
-    n : how many.
+    n : how many, scans or units.
     by : see `octfast.assess.choose.choose`.
     path_column, patient_column, patient_from, recursive : see `find_pool`.
     seed : of what is drawn.
@@ -84,27 +97,51 @@ def suggest(
         raise UsageError(f"no way to choose named {by!r}", f"one of {', '.join(STRATEGIES)}")
     opened = run if isinstance(run, Run) else open_run(run)
     given = [pool] if isinstance(pool, str | Path) else list(pool)
+    body = BodyOfRun(opened, cache)
+    level = body.info.level
     found = find_pool(
         opened,
         given,
+        level=level,
         path_column=path_column,
         patient_column=patient_column,
         patient_from=patient_from,
         recursive=recursive,
+        cache=body.cache,
     )
-    body = BodyOfRun(opened, cache)
     features = body.features(found.scans["path"].tolist(), found.digests)
-    p = softmax(body.logits(features).astype(float) / body.info.temperature, axis=1)
-    patients = found.scans["patient"].to_numpy()
-    chosen = choose(as_vectors(features), p, patients, n, body.known(), by=by, seed=seed)
+    of_units = None
+    if level == "scan":
+        about, vectors, logits = found.scans, as_vectors(features), body.logits(features)
+    else:
+        units = units_of(found.scans, level, keep=["file"])
+        vectors, logits, counts = body.of_units(features, units.number)
+        of_units = found.scans.assign(unit=units.number, attention=counts)
+        of_units = of_units.sort_values(["unit", "attention"], ascending=[True, False], kind="stable")
+        about = units.table.assign(path=of_units.drop_duplicates("unit")["path"].to_numpy())
+    p = softmax(logits.astype(float) / body.info.temperature, axis=1)
+    patients = about["patient"].to_numpy()
+    chosen = choose(vectors, p, patients, n, body.known(), by=by, seed=seed)
     if len(chosen.rows) < n:
-        log.warning("the pool has %d scans, fewer than the %d that were asked for", len(found.scans), n)
-    table = _table(found.scans, p, chosen, body.info.classes)
-    return Suggestions(table, len(found.scans), len(set(patients)), found.left_out)
+        log.warning("the pool has %d %ss, fewer than the %d that were asked for", len(about), level, n)
+    table = _table(about, p, chosen, body.info.classes, level)
+    if of_units is not None:
+        ranks = pd.Series(table["rank"].to_numpy(), index=chosen.rows)
+        of_units.insert(0, "rank", of_units["unit"].map(ranks))
+        of_units = of_units.dropna(subset="rank").sort_values("rank", kind="stable", ignore_index=True)
+        of_units = of_units.drop(columns="unit").astype({"rank": int})
+    return Suggestions(table, len(found.scans), len(set(patients)), found.left_out, level, len(about), of_units)
+
+
+def scans_file(file: str | Path) -> Path:
+    """Where the scans of suggested units stand: beside these, -scans in the name."""
+    return Path(file).with_name(f"{Path(file).stem}-scans{Path(file).suffix}")
 
 
 def save_suggestions(found: Suggestions, file: str | Path) -> Path:
-    """Write suggestions as CSV, with whole paths."""
+    """Write suggestions as CSV, with whole paths; the scans of units into `scans_file`."""
+    if found.of_units is not None:
+        write_csv(found.of_units, scans_file(file))
     write_csv(found.table, Path(file))
     return Path(file)
 
@@ -135,7 +172,7 @@ def read_suggestions(file: str | Path, classes: tuple[str, ...]) -> pd.DataFrame
     return table[there].sort_values("rank", ignore_index=True)
 
 
-def _table(scans: pd.DataFrame, p: np.ndarray, chosen: Chosen, classes: tuple[str, ...]) -> pd.DataFrame:
+def _table(scans: pd.DataFrame, p: np.ndarray, chosen: Chosen, classes: tuple[str, ...], level: str) -> pd.DataFrame:
     rows = chosen.rows
     best = p[rows].argmax(1)
     table = scans.iloc[rows].reset_index(drop=True)
@@ -145,10 +182,11 @@ def _table(scans: pd.DataFrame, p: np.ndarray, chosen: Chosen, classes: tuple[st
     table["rank"] = np.arange(1, len(rows) + 1)
     # What is usual is what the pool has.
     doubtful, new = (_share_below(values)[rows] for values in (chosen.uncertainty, chosen.novelty))
-    table["why"] = [_why(p[row], classes, d, v) for row, d, v in zip(rows, doubtful, new, strict=True)]
+    table["why"] = [_why(p[row], classes, d, v, level) for row, d, v in zip(rows, doubtful, new, strict=True)]
     for i, c in enumerate(classes):
         table[f"p_{c}"] = p[rows, i]
-    return table[[*COLUMNS, *(f"p_{c}" for c in classes)]]
+    about = [c for c in scans if c not in COLUMNS]
+    return table[[*COLUMNS[:2], *about, *COLUMNS[2:], *(f"p_{c}" for c in classes)]]
 
 
 def _share_below(values: np.ndarray) -> np.ndarray:
@@ -156,8 +194,8 @@ def _share_below(values: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(values), values) / max(1, len(values))
 
 
-def _why(p: np.ndarray, classes: tuple[str, ...], doubtful: float, new: float) -> str:
-    """In words: between which classes the model is, and how the scan stands among the pool."""
+def _why(p: np.ndarray, classes: tuple[str, ...], doubtful: float, new: float, level: str) -> str:
+    """In words: between which classes the model is, and how the scan or unit stands among the pool."""
     first, second = np.argsort(-p, kind="stable")[:2]
     between = f"{classes[first]} {p[first]:.0%} or {classes[second]} {p[second]:.0%}"
-    return f"{between}; less certain than {doubtful:.0%} of the pool, farther from labelled scans than {new:.0%}"
+    return f"{between}; less certain than {doubtful:.0%} of the pool, farther from labelled {level}s than {new:.0%}"

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from octfast.console import track
+from octfast.data.units import units_of
 from octfast.errors import DataError
 from octfast.files import in_threads, sha256_of
 from octfast.model.bundle.read import load_bundle
 from octfast.model.engine import Engine
 from octfast.model.forward import run_pictures
 from octfast.model.heads import POOLED
+from octfast.model.pooling import pool
 from octfast.run.folder import Run
 from octfast.train.again.again import stored_features
 from octfast.train.frozen.frozen import hash_of_body
@@ -49,7 +51,7 @@ class BodyOfRun:
 
     def __init__(self, run: Run, cache: str | Path | None = None):
         self.run, self.cache = run, cache or run.config.get("cache")
-        self.model, self.info = load_bundle(run.bundle)
+        self.model, self.info = load_bundle(run.bundle, units=True)
         precision = run.config.get("precision", "auto")
         self.engine = Engine(self.model[0], "auto" if precision == "int8" else precision)
 
@@ -110,14 +112,39 @@ class BodyOfRun:
         return out.reshape(len(paths), *first.shape)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """What the head makes of what the body gives, float32 of shape (scans, classes)."""
+        """What the head makes of what the body gives, float32 of shape (scans, classes).
+
+        Of a model of whole units a number a scan more, see `octfast.model.pooling`.
+        """
         head = self.model[1].eval()
         with torch.no_grad():
             parts = [head(torch.from_numpy(features[i : i + 256])).numpy() for i in range(0, len(features), 256)]
         return np.concatenate(parts)
 
+    def of_units(self, features: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What a model of volumes, eyes or patients makes of these.
+
+        Parameters
+        ----------
+        features : of their scans, of shape (scans, dim).
+        number : of each scan, the unit that it is of, from 0.
+
+        Returns
+        -------
+        (features of units, the mean of their scans' weighed by how much each counts, of shape (units, dim); their
+        logits, of shape (units, classes); how much each scan counts, see `octfast.model.pooling.pool`).
+        """
+        assert self.info.pooling is not None  # as of every model that answers for units
+        outputs, unit = torch.from_numpy(self.logits(features)).double(), torch.tensor(number)
+        logits, weight = pool(outputs, unit, int(number.max()) + 1, self.info.pooling)
+        means = np.zeros((len(logits), features.shape[1]), dtype=np.float32)
+        np.add.at(means, number, features * weight.numpy()[:, None].astype(np.float32))
+        return means, logits.numpy(), weight.numpy()
+
     def known(self) -> np.ndarray:
         """Features of the run's training and validation scans, float32 of shape (scans, dim), maps as their means.
+
+        Of a model of volumes, eyes or patients the features of these, see `of_units`.
 
         Raises
         ------
@@ -125,7 +152,10 @@ class BodyOfRun:
         """
         config = self.run.config
         if config.get("unfreeze", "head") == "head" and config.get("head") in POOLED:
-            return stored_features(self.run, self.cache).features
+            stored = stored_features(self.run, self.cache, units=True)
+            if self.info.level == "scan":
+                return stored.features
+            return self.of_units(stored.features, units_of(stored.scans, self.info.level).number)[0]
         scans = self.run.scans
         paths = scans.loc[scans["split"] != "test", "path"].tolist()
         return as_vectors(self.features(paths, digests_of(paths)))

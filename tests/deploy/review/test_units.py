@@ -17,23 +17,6 @@ from octfast.deploy.review.app import make_review_app
 from octfast.deploy.review.session import Review
 from octfast.errors import UsageError
 from octfast.run.folder import open_run
-from octfast.train.job import train_classifier
-from tests.bags import bag_table
-from tests.conftest import quick
-
-
-@pytest.fixture(scope="session")
-def of_volumes(phantoms, tmp_path_factory):
-    """A run on volumes of three scans, of which one NORMAL volume has a copy of a scan of a CNV volume."""
-    home = tmp_path_factory.mktemp("of_volumes")
-    data = Path(shutil.copytree(phantoms, home / "data"))
-    copied, over = (sorted((data / "train" / c).iterdir())[0] for c in ("CNV", "NORMAL"))
-    shutil.copy(copied, over)
-    table = bag_table(data, data / "scans.csv")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        fields = quick(table, folds=2, views=1, epochs=3, head="linear", level="volume", out=str(home / "run"))
-        return open_run(train_classifier(**fields).path)
 
 
 @pytest.fixture
