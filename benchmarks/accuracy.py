@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ def read(args: argparse.Namespace, work: Path) -> pd.DataFrame:
     counted = scans.groupby("patient").size().loc[patients].cumsum()
     scans = scans[scans["patient"].isin(counted.index[counted <= (args.scans or len(scans))])]
     enough = scans.groupby("label")["patient"].nunique() >= 2 * args.folds
+    if not enough.any():
+        sys.exit(f"no class has scans of {2 * args.folds} patients, twice the folds")
     return scans[scans["label"].map(enough)].reset_index(drop=True)
 
 
