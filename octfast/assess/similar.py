@@ -43,7 +43,8 @@ def similar(
 
     Returns
     -------
-    A row a neighbour, the nearest first: `path` as it was given, `neighbour` (the file), its `label`, `distance`
+    A row a neighbour, the nearest first: `path` as it was given, `neighbour` (the file), its `label`, which of a run
+    that answers for volumes, eyes or patients is that of the whole (see `label_words`), `distance`
     (0 is the same picture, 1 nothing in common, 2 the opposite: one minus the cosine of the standardised features) and
     `rank` from 1.
 
@@ -58,7 +59,7 @@ def similar(
     # Here, as it brings fastai, which a page or report without neighbours does not need.
     from octfast.train.again.again import stored_features
 
-    known = Known(stored or stored_features(run))
+    known = Known(stored or stored_features(run, units=True))
     table, patients = known.scans, known.patients
     where = {path: i for i, path in enumerate(table["path"])}
     rows = [_row(path, where) for path in paths]
@@ -81,6 +82,18 @@ def similar(
             for rank, (d, j) in enumerate(keep, start=1):
                 found.append((str(path), table["path"].iloc[j], table["label"].iloc[j], max(float(d), 0.0), rank))
     return pd.DataFrame(found, columns=list(COLUMNS))
+
+
+def label_words(level: str) -> str:
+    """What a neighbour's label is of, where a run's labels are not those of scans; else "".
+
+    Parameters
+    ----------
+    level : of the run, one of `octfast.data.units.LEVELS`.
+    """
+    if level == "scan":
+        return ""
+    return f"A label is that of the whole {level} which the scan is of; what it names may show in other scans alone."
 
 
 class Known:
@@ -144,7 +157,7 @@ def body_of(run: Run, device: torch.device | None = None) -> Callable[[Sequence[
     from octfast.model.engine import Engine
     from octfast.model.forward import run_pictures
 
-    model, info = load_bundle(run.bundle)
+    model, info = load_bundle(run.bundle, units=True)
     precision = run.config.get("precision", "auto")
     engine = Engine(model[0], "auto" if precision == "int8" else precision, device)
 

@@ -49,6 +49,17 @@ def test_a_copy_outside_of_the_run_is_nearest_to_its_original(trained, stored, t
     assert nearest.path == str(copy)
 
 
+def test_scans_of_a_model_of_volumes_are_near_by_what_its_body_gives(of_volumes, tmp_path):
+    table = of_volumes.scans.set_index("path")
+    original = Path(table.index[table["split"] == "train"][0])
+    copy = Path(shutil.copy(original, tmp_path / f"copy{original.suffix}"))
+    (nearest,) = similar(of_volumes, [copy], n=1).itertuples()
+    assert nearest.neighbour == str(original) and nearest.distance < 1e-3
+    assert nearest.label == table["label"][str(original)]
+    others = similar(of_volumes, [original], n=5)
+    assert not (table["patient"][others["neighbour"]] == table["patient"][str(original)]).any()
+
+
 def test_what_cannot_be_is_said(trained, stored, tmp_path):
     with pytest.raises(UsageError, match="at least one"):
         similar(trained, [], n=0, stored=stored)

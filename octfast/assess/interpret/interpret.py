@@ -16,6 +16,7 @@ from octfast.assess.interpret.missed_units import MOST_UNITS, frames_of, plot_un
 from octfast.assess.interpret.neighbours import NEAR, plot_neighbours
 from octfast.assess.interpret.rows import MOST_CLASSES
 from octfast.assess.predictions import out_of_fold, scan_answers
+from octfast.assess.similar import label_words
 from octfast.assess.similar import similar as similar_scans
 from octfast.console import track
 from octfast.data.corrections import relative
@@ -178,7 +179,9 @@ def interpret_run(
     keep("montage", interp.plot_montage(title=f"Montage of the classes, {said}", note=note, place=None))
     near = _near(run, top, notes) if similar and len(top) else None
     if near is not None:
-        keep("similar", plot_neighbours(top, near, f"Scans like those of the {first.replace('_', ' ')}, {split}", note))
+        title = f"Scans like those of the {first.replace('_', ' ')}, {split}"
+        said_of_labels = "\n".join(filter(None, (label_words(info.level), note)))
+        keep("similar", plot_neighbours(top, near, title, said_of_labels))
     more = []
     if info.level != "scan":
         units = missed if missed is not None else interp.hardest_wrong(len(interp.table))

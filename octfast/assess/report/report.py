@@ -52,6 +52,7 @@ from octfast.assess.report.provenance import (
 from octfast.assess.report.render import render_page, write_whole
 from octfast.assess.report.tables import find
 from octfast.assess.report.units import missed_of, missed_units_section
+from octfast.assess.similar import label_words
 from octfast.assess.similar import similar as similar_scans
 from octfast.errors import OctfastError
 from octfast.run.folder import Run, open_run
@@ -143,7 +144,7 @@ def _page(
     missed_shots = parts.missed_section(missed, heat) if urgent and info.level == "scan" else None
     among = f"urgent {info.level}s that were missed" if urgent else f"{info.level}s that were wrong"
     top_shots = parts.top_section(below, len(top), heat, among)
-    near, no_near = _near(run, top) if similar and len(top) else (None, "")
+    near, no_near = _near(run, top, info.level) if similar and len(top) else (None, "")
     doubts = parts.doubt_section(table, classes, split)
     errors = Errors(missed_shots, judged_units, top_shots, doubts, heat.bar(), heat.words, near, no_near)
     referral = results.referral_section(evaluation.referral, table, urgent, operating) if urgent else None
@@ -250,7 +251,7 @@ def _history(known: Provenance) -> tuple[Plot | None, str]:
     return Plot(figure_picture(plot_history(rows.astype({"epoch": int})), alt), caption), ""
 
 
-def _near(run: Run, top: pd.DataFrame) -> tuple[Plot | None, str]:
+def _near(run: Run, top: pd.DataFrame, level: str) -> tuple[Plot | None, str]:
     """The largest losses beside the scans most like them, or why there are none."""
     try:
         near = similar_scans(run, top["path"].tolist(), NEAR)
@@ -259,6 +260,7 @@ def _near(run: Run, top: pd.DataFrame) -> tuple[Plot | None, str]:
         return None, f"No similar scans: {e.message}."
     alt = f"{len(top)} scans, each beside the {NEAR} training and validation scans of other patients most like it"
     caption = "Distance: 0 is the same picture, 1 nothing in common, by the features that the model sees."
+    caption = " ".join(filter(None, (caption, label_words(level))))
     return Plot(figure_picture(plot_neighbours(top, near, ""), alt), caption), ""
 
 

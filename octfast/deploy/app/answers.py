@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from octfast.assess.interpret.heatmap import overlay, wedges_in_words
+from octfast.assess.similar import label_words
 from octfast.data.decode import Decoded, Unreadable, decode
 from octfast.data.fit import box_of, seen_in_words
 from octfast.data.look import unusual
@@ -109,7 +110,7 @@ class Answers:
             "knows_unlike": self.rule.unlike,
             "answer_anyway": self.rule.answer_anyway,
             "unlike": self._unlike_words(),
-            "similar": SHOWN_TO_ALL if self.similar else None,
+            "similar": " ".join(filter(None, (SHOWN_TO_ALL, label_words(info.level)))) if self.similar else None,
             "calibrated": info.calibrated,
             "calibration": calibration_words(info),
             "level": info.level,

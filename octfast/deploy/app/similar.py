@@ -52,7 +52,7 @@ class Similar:
         # Here, as it brings fastai, which a page without neighbours does not need.
         from octfast.train.again.again import stored_features
 
-        self._known = Known(stored_features(run))
+        self._known = Known(stored_features(run, units=True))
         self._body = body_of(run, device)
 
     def beside(self, grey: Image.Image) -> list[Neighbour]:

@@ -249,6 +249,13 @@ def test_the_top_losses_stand_beside_scans_like_them(own_run, split):
     assert len(kept) == len(found.near) == 12 and not kept["neighbour"].map(lambda p: Path(p).is_absolute()).any()
 
 
+def test_the_volumes_with_the_top_losses_stand_beside_scans_like_the_one_that_counted_most(of_volumes, tmp_path):
+    run = open_run(shutil.copytree(of_volumes.path, tmp_path / "run"))
+    found = interpret_run(run, k=2, heatmaps=False, similar=True)
+    assert found.near is not None and list(found.near["path"].unique()) == list(found.top["path"])
+    assert found.figures["similar"].is_file()
+
+
 def test_what_no_similar_scans_can_be_found_of_says_why(own_run):
     config = own_run.config | {"head": "fastai"}
     own_run.write_json("config.json", config)

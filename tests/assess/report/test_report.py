@@ -219,6 +219,11 @@ def test_the_largest_losses_stand_beside_similar_scans_where_asked(own_run):
     assert "Scans like these" not in page_of(own_run, "test", k=2, heatmaps=False).section("errors")
 
 
+def test_beside_volumes_similar_scans_are_said_to_have_the_labels_of_theirs(of_volumes, tmp_path):
+    run = open_run(shutil.copytree(of_volumes.path, tmp_path / "run"))
+    assert "A label is that of the whole volume" in page_of(run, k=2, heatmaps=False, similar=True).section("errors")
+
+
 def test_published_figures_stand_beside_the_four_classes(written):
     _, _, page = written
     words = page.section("referral")

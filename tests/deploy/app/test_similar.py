@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from octfast.deploy.app.similar import SHOWN_TO_ALL, Similar, run_with_scans
-from octfast.deploy.predictor import Predictor
+from octfast.deploy.predictor import Predictor, load
 from octfast.errors import DataError
 from octfast.model.unlike import Unlike
 from octfast.train.again.again import stored_features
@@ -69,6 +69,15 @@ def test_a_scan_that_gets_no_class_gets_no_neighbours(trained, predictor, simila
     found = Answers(strict, similar=similar).answer(picture)
     assert found["predicted"] is None and found["similar"] == []
     assert len(Answers(strict, answer_anyway=True, similar=similar).answer(picture)["similar"]) == 3
+
+
+def test_of_a_model_of_volumes_scans_stand_beside_a_scan_of_one(of_volumes):
+    answers = Answers(load(of_volumes.path), answer_anyway=True, similar=Similar(run_with_scans(of_volumes.path)))
+    scans = of_volumes.scans.set_index("path")
+    found = answers.answer(Path(scans.index[0]).read_bytes(), heat_map=True)
+    assert len(found["similar"]) == 3 and all(row["class"] in set(scans["label"]) for row in found["similar"])
+    assert all(row["picture"].startswith("data:image") for row in found["similar"])
+    assert "the whole volume which the scan is of" in answers.about()["similar"]
 
 
 def test_a_bundle_alone_and_missing_scans_are_refused(octfast, trained, own_run, tmp_path):
