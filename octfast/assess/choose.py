@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from octfast.assess.directions import Directions
 from octfast.errors import UsageError
 
 # How scans are chosen. The first is the default, by what benchmarks/suggest.py measured.
@@ -68,7 +69,8 @@ def choose(
         raise UsageError(f"n is {n}: at least one scan", "such as 50")
     if by not in STRATEGIES:
         raise UsageError(f"no way to choose named {by!r}", f"one of {', '.join(STRATEGIES)}")
-    x, labelled = directions(features, known)
+    directions = Directions(known)
+    x, labelled = directions.of(features), directions.of(known)
     uncertainty = entropy(probabilities)
     novelty = nearest(x, labelled)
     rng = np.random.default_rng(seed)
@@ -101,14 +103,6 @@ def entropy(probabilities: np.ndarray) -> np.ndarray:
     from scipy.stats import entropy as scipy_entropy
 
     return np.clip(scipy_entropy(probabilities, axis=1) / np.log(probabilities.shape[1]), 0, 1)
-
-
-def directions(features: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Features of a pool and of labelled scans, standardised by the labelled ones and made of length one."""
-    from sklearn.preprocessing import StandardScaler, normalize
-
-    scaler = StandardScaler().fit(known)
-    return normalize(scaler.transform(features), copy=False), normalize(scaler.transform(known), copy=False)
 
 
 def nearest(x: np.ndarray, known: np.ndarray) -> np.ndarray:

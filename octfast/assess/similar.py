@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from octfast.assess.directions import Directions
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import Run
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from octfast.train.again.again import Stored
 
 COLUMNS = ("path", "neighbour", "label", "distance", "rank")
+# Scans whose distances to all of a run are held at once.
+_AT_ONCE = 16
 
 
 def similar(
@@ -107,22 +110,16 @@ class Known:
     """
 
     def __init__(self, stored: Stored):
-        from sklearn.neighbors import NearestNeighbors
-        from sklearn.preprocessing import StandardScaler
-
         self.scans = stored.scans
         self.patients = stored.scans["patient"].astype(str).to_numpy()
-        self._scaler = StandardScaler().fit(stored.features)
+        self._directions = Directions(stored.features)
         self.features = self.standardise(stored.features)
         # As many more as a patient has scans, so that enough are left without them.
         self._most = int(pd.Series(self.patients).value_counts().max())
-        self._near = NearestNeighbors(metric="cosine").fit(self.features)
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """What the body gives of pictures, of shape (pictures, dim), as `features` are."""
-        from sklearn.preprocessing import normalize
-
-        return normalize(self._scaler.transform(features))
+        return self._directions.of(features)
 
     def nearest(self, asked: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Distances and rows, nearest first: so many that n are left without the scans of any one patient.
@@ -131,7 +128,16 @@ class Known:
         ----------
         asked : standardised, of shape (pictures, dim).
         """
-        return self._near.kneighbors(asked, min(len(self.features), n + self._most))
+        most = min(len(self.features), n + self._most)
+        distances = np.empty((len(asked), most), dtype=np.float32)
+        rows = np.empty((len(asked), most), dtype=int)
+        for i in range(0, len(asked), _AT_ONCE):
+            away = 1 - asked[i : i + _AT_ONCE] @ self.features.T
+            some = np.argpartition(away, most - 1, axis=1)[:, :most]
+            order = np.lexsort((some, np.take_along_axis(away, some, axis=1)))
+            rows[i : i + _AT_ONCE] = np.take_along_axis(some, order, axis=1)
+            distances[i : i + _AT_ONCE] = np.take_along_axis(away, rows[i : i + _AT_ONCE], axis=1)
+        return distances, rows
 
 
 def features_of(run: Run, paths: Sequence[str | Path]) -> np.ndarray:

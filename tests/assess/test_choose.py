@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octfast.assess.choose import STRATEGIES, choose, entropy
+from octfast.assess.choose import STRATEGIES, choose, entropy, nearest
 from octfast.errors import UsageError
 
 
@@ -66,3 +66,10 @@ def test_entropy_is_a_share():
     assert entropy(np.array([[1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]])).tolist() == pytest.approx(
         [0, 1, np.log(2) / np.log(3)]
     )
+
+
+def test_the_nearest_of_many_labelled_scans_is_found_whichever_part_it_is_in():
+    rng = np.random.default_rng(0)
+    x, known = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.normal(size=(2, 9000, 3)))
+    assert nearest(x[:1100], known) == pytest.approx((1 - x[:1100] @ known.T).min(1).clip(0), abs=1e-9)
+    assert nearest(known[[3, 8999]], known) == pytest.approx([0, 0], abs=1e-9)

@@ -41,6 +41,16 @@ def test_scans_of_the_patient_come_where_they_are_asked_for(trained, stored):
     assert (found["path"] != found["neighbour"]).all()
 
 
+def test_many_scans_have_the_neighbours_that_each_has_alone(trained, stored):
+    paths = list(stored.scans["path"][:40])
+    found = similar(trained, paths, n=4, stored=stored)
+    for path in (paths[0], paths[-1]):
+        alone = similar(trained, [path], n=4, stored=stored)
+        own = found[found["path"] == path]
+        assert list(own["neighbour"]) == list(alone["neighbour"])
+        assert list(own["distance"]) == pytest.approx(list(alone["distance"]), abs=1e-5)
+
+
 def test_a_copy_outside_of_the_run_is_nearest_to_its_original(trained, stored, tmp_path):
     original = Path(stored.scans["path"][0])
     copy = Path(shutil.copy(original, tmp_path / f"copy{original.suffix}"))

@@ -32,7 +32,7 @@ from octfast.train.frozen.folds import FoldLoader, draw_folds
 from octfast.train.frozen.frozen import frozen_learner
 from octfast.train.frozen.together import HeadsTogether
 from octfast.train.learner import oct_splitter
-from octfast.train.store.rows import Values
+from octfast.train.store.rows import Rows, Values
 
 log = logging.getLogger("octfast")
 
@@ -184,14 +184,15 @@ def stored_features(run: Run, cache: str | Path | None = None, *, units: bool = 
         cache=cache or config.get("cache"),
     )
     try:
-        parts = [store.take(np.arange(len(store)), 0).astype(np.float32) for store in fast.stores]
+        rows = Rows(fast.stores)
+        features = rows.take(np.arange(len(rows)), 0)
     finally:
         fast.close()
     table = pd.concat([pd.DataFrame(dl.items) for dl in (dls.train, dls.valid)], ignore_index=True)
     given = config.get("wd")
     return Stored(
         scans=table,
-        features=np.concatenate(parts),
+        features=features,
         classes=tuple(info.classes),
         folds=np.zeros(len(table), dtype=int) if info.level != "scan" else _folds(run, table, config),
         head=config["head"],
