@@ -139,7 +139,9 @@ def _patient_folders(rows: list[_Row]) -> list[str]:
     """The folder in its class's that names the patient of each scan, or ""."""
     inner = []
     for path, _, _, place in rows:
-        parts = Path(path).relative_to(place.folder.path).parts[:-1] if place else ()
+        # Most lie in the folder of the class itself.
+        deeper = place and os.path.dirname(path) != place.folder.path  # noqa: PTH120
+        parts = Path(path).relative_to(place.folder.path).parts[:-1] if place and deeper else ()
         named = [part for part in parts if not role_of(part)]
         inner.append((place.patient if place else "") or (named[0] if named else ""))
     # Folders with files of the same names, 001.tif in each, are patients or volumes; neither may be torn apart.

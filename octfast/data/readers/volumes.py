@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ COLUMNS = ("volume", "eye", "frame", "position_mm", "label_level")
 # Where a file says them: in depth, across a B-scan, and from one to the next.
 SPACING = ("axial_um", "lateral_um", "between_um")
 TAG = "tag"
+# The endings of what is a picture whatever is in it; a Path of each of a million files would take minutes.
+_PICTURES = tuple(IMAGE_SUFFIXES - {".tif", ".tiff"})
 
 
 def with_volumes(
@@ -65,7 +68,7 @@ def with_volumes(
     DataError : the key or the cache cannot be used; one volume stands under two labels or in two splits.
     """
     scans, series = _in_series(_gathered(_exports(scans, named_patients), base))
-    kinds = {path: _what(Path(path)) for path in scans["path"]}
+    kinds = {path: _what(path) for path in scans["path"]}
     files = [
         Path(path) for path, kind in kinds.items() if kind == "file" or (kind == "folder" and _is_deep(Path(path)))
     ]
@@ -171,16 +174,16 @@ def names_volumes(paths: list[str]) -> bool:
     return any(is_named_as_volume(p) or (p.parent / ABOUT).is_file() for p in map(Path, paths[:20]))
 
 
-def _what(path: Path) -> str:
+def _what(path: str) -> str:
     """ "file" or "folder" of a volume, "" of a picture."""
-    if path.suffix.lower() in IMAGE_SUFFIXES - {".tif", ".tiff"}:
+    if path.lower().endswith(_PICTURES):
         return ""
-    return "folder" if path.is_dir() else "file" if is_volume(path) else ""
+    return "folder" if Path(path).is_dir() else "file" if is_volume(path) else ""
 
 
 def _gathered(scans: pd.DataFrame, base: Path) -> pd.DataFrame:
     """The table with a row for each folder of numbered pictures that lies in the folder of a class."""
-    parents = scans["path"].map(lambda p: str(Path(p).parent))
+    parents = scans["path"].map(os.path.dirname)
     rows, gone = [], []
     for parent, own in scans.groupby(parents, sort=False):
         folder = Path(str(parent))
@@ -215,7 +218,8 @@ def _exports(scans: pd.DataFrame, named_patients: bool) -> pd.DataFrame:
     ------
     DataError : a folder holds several.
     """
-    found = {path: export_in(Path(path)) for path in scans["path"].unique() if Path(path).is_dir()}
+    others = [path for path in scans["path"].unique() if not path.lower().endswith(_PICTURES)]
+    found = {path: export_in(Path(path)) for path in others if Path(path).is_dir()}
     if not any(found.values()):
         return scans
     scans = scans.copy()

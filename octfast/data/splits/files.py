@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,17 @@ def save_splits(splits: pd.DataFrame, file: str | Path) -> None:
     check_free(file)
     base = file.absolute().parent.resolve()
 
-    def relative(path: str) -> str:
+    # Of each folder once: it may hold all of a million scans.
+    @cache
+    def place(folder: str) -> Path:
         try:
-            return Path(os.path.relpath(path, base)).as_posix()
+            return Path(os.path.relpath(folder, base))
         except ValueError:  # another drive of Windows
-            return path
+            return Path(folder)
+
+    def relative(path: str) -> str:
+        folder, name = os.path.split(path)
+        return name if place(folder) == Path() else f"{place(folder).as_posix()}/{name}"
 
     try:
         base.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,9 @@ def find_series(
     paths : of any files; what is no DICOM, or cannot be read, is passed over.
     reader : which reads the headers; None takes one for the time.
     """
-    asked = [path for path in dict.fromkeys(map(Path, paths)) if _is_dicom(path)]
+    # Most are pictures, and a path of each of a million takes its time.
+    others = [Path(path) for path in paths if not str(path).lower().endswith(tuple(_OTHERS))]
+    asked = [path for path in dict.fromkeys(others) if _is_dicom(path)]
     if len(asked) < 2:
         return {}, set()
     if reader is None:
