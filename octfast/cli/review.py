@@ -17,7 +17,7 @@ def review(
     ] = None,
     pool: Annotated[
         Path | None,
-        typer.Option(help="Give labels to the scans that octfast suggest wrote here; by default into labels.csv."),
+        typer.Option(help="Give labels to what octfast suggest wrote here; by default into labels.csv."),
     ] = None,
     reviewer: Annotated[str, typer.Option(metavar="AB", help="Initials, kept with each decision.")] = "",
     second: Annotated[
@@ -49,8 +49,8 @@ def review(
     are not on it. Your files are only read: each decision is kept at once as a line of corrections.csv, and
     `octfast train DATA --corrections FILE` applies them. A button on the page trains again on the stored features,
     within seconds. Of a model that answers for whole volumes, eyes or patients these are on the list, each with the
-    scans that counted most, and a decision holds for all scans of one. With --pool the scans of octfast suggest are
-    shown, which have no label yet, and `octfast train DATA --also labels.csv` learns from them.
+    scans that counted most, and a decision holds for all scans of one. With --pool what octfast suggest chose is
+    shown, scans or whole ones, which have no label yet, and `octfast train DATA --also labels.csv` learns from them.
 
     Examples:
 
@@ -74,7 +74,7 @@ def review(
     kinds = tuple(kind) if kind else None
     if agreement:
         usual = opened.path / "corrections.csv" if pool is None else pool.parent / "labels.csv"
-        _print_agreement(out or usual, as_json, None if pool is not None else opened)
+        _print_agreement(out or usual, as_json, opened, pool is not None)
         return
     if list_ and pool is not None:
         raise UsageError("--list is of the run's own scans", "the scans of a pool stand in its file")
@@ -134,14 +134,17 @@ def _print_list(found, n: int, level: str) -> None:
     print("Not a medical device.")
 
 
-def _print_agreement(file: Path, as_json: bool, run) -> None:
+def _print_agreement(file: Path, as_json: bool, run, labels: bool) -> None:
     from octfast.assess.review.agreement import agreement
-    from octfast.assess.review.units import unit_of_scans
+    from octfast.assess.review.units import unit_of_labels, unit_of_scans
     from octfast.console import print_json, print_table
     from octfast.data.corrections import read_decisions
 
-    level = "scan" if run is None else _level(run)
-    found = agreement(read_decisions(file), None if level == "scan" else unit_of_scans(run, level))
+    level, decisions = _level(run), read_decisions(file)
+    unit_of = None
+    if level != "scan":
+        unit_of = unit_of_labels(decisions, level) if labels else unit_of_scans(run, level)
+    found = agreement(decisions, unit_of)
     if as_json:
         print_json(found.to_dict())
         return

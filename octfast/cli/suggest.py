@@ -54,7 +54,7 @@ def suggest(
       octfast suggest pool.csv --patient-column patient_id --out next.csv
     """
     from octfast.console import print_json, print_table
-    from octfast.data.units import one, unit_columns
+    from octfast.data.units import unit_columns
     from octfast.deploy.suggest.suggest import save_suggestions, scans_file, suggest
     from octfast.errors import UsageError
     from octfast.files import is_taken
@@ -109,12 +109,8 @@ def suggest(
     print_table(f"{len(rows)} of {found.units} {found.level}s{of_scans} of {found.patients} patients", columns, rows)
     if len(found.left_out):
         print(f"{len(found.left_out)} files were left out, see above.")
-    if found.of_units is None:
-        print(f"They stand in {file}. To label them: octfast review {run or 'runs/latest'} --pool {file}")
-    else:
-        scans = scans_file(file)
-        print(f"They stand in {file}, and their scans in {scans}. To label them: give {scans} a column label,")
-        print(f"the same for all scans of {one(found.level)}, and octfast train DATA --also {scans}")
+    beside = "" if found.of_units is None else f", and their scans in {scans_file(file)}"
+    print(f"They stand in {file}{beside}. To label them: octfast review {run or 'runs/latest'} --pool {file}")
     print("Not a medical device.")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from octfast.data.corrections import PATIENT, RELABEL, read_decisions, settled
+from octfast.data.corrections import PATIENT, RELABEL, UNIT, read_decisions, settled
 from octfast.data.readers.load import TABLE_SUFFIXES, header
 from octfast.data.readers.names import patient_key
 from octfast.data.readers.read import read_data
@@ -73,7 +73,7 @@ def add_scans(scans: pd.DataFrame, file: str | Path) -> tuple[pd.DataFrame, pd.D
 
 
 def read_labelled(file: str | Path) -> pd.DataFrame:
-    """Labelled scans: `path` (absolute), `label`, `patient`, and of a table or folder that has them `eye` and `volume`.
+    """Labelled scans: `path` (absolute), `label`, `patient`, and where they are named `eye` and `volume`.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def read_labelled(file: str | Path) -> pd.DataFrame:
         raise DataError(f"no scan in {file} has a label yet", "give labels: octfast review --pool suggestions.csv")
     root = file.absolute().parent
     table = pd.DataFrame({"path": [str(root / p) for p in found["path"]], "label": found["new"].to_numpy()})
-    return table.assign(patient=found[PATIENT].to_numpy())
+    return table.assign(**{c: found[c].to_numpy() for c in (PATIENT, *UNIT) if c in found})
 
 
 def _holds_decisions(file: Path) -> bool:

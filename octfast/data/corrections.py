@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,8 +19,9 @@ from octfast.errors import DataError, UsageError
 log = logging.getLogger("octfast")
 
 COLUMNS = ("path", "decision", "old", "new", "reason", "reviewer", "time")
-# Of scans that had no label: whose they are.
+# Of scans that had no label: whose they are; where whole units are labelled, their eye and volume, too.
 PATIENT = "patient"
+UNIT = ("eye", "volume")
 RELABEL, LEAVE_OUT, AGREE, UNDO = "relabel", "leave out", "agree", "undo"
 DECISIONS = (RELABEL, LEAVE_OUT, AGREE, UNDO)
 
@@ -60,6 +61,7 @@ def record(
     reason: str = "",
     reviewer: str = "",
     patient: str | None = None,
+    unit: Mapping[str, str] | None = None,
 ) -> None:
     """Append one decision; it is on the disk when this returns, and no earlier line is ever changed.
 
@@ -72,6 +74,7 @@ def record(
     reason : why the scan was looked at.
     reviewer : initials, or "".
     patient : of a scan that had no label before; such a file has a column more, and every line of it has a patient.
+    unit : with a patient, of the scans of a volume, an eye or a patient, its `UNIT`, which are columns then, too.
 
     Raises
     ------
@@ -80,9 +83,9 @@ def record(
     if decision not in DECISIONS:
         raise UsageError(f"no decision named {decision!r}", f"one of {', '.join(DECISIONS)}")
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    more = [] if patient is None else [patient]
+    about = {} if patient is None else {PATIENT: patient, **({c: unit[c] for c in UNIT} if unit else {})}
     paths = [path] if isinstance(path, str) else path
-    line = b"".join(_line([p, decision, old, new, reason, reviewer, now, *more]) for p in paths)
+    line = b"".join(_line([p, decision, old, new, reason, reviewer, now, *about.values()]) for p in paths)
     try:
         # One write in append mode: two reviewers at one file never mix their lines, and a kill leaves whole ones.
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
@@ -90,7 +93,7 @@ def record(
             size = os.fstat(handle).st_size
             start = b""
             if not size:
-                start = _line([*COLUMNS, *([] if patient is None else [PATIENT])])
+                start = _line([*COLUMNS, *about])
             else:
                 os.lseek(handle, size - 1, os.SEEK_SET)
                 start = b"" if os.read(handle, 1) == b"\n" else b"\r\n"
@@ -107,7 +110,8 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
 
     Returns
     -------
-    The columns of `COLUMNS`, and `patient` where the file has it, a row a scan and reviewer, in the order of time.
+    The columns of `COLUMNS`, and `patient` and those of `UNIT` where the file has them, a row a scan and reviewer, in
+    the order of time.
 
     Raises
     ------
@@ -139,7 +143,7 @@ def read_decisions(file: str | Path) -> pd.DataFrame:
         elif stack:
             stack.pop()
     last = [stack[-1] for stack in stacks.values() if stack]
-    columns = [*COLUMNS, *([PATIENT] if PATIENT in rows[0] else [])]
+    columns = [*COLUMNS, *(c for c in (PATIENT, *UNIT) if c in rows[0])]
     return pd.DataFrame(sorted(last, key=lambda r: r["time"]), columns=columns, dtype=str)
 
 

@@ -40,6 +40,13 @@ def scans_of_units(run: Run, table: pd.DataFrame, level: str) -> pd.DataFrame:
     return found[columns].reset_index(drop=True)
 
 
+def unit_of_labels(decisions: pd.DataFrame, level: str) -> dict[str, str]:
+    """Of each scan of a pool that was labelled its unit, by a path that stands for it; see `read_decisions`."""
+    each = decisions.drop_duplicates("path").reset_index(drop=True)
+    units = units_of(each, level)
+    return dict(zip(each["path"], each["path"].to_numpy()[units.first][units.number], strict=True))
+
+
 def unit_of_scans(run: Run, level: str) -> dict[str, str]:
     """Of each scan of a run its unit, by a path that stands for it; paths as corrections.csv has them."""
     from octfast.data.corrections import relative

@@ -191,7 +191,7 @@ def _page(review: Review) -> str:
         "synthetic": SYNTHETIC_NOTE if review.synthetic else "",
         "run": review.run.path.name,
         "file": review.shown_file,
-        "title": "Which labels do these scans have?" if review.labelling else "Are these labels right?",
+        "title": f"Which labels do these {review.level}s have?" if review.labelling else "Are these labels right?",
         "whole": ""
         if review.level == "scan"
         else f"Labels are those of whole {review.level}s: what you decide holds for all scans of one.",

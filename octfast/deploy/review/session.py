@@ -16,7 +16,7 @@ from PIL import Image
 from octfast.assess.interpret.heatmap import overlay
 from octfast.assess.review.agreement import agreement
 from octfast.assess.review.effect import effect_of
-from octfast.assess.review.units import scans_of_units, unit_of_scans
+from octfast.assess.review.units import scans_of_units, unit_of_labels, unit_of_scans
 from octfast.assess.review.worklist import review_list, second_list
 from octfast.assess.similar import similar
 from octfast.data.corrections import (
@@ -26,6 +26,7 @@ from octfast.data.corrections import (
     PATIENT,
     RELABEL,
     UNDO,
+    UNIT,
     read_decisions,
     record,
     relative,
@@ -34,10 +35,11 @@ from octfast.data.corrections import (
 from octfast.data.fit import seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.deploy.predictor import Predictor, load
-from octfast.deploy.suggest.suggest import read_suggestions
+from octfast.deploy.suggest.suggest import read_scans, read_suggestions
 from octfast.errors import DataError, UsageError
 from octfast.files import is_taken
 from octfast.model.bundle.read import read_info
+from octfast.model.units import unit_names
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 from octfast.run.folder import Run
 from octfast.train.again.again import Stored, stored_features
@@ -64,8 +66,8 @@ class Review:
     blind : do not show what the model says either.
     limit : the most scans on the list.
     pictures, kinds : see `octfast.assess.review.worklist.review_list`.
-    pool : what `octfast suggest` wrote: its scans, which have no label yet, are shown in place of the run's. `file` is
-        then labels.csv beside it, unless another is named.
+    pool : what `octfast suggest` wrote: its scans or units, which have no label yet, are shown in place of the run's.
+        `file` is then labels.csv beside it, unless another is named.
 
     Raises
     ------
@@ -100,11 +102,6 @@ class Review:
             raise UsageError("a second review needs the reviewer's initials", "add --reviewer AB")
         info = read_info(run.bundle)
         self.level = info.level
-        if self.labelling and self.level != "scan":
-            raise UsageError(
-                f"the model answers for a whole {self.level}, and the scans of a pool are labelled one by one",
-                "label a table of whole ones, and give it to octfast train",
-            )
         self.classes, self.synthetic, self.fit = list(info.classes), info.synthetic, info.fit
         known = self._decisions()
         if len(known) and self.labelling != (PATIENT in known):
@@ -112,8 +109,15 @@ class Review:
                 f"{self.file} holds {'corrections' if self.labelling else 'labels of a pool'}",
                 "name another: --out FILE",
             )
+        if len(known) and self.labelling and (UNIT[0] in known) != (self.level != "scan"):
+            raise UsageError(f"{self.file} holds no labels of {self.level}s", "name another: --out FILE")
         if pool is not None:
             listed = read_suggestions(pool, info.classes)
+            if ("scans" in listed) != (self.level != "scan"):
+                raise UsageError(
+                    f"{pool} does not suggest {self.level}s, which this run answers for",
+                    "give a file that octfast suggest wrote for this run",
+                )
             listed = listed.assign(label="", kind="suggested", reasons=listed["why"], related="")
         elif second:
             others = list(dict.fromkeys(known.loc[known["reviewer"] != self.reviewer, "path"]))
@@ -132,7 +136,12 @@ class Review:
         # Of each item its scans, the one that counted most first; without units it is the scan itself.
         self.scans = [pd.DataFrame({"path": [path], "name": Path(path).name}) for path in self.rows["path"]]
         if self.level != "scan":
-            of_units = dict(list(scans_of_units(run, self.rows, self.level).groupby("unit", sort=False)))
+            if pool is None:
+                each = scans_of_units(run, self.rows, self.level)
+            else:
+                each = read_scans(pool, listed)
+                each["name"] = each["unit"].map(dict(zip(listed["path"], unit_names(listed, self.level), strict=True)))
+            of_units = dict(list(each.groupby("unit", sort=False)))
             self.scans = [of_units[path].reset_index(drop=True) for path in self.rows["path"]]
         own = known[known["reviewer"] == self.reviewer]
         at = {key: i for i, key in enumerate(self.keys)}
@@ -313,7 +322,11 @@ class Review:
 
     @cached_property
     def _unit_of(self) -> dict[str, str] | None:
-        return None if self.level == "scan" else unit_of_scans(self.run, self.level)
+        if self.level == "scan":
+            return None
+        if self.labelling:
+            return unit_of_labels(self._decisions(), self.level)
+        return unit_of_scans(self.run, self.level)
 
     @cached_property
     def _stored(self) -> Stored | StoredUnits:
@@ -375,7 +388,10 @@ class Review:
         keys = [relative(path, self.root) for path in self.scans[item]["path"]]
         # The scan by which it is known first, so that it is found again whatever comes of the line after it.
         keys = [self.keys[item], *(key for key in keys if key != self.keys[item])]
-        record(self.file, keys, decision, row["label"], new, reason, self.reviewer, patient)
+        unit = None
+        if self.labelling and self.level != "scan":
+            unit = {c: str(self.scans[item][c].iloc[0]) for c in UNIT}
+        record(self.file, keys, decision, row["label"], new, reason, self.reviewer, patient, unit)
 
 
 def _shown(path: str, most: int) -> Image.Image:

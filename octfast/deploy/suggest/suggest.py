@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from octfast.assess.choose import STRATEGIES, Chosen, choose
+from octfast.data.corrections import UNIT
 from octfast.data.scans import write_csv
 from octfast.data.units import units_of
 from octfast.deploy.suggest.pool import find_pool
@@ -21,6 +22,7 @@ from octfast.train.again.pool import BodyOfRun, as_vectors
 
 log = logging.getLogger("octfast")
 
+_OF_UNITS = ("path", "patient", *UNIT)
 COLUMNS = ("path", "patient", "predicted", "probability", "uncertainty", "novelty", "rank", "why")
 
 
@@ -156,7 +158,7 @@ def read_suggestions(file: str | Path, classes: tuple[str, ...]) -> pd.DataFrame
     """
     hint = "give a file that octfast suggest wrote for this run"
     try:
-        names = ("path", "patient", "predicted", "why")
+        names = (*_OF_UNITS, "predicted", "why")
         table = pd.read_csv(file, dtype=dict.fromkeys(names, str), keep_default_na=False)
     except (OSError, ValueError) as e:
         raise DataError(f"cannot read {file}: {e}", hint) from None
@@ -170,6 +172,40 @@ def read_suggestions(file: str | Path, classes: tuple[str, ...]) -> pd.DataFrame
     if not there.all():
         log.warning("%s: %d scans are not there any more and are not shown", file, int((~there).sum()))
     return table[there].sort_values("rank", ignore_index=True)
+
+
+def read_scans(file: str | Path, suggestions: pd.DataFrame) -> pd.DataFrame:
+    """The scans of suggested units, as `save_suggestions` wrote them, in the order of their rank.
+
+    Parameters
+    ----------
+    file : of the suggestions.
+    suggestions : see `read_suggestions`.
+
+    Returns
+    -------
+    `path`, `patient`, `eye`, `volume`, `attention` and `unit`, the path that stands for the unit.
+
+    Raises
+    ------
+    DataError : the file is missing or damaged, is of other suggestions, or a scan is not there.
+    """
+    beside = scans_file(file)
+    hint = f"octfast suggest wrote it together with {Path(file).name}; run it again"
+    try:
+        table = pd.read_csv(beside, dtype=dict.fromkeys(("path", "patient", *UNIT), str), keep_default_na=False)
+        table = table.assign(unit=table["rank"].map(dict(zip(suggestions["rank"], suggestions["path"], strict=True))))
+        # Those of units whose deciding scan is gone are not asked about either.
+        table = table.dropna(subset="unit").assign(attention=lambda t: t["attention"].astype(float))
+        first = table.drop_duplicates("unit")
+        if list(first["path"]) != list(suggestions["path"]):
+            raise DataError(f"{beside} holds the scans of other suggestions", hint)
+        table = table.assign(**{c: "" for c in UNIT if c not in table})[[*_OF_UNITS, "attention", "unit"]]
+    except (OSError, ValueError, KeyError) as e:
+        raise DataError(f"cannot read {beside}: {e}", hint) from None
+    if gone := [p for p in table["path"] if not Path(p).is_file()]:
+        raise DataError(f"{len(gone)} scans of {beside} are not there any more: {gone[0]}", hint)
+    return table
 
 
 def _table(scans: pd.DataFrame, p: np.ndarray, chosen: Chosen, classes: tuple[str, ...], level: str) -> pd.DataFrame:

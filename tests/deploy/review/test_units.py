@@ -11,11 +11,14 @@ import pytest
 from PIL import Image
 
 from octfast.assess.review.worklist import review_list
+from octfast.data.also import add_scans, read_labelled
 from octfast.data.corrections import apply_corrections, read_decisions
+from octfast.data.phantom.draw import write_phantoms
 from octfast.data.units import units_of, with_one_label
 from octfast.deploy.review.app import make_review_app
 from octfast.deploy.review.session import Review
-from octfast.errors import UsageError
+from octfast.deploy.suggest.suggest import save_suggestions, scans_file, suggest
+from octfast.errors import DataError, UsageError
 from octfast.run.folder import open_run
 
 
@@ -114,10 +117,62 @@ def test_the_page_asks_for_the_scans_of_a_unit(own_run):
         assert client.get("/api/scan/0?of=x").status_code == 400 and client.get("/api/scan/0?of=9").status_code == 422
 
 
-def test_a_pool_of_single_scans_is_refused(own_run, tmp_path):
-    pd.DataFrame({"path": ["a.png"]}).to_csv(tmp_path / "pool.csv")
-    with pytest.raises(UsageError, match="whole volume"):
-        Review(own_run, pool=tmp_path / "pool.csv")
+@pytest.fixture
+def suggestions(own_run, tmp_path) -> Path:
+    """Four volumes of three scans of a pool, two a patient."""
+    drawn = write_phantoms(tmp_path / "pool", 12, seed=81, size=64, test=0)
+    scans = sorted(p for p in drawn.rglob("*") if p.suffix in (".jpeg", ".png"))
+    about = {"path": scans, "patient": [f"n{i // 6}" for i in range(12)], "volume": [f"0{i // 3}" for i in range(12)]}
+    pd.DataFrame(about).to_csv(tmp_path / "pool.csv", index=False)
+    return save_suggestions(suggest(own_run, tmp_path / "pool.csv", 4), tmp_path / "suggestions.csv")
+
+
+def test_volumes_of_a_pool_get_a_label_with_all_of_their_scans(own_run, suggestions):
+    of = pd.read_csv(scans_file(suggestions), dtype=str)
+    review = Review(own_run, pool=suggestions, reviewer="AB")
+    assert [i["name"] for i in review.about()["items"]] == [
+        f"{patient} / {volume}" for patient, volume in of.drop_duplicates("rank")[["patient", "volume"]].to_numpy()
+    ]
+    assert [c["name"] for c in review.item(1)["counted"]] == [Path(p).name for p in of["path"][of["rank"] == "2"]]
+    assert review.picture(1, 2).startswith(b"\x89PNG") and len(review.neighbours(0)) == 4
+    first, second = review.classes[:2]
+    review.decide(0, "relabel", first)
+    review.decide(1, "relabel", first)
+    review.decide(1, "relabel", second)
+    review.decide(2, "leave out")
+    review.decide(3, "relabel", first)
+    assert review.undo() == 3
+    labels = read_labelled(suggestions.parent / "labels.csv")
+    want = of[of["rank"].isin(["1", "2"])].set_index("path")
+    assert sorted(labels["path"]) == sorted(want.index) and list(labels["volume"]) == list(
+        want["volume"][labels["path"]]
+    )
+    assert list(labels["label"]) == [first if want["rank"][p] == "1" else second for p in labels["path"]]
+    both, left = add_scans(own_run.scans, suggestions.parent / "labels.csv")
+    units = units_of(both[both["patient"].isin(set(labels["patient"]))].reset_index(drop=True), "volume")
+    assert left.empty and list(units.table["scans"]) == [3, 3]
+    again = Review(own_run, pool=suggestions, reviewer="AB")
+    assert again.done == {0: ("relabel", first), 1: ("relabel", second), 2: ("leave out", "")}
+    assert "--level volume" in again.command and again.command.endswith("labels.csv")
+    other = Review(own_run, pool=suggestions, reviewer="CD")
+    for item, new in enumerate((first, first)):
+        other.decide(item, "relabel", new)
+    assert (other.agreement()["scans"], other.agreement()["same"]) == (2, 1)
+
+
+def test_a_pool_of_another_kind_is_refused(own_run, trained, suggestions, octfast, tmp_path):
+    with pytest.raises(UsageError, match="does not suggest scans"):
+        Review(trained, pool=suggestions)
+    of = pd.read_csv(scans_file(suggestions))
+    of[of["rank"] > 1].to_csv(scans_file(suggestions), index=False)
+    with pytest.raises(DataError, match="of other suggestions"):
+        Review(own_run, pool=suggestions)
+    scans_file(suggestions).unlink()
+    with pytest.raises(DataError, match="suggestions-scans"):
+        Review(own_run, pool=suggestions)
+    pd.read_csv(suggestions).drop(columns="scans").to_csv(suggestions, index=False)
+    with pytest.raises(UsageError, match="does not suggest volumes"):
+        Review(own_run, pool=suggestions)
 
 
 def test_the_command_lists_units(octfast, of_volumes):
