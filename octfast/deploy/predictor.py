@@ -260,8 +260,13 @@ class Predictor:
     def stream_scans(
         self, pictures: Iterable[Picture] | Picture, bs: int = 16
     ) -> Iterator[tuple[Answer, torch.Tensor | None]]:
-        """What each scan says by itself, and what `pooled` makes the answer for a unit of; None where it is unread."""
-        for picture, outputs, remarks in run_pictures(self.engine, self.info, pictures, bs, quality=True):
+        """What each scan says by itself, and what `pooled` makes the answer for a unit of; None where it is unread.
+
+        A batch waits until it is full or cut short by `octfast.model.prefetch.CUT`: nothing is answered before a unit
+        has come to its end.
+        """
+        given = run_pictures(self.engine, self.info, pictures, bs, quality=True, max_wait=None)
+        for picture, outputs, remarks in given:
             if isinstance(outputs, DataError):
                 yield Answer(picture, error=outputs), None
                 continue

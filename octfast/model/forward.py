@@ -14,7 +14,7 @@ from octfast.errors import DataError, OctfastError
 from octfast.model.bundle.carry import packed, unpacked
 from octfast.model.bundle.info import BundleInfo
 from octfast.model.engine import Engine
-from octfast.model.prefetch import Picture, decoded_batches
+from octfast.model.prefetch import MAX_WAIT, Picture, decoded_batches
 from octfast.model.quality import measure
 from octfast.model.unlike import Unlike, with_distance
 from octfast.processes import Computed, Content, Group, current
@@ -33,6 +33,7 @@ def run_pictures(
     bs: int = 16,
     *,
     quality: bool = False,
+    max_wait: float | None = MAX_WAIT,
 ) -> Iterator[tuple[Any, Tensor | DataError, tuple[str, ...]]]:
     """The one way from pictures to logits: decoded ahead, preprocessed as in training, run batch by batch.
 
@@ -43,6 +44,7 @@ def run_pictures(
     pictures : see `octfast.model.prefetch.decoded_batches`; may never end.
     bs : pictures a batch; fewer are taken where they are larger than 512 x 512.
     quality : whether to measure that of each picture, where the model has limits; it takes some milliseconds.
+    max_wait : see `octfast.model.prefetch.decoded_batches`.
 
     Yields
     ------
@@ -53,7 +55,7 @@ def run_pictures(
     # One thread keeps ahead of a CPU; a GPU outruns several.
     workers = min(16, torch.get_num_threads()) if engine.device.type == "cuda" else 1
     limits = (info.calibration.get("quality") or {}).get("limits") if quality else None
-    for batch in decoded_batches(pictures, info.size, bs, workers, info.fit, limits):
+    for batch in decoded_batches(pictures, info.size, bs, workers, info.fit, limits, max_wait):
         greys = [read.grey for read in batch if not isinstance(read.grey, DataError)]
         out = engine(normalise(np.stack(greys), info.mean, info.std)) if greys else torch.empty(0)
         assert isinstance(out, Tensor)

@@ -22,6 +22,8 @@ from octfast.model.quality import quality_notes
 Picture = str | Path | bytes | Image.Image | np.ndarray
 # How long a batch waits for more pictures from a source that is slower than the model, in seconds.
 MAX_WAIT = 0.2
+# Among the pictures of a source it ends a batch.
+CUT: Any = object()
 _END = object()
 
 
@@ -43,12 +45,13 @@ def decoded_batches(
     workers: int = 1,
     fit: str = "squeeze",
     limits: Mapping[str, float] | None = None,
+    max_wait: float | None = MAX_WAIT,
 ) -> Iterator[list[Read]]:
     """Batches of pictures, decoded and brought to size x size.
 
-    Three batches at most are taken ahead. A batch is full unless its source has ended or failed, or is no list and has
-    had nothing more for `MAX_WAIT`. An exception of the source's own comes after the batch of what it gave before. A
-    DataError in place of a picture is passed on, so that what is known to be unreadable keeps its place.
+    Three batches at most are taken ahead. A batch is full unless its source has ended or failed, gives `CUT`, or is no
+    list and has had nothing more for `max_wait`. An exception of the source's own comes after the batch of what it gave
+    before. A DataError in place of a picture is passed on, so that what is known to be unreadable keeps its place.
 
     Parameters
     ----------
@@ -56,9 +59,10 @@ def decoded_batches(
     workers : threads that decode.
     fit : how they become squares, see `octfast.data.preprocess.resize`.
     limits : of their quality, which then is among the remarks, see `octfast.model.quality.quality_notes`.
+    max_wait : seconds that a batch waits for more; None until it is full.
     """
     source = _as_iterable(pictures)
-    max_wait = None if isinstance(source, list | tuple) else MAX_WAIT
+    max_wait = None if isinstance(source, list | tuple) else max_wait
     found: queue.Queue[tuple[Any, Future] | BaseException | None] = queue.Queue(maxsize=2 * bs)
     stop = threading.Event()
     read = partial(_read, size=size, fit=fit, limits=limits)
@@ -135,7 +139,7 @@ def _feed(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for picture in pictures:
-                if not _put(found, (picture, pool.submit(read, picture)), stop):
+                if not _put(found, CUT if picture is CUT else (picture, pool.submit(read, picture)), stop):
                     return
         except BaseException as e:
             end = e
@@ -184,5 +188,8 @@ def _collect(found: queue.Queue, bs: int, max_wait: float | None) -> tuple[list[
             return batch, _END
         if isinstance(item, BaseException):
             return batch, item
-        batch.append(item)
+        if item is not CUT:
+            batch.append(item)
+        elif batch:
+            break
     return batch, None

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octfast.errors import DataError
-from octfast.model.prefetch import decoded_batches, display_name
+from octfast.model.prefetch import CUT, decoded_batches, display_name
 
 GREY = np.full((9, 7), 50, np.uint8)
 
@@ -33,6 +33,11 @@ def test_every_picture_comes_once_and_in_order(n, bs, workers, wrong):
             assert grey is picture
         else:
             assert grey.shape == (8, 8) and grey.dtype == np.uint8 and (grey == i).all()
+
+
+def test_a_cut_ends_a_batch_and_is_no_picture():
+    batches = read_all(iter([CUT, GREY, GREY, GREY, CUT, CUT, GREY, CUT]), 2)
+    assert [len(b) for b in batches] == [2, 1, 1] and all(read.picture is GREY for b in batches for read in b)
 
 
 def test_a_single_picture_of_any_kind_is_one(tmp_path):

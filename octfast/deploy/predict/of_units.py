@@ -109,11 +109,12 @@ def predict_for_units(
                     take(row)
         begun = 0 if journal is None else journal.done
         update = stack.enter_context(track("predicting", len(listed), "files"))
-        stream = stream_units(tables, groups[begun:], reader, bs, len(found.volumes))
+        stream = stream_units(tables, groups, reader, bs, begun, len(found.volumes))
+        stack.callback(stream.close)
         for group, ends, scans, unit in stream:
             for n, values in enumerate(scans, 1):
                 last = n == len(scans)
-                row = Row(begun + group, values, ends and last, True, unit=unit if last else None)
+                row = Row(group, values, ends and last, True, unit=unit if last else None)
                 if journal is not None:
                     journal.write(row)
                 take(row)

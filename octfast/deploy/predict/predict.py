@@ -26,7 +26,7 @@ from octfast.deploy.predict.writers import Journal, write_table
 from octfast.deploy.predictor import Predictor, as_table, load
 from octfast.errors import DataError, UsageError
 from octfast.model.aggregation import aggregation_of, fitted_levels
-from octfast.processes import current, divided
+from octfast.processes import divided
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,14 +183,12 @@ def run_prediction(
         series = {item.path: item.files for item in listed if item.files}
     else:
         items = _as_they_come(items, series, memory, any_modality)
-    if (level := predictor.info.level) != "scan":
+    if predictor.info.level != "scan":
         if heatmaps is not None:
             from octfast.deploy.predict.pictures import check_heat_maps
 
             check_heat_maps(predictor)
         found = Prediction([], predictor.classes, predictor.info.synthetic)
-        if (group := current()) is not None:
-            log.info("process 0 answers alone: for %ss the work is not divided among the %d", level, group.size)
         with ExitStack() as stack:
             reader = stack.enter_context(VolumeReader(memory=memory, any_modality=any_modality))
             of_units: dict[str, Any] = {"wanted": wanted, "out": to, "kind": kind, "force": force, "bs": bs}

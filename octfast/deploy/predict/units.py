@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from octfast.data.volumes.reader import VolumeReader
+from octfast.deploy.predict.dealt import scans_of
 from octfast.deploy.predict.inputs import Item
-from octfast.deploy.predict.rows import Origin, pictures_of
+from octfast.deploy.predict.rows import Origin, Wanted
 from octfast.deploy.predictor import Answer, Predictor, answer_columns
 from octfast.errors import DataError, UsageError
 from octfast.model.decide import Rule, unlike_words
@@ -150,14 +151,20 @@ def groups_of(items: Iterable[Item], level: str) -> list[list[Item]]:
 
 
 def stream_units(
-    tables: UnitTables, groups: Sequence[Sequence[Item]], reader: VolumeReader, bs: int = 16, first: int = 0
-) -> Iterator[tuple[int, bool, list[dict[str, Any]], dict[str, Any]]]:
-    """Read the inputs and answer unit by unit.
+    tables: UnitTables,
+    groups: Sequence[Sequence[Item]],
+    reader: VolumeReader,
+    bs: int = 16,
+    done: int = 0,
+    first: int = 0,
+) -> Generator[tuple[int, bool, list[dict[str, Any]], dict[str, Any]], None, None]:
+    """Read the inputs and answer unit by unit, the scans divided among the processes that work together.
 
     Parameters
     ----------
     groups : see `groups_of`.
     reader : of volumes; the caller closes it.
+    done : how many of the groups are passed over.
     first : the number of the first unit.
 
     Yields
@@ -165,37 +172,15 @@ def stream_units(
     (which group the unit is of, from 0; whether it is the last of that; the rows of its scans; its own row).
     """
     level = tables.predictor.info.level
-    held: deque[tuple[int, Origin, Item]] = deque()
-
-    def pictures() -> Iterator[Any]:
-        n = 0
-        for group, members in enumerate(groups):
-            for item in members:
-                for origin, picture in pictures_of(n, item, reader):
-                    # Before the picture is handed on, so that its answer finds it.
-                    held.append((group, origin, item))
-                    yield picture
-                n += 1
-
-    number = first
-
-    def answered(at: int, scans: list[Any]) -> Iterator[tuple[int, bool, list[dict[str, Any]], dict[str, Any]]]:
-        nonlocal number
-        units = _units(scans, level)
+    flat = [(at, item) for at, group in enumerate(groups) for item in group]
+    items = [(n, item) for n, (_, item) in enumerate(flat)]
+    wanted = Wanted(heat_maps=tables.heat_maps is not None)
+    said = scans_of(tables.predictor, wanted, items, reader, bs, sum(map(len, groups[:done])))
+    for at, of_group in groupby(said, lambda one: flat[one[0].item][0]):
+        units = _units([(origin, flat[origin.item][1], *rest) for origin, *rest in of_group], level)
         for n, unit in enumerate(units, 1):
-            yield at, n == len(units), *tables.rows(number, unit)
-            number += 1
-
-    current: list[tuple[Origin, Item, Answer, torch.Tensor | None]] = []
-    at = 0
-    for answer, outputs in tables.predictor.stream_scans(pictures(), bs):
-        group, origin, item = held.popleft()
-        if group != at:
-            yield from answered(at, current)
-            current, at = [], group
-        current.append((origin, item, answer, outputs))
-    if current:
-        yield from answered(at, current)
+            yield at, n == len(units), *tables.rows(first, unit)
+            first += 1
 
 
 def _group(item: Item, level: str) -> tuple:
