@@ -1,6 +1,6 @@
 """One process against several: the same bytes, how much sooner, and how soon all end when one of them is killed.
 
-    python benchmarks/processes.py [--scans 192] [--processes 2] [--rounds 2] [--size 224] [--whole] [--work FOLDER]
+    python benchmarks/processes.py [--scans 192] [--processes 2] [--rounds 2] [--size 224] [--whole] [--units]
 
 Each process has one thread. In every round one process trains and predicts, then several do, each time with an empty
 cache. The seconds of the frozen part are those between two lines of log.txt, from its announcement to its last training
@@ -10,6 +10,9 @@ in the midst of the frozen part, once the last and once the first.
 
 With --whole the whole network is trained (--unfreeze all), each process on its share of every batch: the seconds of its
 epochs, of which the first, of the head, is left out, and how far losses are apart, which are not of the same bytes.
+
+With --units a model of volumes is trained once, and then asked about `scans` B-scans in volumes of 12, in DICOM, by one
+process and by several.
 
 The last line is JSON; the exit code is 1 where bytes differ, or losses by more than 1%. Needs Linux.
 """
@@ -46,11 +49,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--bs", type=int, default=32, help="of all processes together, with --whole")
     parser.add_argument("--whole", action="store_true", help="train the whole network in all processes")
+    parser.add_argument("--units", action="store_true", help="ask a model of volumes about volumes")
     parser.add_argument("--work", help="an empty folder; by default a temporary one")
     args = parser.parse_args()
     found = common.machine()
     with common.work_folder(args.work) as work:
-        result = measure_whole(args, work) if args.whole else measure(args, work)
+        result = (measure_whole if args.whole else measure_units if args.units else measure)(args, work)
     print(common.describe_machine(found))
     common.print_json({**result, **vars(args), "work": None, "machine": found})
     sys.exit(0 if result.get("same_bytes", result.get("apart", 1) < 0.01) else 1)
@@ -110,6 +114,27 @@ def measure_whole(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     apart = max(abs(a - b) / a for other in losses for a, b in zip(losses[0], other, strict=True))
     print(f"\nlosses are apart by {apart:.2g} of themselves at most; ratios: {ratios}")
     return {"apart": apart, **ratios, "rounds_seconds": rows}
+
+
+def measure_units(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Of predictions by a model of volumes, by one process and by several, in turns."""
+    common.say(f"drawing volumes, {args.scans} B-scans to ask about, and training")
+    learned, asked = work / "learned", work / "asked"
+    octfast(1, "data", "phantom", "--volumes", 32, "--frames", 5, "--out", learned)
+    wanted = ["--volumes", args.scans // 12, "--frames", 12, "--format", "dicom", "--seed", 1]
+    octfast(1, "data", "phantom", *wanted, "--out", asked)
+    octfast(1, *training(args, learned / "volumes.csv", work), "--level", "volume", "--valid", 0.3)
+    rows: list[dict[str, Any]] = []
+    answers: set[bytes] = set()
+    for number in range(args.rounds):
+        for count in (1, args.processes):
+            out = work / f"{number}-{count}.jsonl"
+            rows.append({"processes": count, "predict": octfast(count, "predict", work / "run", asked, "--out", out)})
+            answers.add(out.read_bytes() + out.with_stem(f"{out.stem}-volumes").read_bytes())
+    common.print_table(rows, f"seconds, {args.arch} at {args.size}, {args.scans} B-scans, one thread a process")
+    ratios = [round(b["predict"] / a["predict"], 3) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    print(f"\nthe same bytes: {'yes' if len(answers) == 1 else 'NO'}; ratios: {ratios}")
+    return {"same_bytes": len(answers) == 1, "predict_ratio": ratios, "rounds_seconds": rows}
 
 
 def training(args: argparse.Namespace, data: Path, folder: Path, views: int = 0) -> list[object]:

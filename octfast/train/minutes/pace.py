@@ -52,12 +52,14 @@ class Pace:
     view : to run a view of it through the frozen part, or for a prediction through the whole.
     learn : to learn from it once, with all heads of folds; what reading it anew takes is not in it.
     judge : to judge it once.
+    folds : of what one process takes to train the folds of the last block, the share that all of them take.
     """
 
     read: float
     view: float
     learn: float
     judge: float
+    folds: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def times(pace: Pace, scans: Scans, config: TrainConfig, bs: int) -> Times:
     elif config.unfreeze == "block5":
         half, both = -(-epochs // 2), n + v
         if folds:
-            learned = half * both * (folds * pace.learn + pace.judge) + both * pace.judge
+            # Each fold learns from the others' scans and is judged by its own; the model itself learns from all.
+            apart = pace.folds * ((folds - 1) * pace.learn + pace.judge)
+            learned = half * both * (apart + pace.learn) + both * pace.judge
         else:
             learned = half * (n * pace.learn + v * pace.judge) + n * pace.judge
         search = 0.0
@@ -131,7 +135,14 @@ def measured(frozen: Frozen, config: TrainConfig, folds: int, bs: int) -> Pace:
     learn, judge = _of_the_part(frozen, folds, bs, config.precision)
     group = current()
     share = group.size if group is not None and isinstance(frozen.runner, Engine) else 1
-    return Pace(read / share, max(one - read, one / 10) / source.views / share, learn, judge)
+    view = max(one - read, one / 10) / source.views / share
+    return Pace(read / share, view, learn, judge, share_of_folds(folds))
+
+
+def share_of_folds(folds: int) -> float:
+    """The time of so many folds, dealt to the processes that work together, in that which one process takes."""
+    group = current()
+    return 1.0 if group is None or not folds else -(-folds // group.size) / folds
 
 
 def measured_whole(learn: Learner, config: TrainConfig) -> Pace:
@@ -271,7 +282,7 @@ class Expected:
         with seeded(0):
             read = min(_seconds(lambda: source.decode(rows.tolist())) / len(rows), one / 2)
         learn, judge = _of_the_part(frozen, self.folds, self.bs, self.config.precision)
-        pace = Pace(read, (one - read) / source.views, learn, judge)
+        pace = Pace(read, (one - read) / source.views, learn, judge, share_of_folds(self.folds))
         # How much of validation is stored is not known yet: as much as of training is likely.
         scans = Scans(n, v, self.splits.get("test", 0), *((new, round(v * new / n)) if training else (0, new)))
         say(pace, scans, self.config, self.bs, frozen.runner.precision)
@@ -323,7 +334,7 @@ def shorter(pace: Pace, scans: Scans, config: TrainConfig, bs: int, precision: s
         add("--precision int8", config, replace(pace, view=pace.view / faster), anew, why)
     if config.size > 160:
         share = (160 / config.size) ** 2
-        small = Pace(pace.read, *(share * x for x in (pace.view, pace.learn, pace.judge)))
+        small = replace(pace, **{name: share * getattr(pace, name) for name in ("view", "learn", "judge")})
         if config.unfreeze == "head" and config.views:
             small = replace(small, learn=pace.learn, judge=pace.judge)
         add("--size 160", config, small, anew, ", which sees less")

@@ -124,6 +124,16 @@ def test_the_time_of_a_long_training_is_said_with_what_is_shorter(said):
     assert all(way in found for way in ("--views 1 (about 68 minutes)", "--size 160", "--minutes 5"))
 
 
+@pytest.mark.parametrize(("processes", "trainings"), [(1, 5), (2, 3), (3, 2), (8, 1)])
+def test_folds_of_the_last_block_that_several_processes_train_are_reckoned_at_a_time(processes, trainings, monkeypatch):
+    monkeypatch.setattr(pace_of, "current", lambda: SimpleNamespace(size=processes) if processes > 1 else None)
+    pace = Pace(read=0, view=0, learn=0.01, judge=0, folds=pace_of.share_of_folds(5))
+    config = TrainConfig(unfreeze="block5", folds=5, epochs=2, lr=0.001)
+    took = times(pace, Scans(900, 100, 0, 0, 0), config, 16)
+    # Each fold learns from four of five scans, and after them the model from all.
+    assert took.epochs == pytest.approx(trainings * 800 * 0.01 + 1000 * 0.01)
+
+
 def test_saying_how_long_it_takes_changes_nothing_of_the_result(phantoms, trained, monkeypatch, said, tmp_path):
     for name in ("SAY_AFTER", "WORTH_SAYING", "LONG"):
         monkeypatch.setattr(pace_of, name, 0)
