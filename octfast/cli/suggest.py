@@ -94,17 +94,25 @@ def suggest(
     if found.of_units is not None:
         keys = unit_columns(list(found.table.columns), found.level)
         # The patient has a column.
-        named = found.table[[*(keys[1:] or keys), *(["file"] if "file" in found.table else [])]]
-        names = [" / ".join(dict.fromkeys(filter(None, map(_short, row)))) for row in named.itertuples(index=False)]
+        named = found.table[[*keys[1:], *(["file"] if "file" in found.table else [])]]
+        names = [" / ".join(dict.fromkeys(filter(None, map(_short, row)))) for row in named.to_numpy()]
     rows = [
         [
-            *(r.rank, name, _short(r.patient), r.predicted),
+            *(r.rank, *([] if found.level == "patient" else [name]), _short(r.patient), r.predicted),
             *(round(v, 2) for v in (r.probability, r.uncertainty, r.novelty)),
             r.why.split(";")[0],
         ]
         for r, name in zip(found.table.itertuples(), names, strict=True)
     ]
-    columns = ["", found.level, "patient", "predicted", "probability", "uncertainty", "novelty", "between"]
+    columns = [
+        "",
+        *dict.fromkeys([found.level, "patient"]),
+        "predicted",
+        "probability",
+        "uncertainty",
+        "novelty",
+        "between",
+    ]
     of_scans = "" if found.of_units is None else f" ({found.scans} scans)"
     print_table(f"{len(rows)} of {found.units} {found.level}s{of_scans} of {found.patients} patients", columns, rows)
     if len(found.left_out):

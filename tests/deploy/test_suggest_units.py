@@ -102,10 +102,25 @@ def test_volumes_that_the_run_has_or_is_tested_on_are_left_out_whole(of_volumes,
         octfast.suggest(of_volumes, own / "pool.csv", 3)
 
 
-def test_an_eye_needs_a_patient(of_volumes, pool, tmp_path):
-    run = open_run(shutil.copytree(of_volumes.path, tmp_path / "run"))
+def at_level(run, level: str, folder: Path):
+    """The run as one that answers for eyes or patients."""
+    run = open_run(shutil.copytree(run.path, folder / "run"))
     file = run.bundle / "octfast.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"level": "eye"}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"level": level}))
+    return run
+
+
+def test_patients_are_suggested_with_the_scans_of_all_their_files(of_volumes, pool, tmp_path, octfast):
+    run = at_level(of_volumes, "patient", tmp_path)
+    ended = octfast("suggest", table_of(pool), "--run", run.path, "--n", 4)
+    assert ended.code == 0 and "4 of 4 patients (21 scans)" in ended.out
+    table = pd.read_csv("suggestions.csv")
+    assert sorted(table["patient"]) == ["p0", "p1", "p2", "p3"] and sorted(table["scans"]) == [3, 6, 6, 6]
+    assert all(patient in ended.out for patient in table["patient"])
+
+
+def test_an_eye_needs_a_patient(of_volumes, pool, tmp_path):
+    run = at_level(of_volumes, "eye", tmp_path)
     scans = sorted(pool.rglob("scan*"))
     pd.DataFrame({"path": scans, "eye": "OD"}).to_csv(tmp_path / "eyes.csv", index=False)
     with pytest.raises(UsageError, match="not whose"):

@@ -35,8 +35,8 @@ class Suggestions:
     table : a row a scan, the first to label first: `path`, `patient`, `predicted`, `probability` (of the predicted
         class), `uncertainty` (0 is sure, 1 is any class), `novelty` (0 is like a labelled scan, 1 has nothing in common
         with any), `rank` from 1, `why` in words, then `p_<class>` a class. Of units a row a unit, whose `path` is that
-        of the scan that counted most, and after `patient` their `eye`, `volume`, number of `scans` and `file` (of a
-        volume, as it was given).
+        of the scan that counted most, and after `patient` their `eye`, `volume`, number of `scans` and `file` (of
+        volumes, as it was given).
     scans, patients : of the pool that they were chosen from.
     left_out : `path` and `reason` of what was given and could not be chosen.
     level : what is suggested, one of `octfast.data.units.LEVELS`.
@@ -116,7 +116,8 @@ def suggest(
     if level == "scan":
         about, vectors, logits = found.scans, as_vectors(features), body.logits(features)
     else:
-        units = units_of(found.scans, level, keep=["file"])
+        # An eye or a patient may have several files.
+        units = units_of(found.scans, level, keep=["file"] if level == "volume" else [])
         vectors, logits, counts = body.of_units(features, units.number)
         of_units = found.scans.assign(unit=units.number, attention=counts)
         of_units = of_units.sort_values(["unit", "attention"], ascending=[True, False], kind="stable")
