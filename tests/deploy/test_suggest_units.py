@@ -69,11 +69,12 @@ def test_pictures_of_a_folder_are_one_volume_and_that_is_said(of_volumes, pool, 
     assert octfast.suggest(of_volumes, pool, 7, patient_from=r"v(\d)").table["patient"].str.len().eq(1).all()
 
 
-def test_files_of_volumes_are_read_and_named(of_volumes, tmp_path):
+def test_files_of_volumes_are_read_and_named(of_volumes, tmp_path, said):
     write_volumes(tmp_path / "files", 4, frames=5, size=64, seed=3, kind="vol")
     files = sorted((tmp_path / "files" / "volumes").iterdir())
     files[0].write_bytes(files[0].read_bytes()[:3000])
     found = octfast.suggest(of_volumes, tmp_path / "files" / "volumes", 3)
+    assert [line for line in said() if "B-scans" in line] == ["3 volumes are read as 15 B-scans"]
     assert found.units == 3 and (found.table["scans"] == 5).all()
     assert set(found.table["file"]) == set(map(str, files[1:])) and list(found.left_out["path"]) == [str(files[0])]
     assert set(found.of_units["file"]) == set(map(str, files[1:]))

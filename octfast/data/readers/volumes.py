@@ -131,9 +131,11 @@ def with_volumes(
     out = out[[*lead, *COLUMNS, *more]].sort_values("path", ignore_index=True)
     whole = out[out["volume"] != ""]
     # A warning, as these are kept in the run.
+    labelled = (whole["label"] != "").any()
     log.warning(
-        "%d volumes are read as %d B-scans, each with the label of its volume, which may show in some of them alone",
+        "%d volumes are read as %d B-scans%s",
         *(whole["volume"].nunique(), len(whole)),
+        ", each with the label of its volume, which may show in some of them alone" if labelled else "",
     )
     return out
 
