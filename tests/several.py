@@ -41,7 +41,7 @@ def answer_for_volumes(data: Path, folder: Path, **options: Any) -> None:
 
     drawn: dict[str, Any] = {"montage": folder / "montage.png", "heatmaps": folder / "maps"}
     inputs = [data / "files", data / "mixed.csv"]
-    predict(data / "bags", inputs, out=folder / "volumes.parquet", bs=8, **(drawn | options))
+    predict(data / "bags", inputs, out=folder / "volumes.jsonl", bs=8, **(drawn | options))
 
 
 def die_early(data: Path, folder: Path) -> None:

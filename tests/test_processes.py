@@ -80,12 +80,12 @@ def test_two_processes_leave_what_one_does(done):
 
 
 def test_two_processes_answer_for_whole_volumes_as_one_does(done):
-    """Both tables in parquet, which keeps all digits, heat maps and montage: of the same bytes."""
-    names = ["volumes.parquet", "volumes-volumes.parquet", "montage.png"]
+    """Both tables as JSON, which keeps all digits, heat maps and montage: of the same bytes."""
+    names = ["volumes.jsonl", "volumes-volumes.jsonl", "montage.png"]
     names += [f"maps/{p.name}" for p in sorted((done.one / "maps").iterdir())]
     assert [(done.one / n).read_bytes() == (done.two / n).read_bytes() for n in names] == [True] * len(names)
     assert len(names) == 3 + 3 * 7
-    assert pd.read_parquet(done.one / names[1])["frames"].tolist() == [9, 9, 9, 9, 14, 13, 13]
+    assert pd.read_json(done.one / names[1], lines=True)["frames"].tolist() == [9, 9, 9, 9, 14, 13, 13]
 
 
 def test_one_process_goes_on_where_one_of_two_was_killed_over_volumes(done):
@@ -94,9 +94,9 @@ def test_one_process_goes_on_where_one_of_two_was_killed_over_volumes(done):
     ended = several("die_over_volumes", data=done.two.parent / "data", folder=two)
     said = ended.stderr
     assert ended.returncode != 0 and "process 1 of 2 (pid " in said and "--resume continues from there" in said
-    assert (two / ".volumes.parquet.part").exists() and not (two / "volumes.parquet").exists()
+    assert (two / ".volumes.jsonl.part").exists() and not (two / "volumes.jsonl").exists()
     answer_for_volumes(done.two.parent / "data", two, resume=True)
-    for name in ("volumes.parquet", "volumes-volumes.parquet", "montage.png"):
+    for name in ("volumes.jsonl", "volumes-volumes.jsonl", "montage.png"):
         assert (two / name).read_bytes() == (done.one / name).read_bytes()
 
 

@@ -162,8 +162,12 @@ def test_a_signal_that_comes_where_python_drops_what_is_raised_ends_the_work_all
 
     printed: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", printed.append)
-    with pytest.raises(KeyboardInterrupt), ended_by_signals() as asked:
-        Deleted()
-        assert len(asked) == 1
-        time.sleep(20)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt), ended_by_signals() as asked:
+            Deleted()
+            assert len(asked) == 1
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert asked == [number] * 2 and printed == []
