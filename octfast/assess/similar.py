@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from octfast.train.again.again import Stored
 
 COLUMNS = ("path", "neighbour", "label", "distance", "rank")
-# Scans whose distances to all of a run are held at once.
-_AT_ONCE = 16
 
 
 def similar(
@@ -110,12 +108,16 @@ class Known:
     """
 
     def __init__(self, stored: Stored):
+        from sklearn.neighbors import NearestNeighbors
+
         self.scans = stored.scans
         self.patients = stored.scans["patient"].astype(str).to_numpy()
         self._directions = Directions(stored.features)
         self.features = self.standardise(stored.features)
         # As many more as a patient has scans, so that enough are left without them.
         self._most = int(pd.Series(self.patients).value_counts().max())
+        # Half of that of rows of length one is the distance by the cosine, which would copy all of them.
+        self._near = NearestNeighbors(algorithm="brute", metric="sqeuclidean").fit(self.features)
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """What the body gives of pictures, of shape (pictures, dim), as `features` are."""
@@ -128,16 +130,8 @@ class Known:
         ----------
         asked : standardised, of shape (pictures, dim).
         """
-        most = min(len(self.features), n + self._most)
-        distances = np.empty((len(asked), most), dtype=np.float32)
-        rows = np.empty((len(asked), most), dtype=int)
-        for i in range(0, len(asked), _AT_ONCE):
-            away = 1 - asked[i : i + _AT_ONCE] @ self.features.T
-            some = np.argpartition(away, most - 1, axis=1)[:, :most]
-            order = np.lexsort((some, np.take_along_axis(away, some, axis=1)))
-            rows[i : i + _AT_ONCE] = np.take_along_axis(some, order, axis=1)
-            distances[i : i + _AT_ONCE] = np.take_along_axis(away, rows[i : i + _AT_ONCE], axis=1)
-        return distances, rows
+        distances, rows = self._near.kneighbors(asked, min(len(self.features), n + self._most))
+        return distances / 2, rows
 
 
 def features_of(run: Run, paths: Sequence[str | Path]) -> np.ndarray:

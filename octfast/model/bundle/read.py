@@ -122,7 +122,7 @@ def refuse_units(info: BundleInfo, name: str | Path) -> None:
     if info.level != "scan":
         raise BundleError(
             f"the model of {name} answers for a whole {info.level}, and this asks about single scans",
-            "octfast predict, evaluate, app, export, review and suggest do; for answers about scans train --level scan",
+            "octfast predict, evaluate, report and app ask about whole ones; or train with --level scan",
         )
 
 

@@ -13,6 +13,7 @@ from octfast.data.phantom.draw import write_phantoms
 from octfast.deploy.review.session import Review
 from octfast.deploy.suggest.suggest import save_suggestions
 from octfast.errors import DataError, UsageError
+from tests.deploy.review.labelling import label_four
 
 
 @pytest.fixture
@@ -26,13 +27,7 @@ def test_labels_are_kept_at_once_and_training_reads_them(own_run, suggestions):
     review = Review(own_run, pool=suggestions, reviewer="AB")
     assert [r["name"] for r in review.about()["items"]] == [Path(p).name for p in table["path"]]
     assert review.about()["labelling"] and review.item(0)["label"] == ""
-    first, second = review.classes[:2]
-    review.decide(0, "relabel", first)
-    review.decide(1, "relabel", first)
-    review.decide(1, "relabel", second)
-    review.decide(2, "leave out")
-    review.decide(3, "relabel", first)
-    assert review.undo() == 3
+    first, second = label_four(review)
     found = read_labelled(suggestions.parent / "labels.csv")
     assert list(found["path"]) == list(table["path"][:2]) and list(found["label"]) == [first, second]
     assert list(found["patient"]) == list(table["patient"][:2])

@@ -20,6 +20,7 @@ from octfast.deploy.review.session import Review
 from octfast.deploy.suggest.suggest import save_suggestions, scans_file, suggest
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import open_run
+from tests.deploy.review.labelling import label_four
 
 
 @pytest.fixture
@@ -135,13 +136,7 @@ def test_volumes_of_a_pool_get_a_label_with_all_of_their_scans(own_run, suggesti
     ]
     assert [c["name"] for c in review.item(1)["counted"]] == [Path(p).name for p in of["path"][of["rank"] == "2"]]
     assert review.picture(1, 2).startswith(b"\x89PNG") and len(review.neighbours(0)) == 4
-    first, second = review.classes[:2]
-    review.decide(0, "relabel", first)
-    review.decide(1, "relabel", first)
-    review.decide(1, "relabel", second)
-    review.decide(2, "leave out")
-    review.decide(3, "relabel", first)
-    assert review.undo() == 3
+    first, second = label_four(review)
     labels = read_labelled(suggestions.parent / "labels.csv")
     want = of[of["rank"].isin(["1", "2"])].set_index("path")
     assert sorted(labels["path"]) == sorted(want.index) and list(labels["volume"]) == list(
