@@ -54,8 +54,7 @@ def suggest(
       octfast suggest pool.csv --patient-column patient_id --out next.csv
     """
     from octfast.console import print_json, print_table
-    from octfast.data.units import unit_columns
-    from octfast.deploy.suggest.suggest import save_suggestions, scans_file, suggest
+    from octfast.deploy.suggest.suggest import save_suggestions, scans_file, short_name, suggest, unit_words
     from octfast.errors import UsageError
     from octfast.files import is_taken
     from octfast.model.bundle.read import read_info
@@ -92,13 +91,10 @@ def suggest(
         return
     names = [Path(p).name for p in found.table["path"]]
     if found.of_units is not None:
-        keys = unit_columns(list(found.table.columns), found.level)
-        # The patient has a column.
-        named = found.table[[*keys[1:], *(["file"] if "file" in found.table else [])]]
-        names = [" / ".join(dict.fromkeys(filter(None, map(_short, row)))) for row in named.to_numpy()]
+        names = unit_words(found.table, found.level, patient=False)  # who has a column
     rows = [
         [
-            *(r.rank, *([] if found.level == "patient" else [name]), _short(r.patient), r.predicted),
+            *(r.rank, *([] if found.level == "patient" else [name]), short_name(r.patient), r.predicted),
             *(round(v, 2) for v in (r.probability, r.uncertainty, r.novelty)),
             r.why.split(";")[0],
         ]
@@ -120,8 +116,3 @@ def suggest(
     beside = "" if found.of_units is None else f", and their scans in {scans_file(file)}"
     print(f"They stand in {file}{beside}. To label them: octfast review {run or 'runs/latest'} --pool {file}")
     print("Not a medical device.")
-
-
-def _short(patient: str) -> str:
-    """A patient who is a file of its own is named by it."""
-    return Path(patient).name if "/" in patient or "\\" in patient else patient

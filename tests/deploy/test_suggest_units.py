@@ -13,6 +13,7 @@ import pytest
 import octfast
 from octfast.data.phantom.draw import write_phantoms
 from octfast.data.phantom.volumes import write_volumes
+from octfast.deploy.suggest.suggest import unit_words
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import open_run
 
@@ -63,6 +64,7 @@ def test_volumes_are_suggested_and_judged_as_predict_does(of_volumes, pool, tmp_
 def test_pictures_of_a_folder_are_one_volume_and_that_is_said(of_volumes, pool, said):
     (pool / "pool.csv").unlink(missing_ok=True)
     found = octfast.suggest(of_volumes, pool, 7)
+    assert sorted(unit_words(found.table, "volume")) == [f"v{i}" for i in range(7)]
     assert found.units == found.patients == 7 and set(found.table["scans"]) == {3}
     assert any("are taken for one volume (7 folders)" in line for line in said())
     assert any("each volume of these is taken for a patient of its own" in line for line in said())
@@ -78,6 +80,9 @@ def test_files_of_volumes_are_read_and_named(of_volumes, tmp_path, said):
     assert found.units == 3 and (found.table["scans"] == 5).all()
     assert set(found.table["file"]) == set(map(str, files[1:])) and list(found.left_out["path"]) == [str(files[0])]
     assert set(found.of_units["file"]) == set(map(str, files[1:]))
+    assert [name.split(" / ")[-1] for name in unit_words(found.table, "volume")] == [
+        Path(file).name for file in found.table["file"]
+    ]
 
 
 def test_volumes_that_the_run_has_or_is_tested_on_are_left_out_whole(of_volumes, pool, tmp_path):

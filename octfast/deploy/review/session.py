@@ -35,11 +35,10 @@ from octfast.data.corrections import (
 from octfast.data.fit import seen_in_words
 from octfast.data.preprocess import decode_grey
 from octfast.deploy.predictor import Predictor, load
-from octfast.deploy.suggest.suggest import read_scans, read_suggestions
+from octfast.deploy.suggest.suggest import read_scans, read_suggestions, short_name, unit_words
 from octfast.errors import DataError, UsageError
 from octfast.files import is_taken
 from octfast.model.bundle.read import read_info
-from octfast.model.units import unit_names
 from octfast.notices import CAUTION, LONG_NOTICE, SYNTHETIC_NOTE
 from octfast.run.folder import Run
 from octfast.train.again.again import Stored, stored_features
@@ -140,7 +139,7 @@ class Review:
                 each = scans_of_units(run, self.rows, self.level)
             else:
                 each = read_scans(pool, listed)
-                each["name"] = each["unit"].map(dict(zip(listed["path"], unit_names(listed, self.level), strict=True)))
+                each["name"] = each["unit"].map(dict(zip(listed["path"], unit_words(listed, self.level), strict=True)))
             of_units = dict(list(each.groupby("unit", sort=False)))
             self.scans = [of_units[path].reset_index(drop=True) for path in self.rows["path"]]
         own = known[known["reviewer"] == self.reviewer]
@@ -353,7 +352,7 @@ class Review:
             "id": i,
             "name": str(self.scans[i]["name"].iloc[0]),
             "label": row["label"],
-            "patient": row["patient"],
+            "patient": short_name(row["patient"]) if self.labelling else row["patient"],
             "scans": len(self.scans[i]),
             "decision": decision,
             "new": new,

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from octfast.assess.choose import STRATEGIES, Chosen, choose
 from octfast.data.corrections import UNIT
 from octfast.data.scans import write_csv
-from octfast.data.units import units_of
+from octfast.data.units import unit_columns, units_of
 from octfast.deploy.suggest.pool import find_pool
 from octfast.errors import DataError, UsageError
 from octfast.run.folder import Run, open_run
@@ -139,6 +139,18 @@ def suggest(
 def scans_file(file: str | Path) -> Path:
     """Where the scans of suggested units stand: beside these, -scans in the name."""
     return Path(file).with_name(f"{Path(file).stem}-scans{Path(file).suffix}")
+
+
+def short_name(name: str) -> str:
+    """A patient, an eye or a volume without folders: one of its own is named by its path."""
+    return Path(name).name if "/" in name or "\\" in name else name
+
+
+def unit_words(table: pd.DataFrame, level: str, *, patient: bool = True) -> list[str]:
+    """What suggested units are called: patient, eye, volume and file, as far as they differ and without folders."""
+    keys = unit_columns(list(table.columns), level)[0 if patient else 1 :]
+    rows = table[[*keys, *(["file"] if "file" in table else [])]].to_numpy()
+    return [" / ".join(dict.fromkeys(filter(None, map(short_name, row)))) for row in rows]
 
 
 def save_suggestions(found: Suggestions, file: str | Path) -> Path:
